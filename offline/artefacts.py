@@ -1,0 +1,91 @@
+"""Files of a run: written whole or not at all, each stage with a manifest that says where its results came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from offline.errors import OfflineError
+
+MANIFEST = "manifest.json"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader, or a crash at any instant, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_manifest(
+    folder: Path,
+    stage: str,
+    *,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Write `folder/manifest.json`: stage, configuration, results, hashes of every file beside it and of the inputs."""
+    files = {
+        p.relative_to(folder).as_posix(): sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
+    }
+    manifest = {
+        "stage": stage,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ialp_version": version("ialp"),
+        "python": platform.python_version(),
+        "config": dict(config),
+        "inputs": dict(inputs or {}),
+        "results": dict(results),
+        "files": files,
+    }
+    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
+    """Read a stage's manifest.
+
+    Raises:
+        OfflineError: there is none, it is not JSON, or it is of another stage.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise OfflineError(f"{path}: not found; run `python -m offline {stage}` first") from None
+    except ValueError as error:
+        raise OfflineError(f"{path}: not valid JSON ({error}); run `python -m offline {stage}` again") from None
+    if manifest.get("stage") != stage:
+        raise OfflineError(f"{path}: is of stage {manifest.get('stage')!r}, expected {stage!r}")
+    return manifest

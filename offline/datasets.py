@@ -1,0 +1,198 @@
+"""Data sets: a catalogue of items with text, and (optionally) what users did with them; saved as one artefact folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from offline.artefacts import read_manifest, sha256_file, write_atomic, write_manifest
+from offline.errors import OfflineError
+
+STAGE = "datasets"
+ITEMS_FILE = "items.jsonl"
+INTERACTIONS_FILE = "interactions.parquet"
+PROBLEMS_FILE = "problems.jsonl"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that can be recommended. `text` is what a person would read first (a title); categories come apart."""
+
+    item_id: str
+    text: str
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """N observed (user, item) pairs; `user` and `item` are indices, `liked` says whether the response was positive."""
+
+    user: npt.NDArray[np.int32]  # [N], 0 .. n_users - 1
+    item: npt.NDArray[np.int32]  # [N], index into Dataset.items
+    value: npt.NDArray[np.float32]  # [N], rating, play count or 1.0
+    liked: npt.NDArray[np.bool_]  # [N]
+    time: npt.NDArray[np.int64]  # [N], unix seconds, or the order within the user where no time is known
+    n_users: int
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The words a prompt needs: "A person who {liked} these {nouns} ...". Plain lower-case English."""
+
+    noun: str = "item"
+    nouns: str = "items"
+    liked: str = "liked"
+    disliked: str = "did not like"
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """A row that could not be used: where it stands (line counts from 1; the row number in Parquet) and why."""
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A catalogue (A items), the words for it, what users did with it, and the rows that had to be left out."""
+
+    name: str
+    scenario: Scenario
+    items: tuple[Item, ...]
+    interactions: Interactions | None
+    problems: tuple[RowProblem, ...] = ()
+
+
+class Observation(NamedTuple):
+    """One interaction as its source names user and item; `index_observations` turns these into `Interactions`."""
+
+    user: Hashable
+    item: Hashable
+    value: float
+    liked: bool
+    time: int
+
+
+def index_observations(observations: Iterable[Observation], item_index: Mapping[Hashable, int]) -> Interactions:
+    """Number users by first appearance and items by `item_index`; observations of items outside it are left out."""
+    kept = [o for o in observations if o.item in item_index]
+    user_index: dict[Hashable, int] = {}
+    for observation in kept:
+        user_index.setdefault(observation.user, len(user_index))
+    return Interactions(
+        user=np.array([user_index[o.user] for o in kept], np.int32),
+        item=np.array([item_index[o.item] for o in kept], np.int32),
+        value=np.array([o.value for o in kept], np.float32),
+        liked=np.array([o.liked for o in kept], np.bool_),
+        time=np.array([o.time for o in kept], np.int64),
+        n_users=len(user_index),
+    )
+
+
+def save_dataset(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Write items.jsonl, interactions.parquet and problems.jsonl (where there are any), and the manifest last.
+
+    `config` and `inputs` (name -> SHA-256) go into the manifest as given.
+    """
+    # A data set stands once its manifest does: an interrupted save must not leave the old manifest over new files.
+    for name in ("manifest.json", INTERACTIONS_FILE, PROBLEMS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    items = ({"id": i.item_id, "text": i.text, "categories": list(i.categories)} for i in dataset.items)
+    write_atomic(folder / ITEMS_FILE, _json_lines(items))
+    if dataset.interactions is not None:
+        write_atomic(folder / INTERACTIONS_FILE, _to_parquet(dataset.interactions))
+    if dataset.problems:
+        write_atomic(folder / PROBLEMS_FILE, _json_lines(asdict(p) for p in dataset.problems))
+    results = {
+        "name": dataset.name,
+        "scenario": asdict(dataset.scenario),
+        "n_items": len(dataset.items),
+        "n_users": dataset.interactions.n_users if dataset.interactions is not None else 0,
+        "n_interactions": len(dataset.interactions.user) if dataset.interactions is not None else 0,
+        "n_problems": len(dataset.problems),
+    }
+    write_manifest(folder, STAGE, config=config or {}, results=results, inputs=inputs)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read what `save_dataset` wrote.
+
+    Raises:
+        OfflineError: the folder holds no data set, or a file is not the one its manifest names.
+    """
+    manifest = read_manifest(folder, STAGE)
+    try:
+        files, results = dict(manifest["files"]), manifest["results"]
+        for name, digest in files.items():
+            if sha256_file(folder / name) != digest:
+                raise OfflineError(f"{folder / name}: changed since it was written; run `python -m offline datasets` again")
+        items = tuple(
+            Item(row["id"], row["text"], tuple(row["categories"])) for row in _read_json_lines(folder / ITEMS_FILE)
+        )
+        interactions = None
+        if INTERACTIONS_FILE in files:
+            interactions = _from_parquet(folder / INTERACTIONS_FILE, int(results["n_users"]))
+        rows = _read_json_lines(folder / PROBLEMS_FILE) if PROBLEMS_FILE in files else []
+        problems = tuple(RowProblem(**row) for row in rows)
+        return Dataset(str(results["name"]), Scenario(**results["scenario"]), items, interactions, problems)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise OfflineError(f"{folder}: not a data set this version can read ({error!r}); make it again") from None
+
+
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    # split(b"\n"), not splitlines: an item's text may hold other line separators.
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def _columns() -> list[str]:
+    return [f.name for f in fields(Interactions) if f.name != "n_users"]
+
+
+def _to_parquet(interactions: Interactions) -> bytes:
+    arrow, parquet = import_pyarrow()
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.table({name: getattr(interactions, name) for name in _columns()}), buffer)
+    return buffer.getvalue()
+
+
+def _from_parquet(path: Path, n_users: int) -> Interactions:
+    _, parquet = import_pyarrow()
+    table = parquet.read_table(path)
+    return Interactions(**{name: table[name].to_numpy() for name in _columns()}, n_users=n_users)
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        OfflineError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise OfflineError("Parquet files need pyarrow: pip install 'ialp[offline]'") from None
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,133 @@
+"""The policy that serves: the pre-trained one, the learned one, or both together (A-iALP_ft, A-iALP_ap).
+
+A-iALP_ap keeps the pre-trained policy frozen and mixes in a second one that learns, pi = (1 - w) pi_pre + w pi_new, as
+probabilities, so that the propensity of what is shown stays exact. The paper leaves the mixture open; both kinds here
+are reconstructions: `fixed` has one w, `adaptive` takes w(s) from a softmax over E_{a ~ pi_i} Q(s, a) / temperature
+(policy expansion, Zhang, Xu and Yu, ICLR 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from service.policy.networks import ItemScorer, ItemTable
+from service.policy.sampling import Probs
+from service.policy.types import Interaction, States, pack_states
+
+
+class Variant(StrEnum):
+    """What the adaptive arm serves."""
+
+    FROZEN = "frozen"  # iALP: the pre-trained policy, never updated
+    FT = "ft"  # A-iALP_ft: the pre-trained policy, fine-tuned
+    AP = "ap"  # A-iALP_ap: frozen pre-trained policy and a second one that learns
+
+
+class Mixture(StrEnum):
+    """How A-iALP_ap weighs its two policies."""
+
+    FIXED = "fixed"
+    ADAPTIVE = "adaptive"
+
+
+class Arm(StrEnum):
+    """Which traffic a user belongs to."""
+
+    CONTROL = "control"  # always the pre-trained policy
+    ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """What is served and how it is mixed; saved in every snapshot."""
+
+    variant: Variant = Variant.AP
+    mixture: Mixture = Mixture.ADAPTIVE
+    fixed_weight: float = 0.5  # share of the learned policy when the mixture is fixed
+    temperature: float = 0.05  # of the adaptive mixture, in units of Q
+
+
+def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
+    """softmax(E_i[Q] / temperature) over the first axis, [P, ...] -> [P, ...]."""
+    scaled = (expected_q - expected_q.max(axis=0)) / temperature
+    weights = np.exp(scaled)
+    return np.asarray(weights / weights.sum(axis=0))
+
+
+def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> Probs:
+    """softmax over the available items, zero elsewhere; [A] (or [B, A]), float64. All zero if none is available."""
+    masked = np.where(available, logits.astype(np.float64), -np.inf)
+    peak = masked.max(axis=-1, keepdims=True, initial=-np.inf)
+    mass = np.exp(masked - np.where(np.isfinite(peak), peak, 0.0))
+    total = mass.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(mass, total, out=np.zeros_like(mass), where=total > 0))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A policy's probabilities over the catalogue in one state, and what they are made of."""
+
+    probs: Probs  # [A], sums to one, zero where an item is not available
+    pretrained: Probs  # [A]
+    learned: Probs  # [A]; equals `pretrained` where nothing learned takes part
+    weight: float  # share of `learned` in `probs`
+
+    @property
+    def entropy(self) -> float:
+        """Entropy in nats."""
+        held = self.probs[self.probs > 0]
+        return float(-(held * np.log(held)).sum())
+
+    def sources(self, items: npt.NDArray[np.int64]) -> list[str]:
+        """For each item [k] the policy that contributed most of its probability, "pretrained" or "learned"."""
+        from_learned = self.weight * self.learned[items] > (1 - self.weight) * self.pretrained[items]
+        return ["learned" if learned else "pretrained" for learned in from_learned]
+
+
+class ServingPolicy:
+    """Answers "how likely is each item in this state" for both arms; immutable after construction."""
+
+    def __init__(self, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig) -> None:
+        self.config = config
+        self.max_history = pretrained.config.max_history
+        with torch.inference_mode():
+            self._pretrained = (pretrained, pretrained.table())
+            self._learned = (learned, learned.table())
+            self._critic = (critic, critic.table())
+
+    @property
+    def n_items(self) -> int:
+        """Number of items A."""
+        return self._pretrained[0].n_items
+
+    @torch.inference_mode()
+    def distribution(
+        self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
+    ) -> Distribution:
+        """Probabilities in the state `history`, over the items that are `available` [A]."""
+        states = pack_states([history], max(1, min(len(history), self.max_history)))
+        pretrained = masked_softmax(_scores(*self._pretrained, states), available)[0]
+        variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
+        if variant == Variant.FROZEN:
+            return Distribution(pretrained, pretrained, pretrained, 0.0)
+        learned = masked_softmax(_scores(*self._learned, states), available)[0]
+        if variant == Variant.FT:
+            return Distribution(learned, pretrained, learned, 1.0)
+        weight = self.config.fixed_weight
+        if self.config.mixture == Mixture.ADAPTIVE:
+            q = _scores(*self._critic, states)[0].astype(np.float64)  # V(s) cancels in the softmax
+            expected = np.array([pretrained @ q, learned @ q])
+            weight = float(mixture_weights(expected, self.config.temperature)[1])
+        return Distribution((1 - weight) * pretrained + weight * learned, pretrained, learned, weight)
+
+
+def _scores(scorer: ItemScorer, table: ItemTable, states: States) -> npt.NDArray[np.float32]:
+    scores: Tensor = scorer.scores(scorer.encode(states, table), table)
+    return scores.numpy()

@@ -1,0 +1,104 @@
+"""A ring of closed transitions that is sampled uniformly; its whole state is tensors, so it fits in a checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, States, Transition
+
+Block = dict[str, npt.NDArray[np.generic]]
+
+
+class Replay:
+    """The last `capacity` transitions."""
+
+    def __init__(self, capacity: int, max_history: int, slate_size: int) -> None:
+        def history() -> Block:
+            return {
+                "items": np.zeros((capacity, max_history), np.int32),
+                "responses": np.zeros((capacity, max_history), np.uint8),
+                "lengths": np.zeros(capacity, np.int32),
+            }
+
+        self._blocks: dict[str, Block] = {
+            "state": history(),
+            "next": history(),
+            "slots": {
+                "actions": np.full((capacity, slate_size), EMPTY_SLOT, np.int32),
+                "rewards": np.zeros((capacity, slate_size), np.float32),
+                "propensities": np.ones((capacity, slate_size), np.float32),
+                "discount": np.zeros(capacity, np.float32),
+            },
+        }
+        self.capacity, self.max_history, self.slate_size = capacity, max_history, slate_size
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, transition: Transition) -> None:
+        """Append one transition; the oldest gives way when full. Slots beyond `slate_size` are not kept."""
+        row = self.added % self.capacity
+        self._put_history(self._blocks["state"], row, transition.history)
+        self._put_history(self._blocks["next"], row, transition.next_history)
+        slots = self._blocks["slots"]
+        k = min(len(transition.actions), self.slate_size)
+        slots["actions"][row] = EMPTY_SLOT
+        slots["actions"][row, :k] = transition.actions[:k]
+        slots["rewards"][row, :k] = transition.rewards[:k]
+        slots["propensities"][row, :k] = transition.propensities[:k]
+        slots["discount"][row] = transition.discount
+        self.added += 1
+
+    def _put_history(self, block: Block, row: int, history: tuple[Interaction, ...]) -> None:
+        recent = history[-self.max_history :]
+        block["lengths"][row] = len(recent)
+        block["items"][row, : len(recent)] = [i.item for i in recent]
+        block["responses"][row, : len(recent)] = [i.response for i in recent]
+
+    def rows(self, index: npt.NDArray[np.int64]) -> Batch:
+        """The transitions at `index` [B]."""
+
+        def states(name: str) -> States:
+            block = self._blocks[name]
+            return States(*(torch.from_numpy(block[key][index]).long() for key in ("items", "responses", "lengths")))
+
+        slots = {name: torch.from_numpy(values[index]) for name, values in self._blocks["slots"].items()}
+        return Batch(
+            state=states("state"),
+            actions=slots["actions"].long(),
+            rewards=slots["rewards"],
+            propensities=slots["propensities"],
+            discount=slots["discount"],
+            next_state=states("next"),
+        )
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """`batch_size` transitions drawn uniformly with replacement; the replay must not be empty."""
+        assert self.added > 0, "nothing to sample"
+        return self.rows(torch.randint(len(self), (batch_size,), generator=generator).numpy())
+
+    def latest(self, n: int) -> Batch:
+        """The last min(n, len) transitions, oldest first."""
+        n = min(n, len(self))
+        return self.rows(np.arange(self.added - n, self.added) % self.capacity)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All transitions held, and how many were ever added."""
+        held = len(self)
+        state = {
+            f"{block}.{name}": torch.from_numpy(values[:held].copy())
+            for block, columns in self._blocks.items()
+            for name, values in columns.items()
+        }
+        return state | {"added": torch.tensor(self.added)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave, into a replay of the same sizes."""
+        self.added = int(state["added"])
+        for block, columns in self._blocks.items():
+            for name, values in columns.items():
+                values[: len(self)] = state[f"{block}.{name}"].numpy()

@@ -1,0 +1,82 @@
+"""The data that policies and learners exchange: padded tensors, never ids.
+
+Shapes: B states or transitions, L interactions of history, K slots, A items in the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EMPTY_SLOT = -1
+
+
+class Response(IntEnum):
+    """How a user responded to an item; the network embeds these, PAD marks places without an interaction."""
+
+    PAD = 0
+    NEGATIVE = 1
+    POSITIVE = 2
+
+    @classmethod
+    def of(cls, reward: float) -> Response:
+        """The class of a scalar reward: POSITIVE above zero, NEGATIVE otherwise."""
+        return cls.POSITIVE if reward > 0 else cls.NEGATIVE
+
+
+class States(NamedTuple):
+    """B sessions so far, oldest interaction first, padded on the right."""
+
+    items: Tensor  # [B, L] int64, item index; 0 where padded
+    responses: Tensor  # [B, L] int64, Response
+    lengths: Tensor  # [B] int64, 0 .. L
+
+
+class Batch(NamedTuple):
+    """B transitions. All slots of a slate share its state and next state; each slot is an action with its reward."""
+
+    state: States
+    actions: Tensor  # [B, K] int64, item index or EMPTY_SLOT
+    rewards: Tensor  # [B, K] float32
+    propensities: Tensor  # [B, K] float32, of the behaviour policy, given the slots above
+    discount: Tensor  # [B] float32, gamma, or 0 at the end of a session
+    next_state: States
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One item of a session and how the user responded."""
+
+    item: int
+    response: Response
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One closed impression, ready to learn from; tuples are of the slate's length."""
+
+    history: tuple[Interaction, ...]
+    actions: tuple[int, ...]
+    rewards: tuple[float, ...]
+    propensities: tuple[float, ...]
+    discount: float
+    next_history: tuple[Interaction, ...]
+
+
+def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:
+    """Pad histories to one [B, max_history] block; of a longer one the most recent interactions stay."""
+    items = torch.zeros(len(histories), max_history, dtype=torch.int64)
+    responses = torch.zeros_like(items)
+    lengths = torch.zeros(len(histories), dtype=torch.int64)
+    for row, history in enumerate(histories):
+        recent = history[-max_history:]
+        lengths[row] = len(recent)
+        if recent:
+            items[row, : len(recent)] = torch.tensor([i.item for i in recent])
+            responses[row, : len(recent)] = torch.tensor([int(i.response) for i in recent])
+    return States(items, responses, lengths)
