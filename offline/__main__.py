@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from offline.distil_command import command as distil
 from offline.errors import OfflineError
 
 app = typer.Typer(
@@ -13,6 +14,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil an LLM's preferences and pre-train a recommendation policy from them (iALP). No user logs needed.",
 )
+
+app.command("distil")(distil)
 
 
 def main() -> None:

@@ -142,6 +142,27 @@ def _logits(parameters: Parameters) -> Floats:
     return np.asarray(x @ y.T + b_u[:, None] + b_a, np.float32)
 
 
+def _target_means(liked: npt.NDArray[np.bool_], observed: npt.NDArray[np.bool_], config: UserModelConfig) -> Floats:
+    """[U] the mean probability each user shall have; their mean is `mean_affinity` or the observed positive rate."""
+    seen = observed if config.feedback == "explicit" else np.ones_like(observed)
+    overall = liked.sum() / seen.sum()
+    # One pseudo-response at the overall rate keeps users without positives (or with nothing else) off 0 and 1.
+    own = (liked.sum(axis=1) + overall) / (seen.sum(axis=1) + 1.0)
+    relative = own**config.activity / np.mean(own**config.activity)
+    target = (overall if config.mean_affinity is None else config.mean_affinity) * relative
+    return np.asarray(np.clip(target, 1e-5, 0.95), np.float32)
+
+
+def _calibrating_shift(logits: Floats, target: Floats) -> Floats:
+    """[U] what to add to each row of `logits` [U, A] so that the row's mean probability is `target` [U]; bisection."""
+    low, high = np.full(len(target), -20.0, np.float32), np.full(len(target), 20.0, np.float32)
+    for _ in range(25):
+        middle = (low + high) / 2
+        above = sigmoid(logits + middle[:, None]).mean(axis=1) > target
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.asarray((low + high) / 2, np.float32)
+
+
 def _fit(liked: npt.NDArray[np.bool_], observed: npt.NDArray[np.bool_], config: UserModelConfig, seed: int) -> Parameters:
     n_users, n_items = liked.shape
     explicit = config.feedback == "explicit"

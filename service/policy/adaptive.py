@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,15 @@ class Distribution:
         return ["learned" if learned else "pretrained" for learned in from_learned]
 
 
+class DistributionBatch(NamedTuple):
+    """The same for B states."""
+
+    probs: Probs  # [B, A]
+    pretrained: Probs  # [B, A]
+    learned: Probs  # [B, A]
+    weight: Probs  # [B]
+
+
 class ServingPolicy:
     """Answers "how likely is each item in this state" for both arms; immutable after construction."""
 
@@ -107,25 +117,34 @@ class ServingPolicy:
         """Number of items A."""
         return self._pretrained[0].n_items
 
-    @torch.inference_mode()
     def distribution(
         self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> Distribution:
         """Probabilities in the state `history`, over the items that are `available` [A]."""
         states = pack_states([history], max(1, min(len(history), self.max_history)))
-        pretrained = masked_softmax(_scores(*self._pretrained, states), available)[0]
+        batch = self.distributions(states, available[np.newaxis], arm)
+        return Distribution(batch.probs[0], batch.pretrained[0], batch.learned[0], float(batch.weight[0]))
+
+    @torch.inference_mode()
+    def distributions(
+        self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
+    ) -> DistributionBatch:
+        """Probabilities in B states, over the items that are `available` [B, A]."""
+        zeros = np.zeros(len(available))
+        pretrained = masked_softmax(_scores(*self._pretrained, states), available)
         variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
         if variant == Variant.FROZEN:
-            return Distribution(pretrained, pretrained, pretrained, 0.0)
-        learned = masked_softmax(_scores(*self._learned, states), available)[0]
+            return DistributionBatch(pretrained, pretrained, pretrained, zeros)
+        learned = masked_softmax(_scores(*self._learned, states), available)
         if variant == Variant.FT:
-            return Distribution(learned, pretrained, learned, 1.0)
-        weight = self.config.fixed_weight
+            return DistributionBatch(learned, pretrained, learned, zeros + 1.0)
+        weight = zeros + self.config.fixed_weight
         if self.config.mixture == Mixture.ADAPTIVE:
-            q = _scores(*self._critic, states)[0].astype(np.float64)  # V(s) cancels in the softmax
-            expected = np.array([pretrained @ q, learned @ q])
-            weight = float(mixture_weights(expected, self.config.temperature)[1])
-        return Distribution((1 - weight) * pretrained + weight * learned, pretrained, learned, weight)
+            q = _scores(*self._critic, states).astype(np.float64)  # V(s) cancels in the softmax
+            expected = np.stack([(pretrained * q).sum(1), (learned * q).sum(1)])
+            weight = mixture_weights(expected, self.config.temperature)[1]
+        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
+        return DistributionBatch(mixed, pretrained, learned, weight)
 
 
 def _scores(scorer: ItemScorer, table: ItemTable, states: States) -> npt.NDArray[np.float32]:

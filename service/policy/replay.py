@@ -46,7 +46,7 @@ class Replay:
         self._put_history(self._blocks["next"], row, transition.next_history)
         slots = self._blocks["slots"]
         k = min(len(transition.actions), self.slate_size)
-        slots["actions"][row] = EMPTY_SLOT
+        slots["actions"][row], slots["rewards"][row], slots["propensities"][row] = EMPTY_SLOT, 0.0, 1.0
         slots["actions"][row, :k] = transition.actions[:k]
         slots["rewards"][row, :k] = transition.rewards[:k]
         slots["propensities"][row, :k] = transition.propensities[:k]
@@ -55,7 +55,7 @@ class Replay:
 
     def _put_history(self, block: Block, row: int, history: tuple[Interaction, ...]) -> None:
         recent = history[-self.max_history :]
-        block["lengths"][row] = len(recent)
+        block["items"][row], block["responses"][row], block["lengths"][row] = 0, 0, len(recent)
         block["items"][row, : len(recent)] = [i.item for i in recent]
         block["responses"][row, : len(recent)] = [i.response for i in recent]
 

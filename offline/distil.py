@@ -1,0 +1,107 @@
+"""`distil`: ask a language model about items and user states within a budget; resumable at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from offline.datasets import Dataset
+from offline.errors import OfflineError
+from offline.judgements import Budget, Judge, Question
+from offline.preferences import Preferences, decompose
+from offline.prompts import PROMPT_VERSION
+from offline.states import (
+    Embeddings,
+    StateConfig,
+    sample_candidates,
+    sample_states,
+    states_from_interactions,
+    to_question,
+)
+from service.policy.text import item_text, load_text_encoder
+
+# States planned at a time; each batch has a random stream of its own, so that a restart plans the same ones again.
+_STATES_A_BATCH = 32
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """What is asked and how much. States come from text alone unless `states_from_logs`."""
+
+    seed: int = 0
+    n_states: int = 500
+    states_from_logs: bool = False
+    encoder: str = "minilm"
+    states: StateConfig = field(default_factory=StateConfig)
+
+
+def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: DistilConfig) -> Preferences:
+    """Ask about priors first (with at most half of the budget), then about user states; all answers stay in the cache.
+
+    Args:
+        embeddings: unit rows [A, d] of the items' texts.
+
+    Raises:
+        OfflineError: there are no items, or no interactions to sample states from, or the model cannot be asked.
+    """
+    if not dataset.items:
+        raise OfflineError(f"data set {dataset.name!r} has no items")
+    strangers = judge.priors(within=judge.budget.half())
+    prior = decompose(strangers, []).priors
+    prior_z = np.array([prior[i.item_id].z if i.item_id in prior else 0.0 for i in dataset.items])
+    for questions in _question_batches(dataset, embeddings, prior_z, config):
+        if judge.stopped:
+            break
+        judge.ask(questions)
+    return collect(judge, dataset)
+
+
+def collect(judge: Judge, dataset: Dataset) -> Preferences:
+    """Everything this model has ever judged about these items, from the cache, decomposed and calibrated."""
+    known = {item.item_id for item in dataset.items}
+    strangers = judge.priors(within=Budget(max_judgements=0))
+    scorer = judge.scorer
+    users = [
+        j
+        for j in judge.cache.values()
+        if j.history
+        and (j.model, j.style, j.prompt_version) == (scorer.model_id, scorer.style, PROMPT_VERSION)
+        and j.item_id in known
+        and all(item_id in known for item_id, _ in j.history)
+    ]
+    return decompose(strangers, users)
+
+
+def _question_batches(
+    dataset: Dataset, embeddings: Embeddings, prior_z: np.ndarray[Any, np.dtype[np.float64]], config: DistilConfig
+) -> Iterator[list[Question]]:
+    for start in range(0, config.n_states, _STATES_A_BATCH):
+        rng = np.random.default_rng([config.seed, start])
+        n_states = min(_STATES_A_BATCH, config.n_states - start)
+        if config.states_from_logs:
+            if dataset.interactions is None or not len(dataset.interactions.user):
+                raise OfflineError(f"data set {dataset.name!r} has no interactions; leave out --states-from-logs")
+            states = states_from_interactions(dataset.interactions, n_states, config.states, rng)
+        else:
+            states = sample_states(embeddings, prior_z, n_states, config.states, rng)
+        candidates = [sample_candidates(state, embeddings, prior_z, config.states, rng) for state in states]
+        yield [
+            to_question(state, chosen, dataset.items)
+            for state, chosen in zip(states, candidates, strict=True)
+            if chosen
+        ]
+
+
+def embed_items(dataset: Dataset, encoder: str) -> Embeddings:
+    """Unit rows [A, d] of the items' texts and categories.
+
+    Raises:
+        OfflineError: no such encoder, or its package is not installed.
+    """
+    try:
+        return load_text_encoder(encoder).encode([item_text(i.text, i.categories) for i in dataset.items])
+    except (ValueError, ModuleNotFoundError) as error:
+        raise OfflineError(f"--encoder: {error}") from None

@@ -1,0 +1,57 @@
+"""The seam to language models: a `Scorer` says how much each candidate suits a user.
+
+Two exist: any OpenAI-compatible server (`offline.endpoint`) and an embedded model (`offline.gguf`). Scorers yield answers
+as they come, so that every one can be kept at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from offline.datasets import Scenario
+from offline.prompts import Shown, Style
+
+
+class Ask(NamedTuple):
+    """One user state and n candidate texts. No history means a stranger: which generic prompt is `stranger`."""
+
+    history: tuple[Shown, ...]
+    candidates: tuple[str, ...]
+    stranger: int = 0
+
+
+class Score(NamedTuple):
+    """How much a candidate suits the user: mean log-probability per token (likelihood) or a logit (judge, choose)."""
+
+    value: float
+    n_tokens: int
+
+
+Answer = list[Score | None]
+
+
+class Scorer(Protocol):
+    """A language model that scores candidates. `model_id` names the model, weights included, in cache keys."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def style(self) -> Style: ...
+
+    @property
+    def scenario(self) -> Scenario: ...
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why no more will be asked (a cap is reached), or None."""
+
+    def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the ask, one score per candidate) in order of completion; None where the cap was reached.
+
+        Raises:
+            OfflineError: the model cannot be asked.
+        """
+
+    def close(self) -> None: ...

@@ -1,0 +1,130 @@
+"""`python -m service api | worker | dev`"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from service import embedded
+from service.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serve recommendations and learn from feedback. Settings come from IALP_* environment variables.",
+)
+log = logging.getLogger(__name__)
+
+_SUPERVISED = "IALP_SUPERVISED"
+_STOP_S = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for item in error.errors():
+            name = "_".join(str(part) for part in item["loc"]).upper()
+            typer.echo(f"error: setting {name.removeprefix('IALP_')}: {item['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _begin() -> None:
+    """Logging for a process of ours; one that `dev` started dies with it, even if that is killed."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if os.environ.get(_SUPERVISED) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@app.command()
+def api() -> None:
+    """Serve HTTP."""
+    import uvicorn
+
+    from service.main import create_app
+
+    _begin()
+    settings = _settings()
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+
+
+@app.command()
+def worker() -> None:
+    """Learn from the event log and publish policy versions."""
+    from service.worker import Worker
+
+    _begin()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Worker(_settings(), stop).run()
+
+
+@app.command()
+def dev(
+    snapshot: Annotated[
+        Path | None, typer.Option(help="Folder written by `offline pretrain`; same as IALP_SNAPSHOT.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API; same as IALP_PORT.")] = None,
+) -> None:
+    """Run everything on this machine: a Redis-protocol server (unless REDIS_URL is set), the API and the worker."""
+    _begin()
+    if snapshot is not None:
+        os.environ["IALP_SNAPSHOT"] = str(snapshot)
+    if port is not None:
+        os.environ["IALP_PORT"] = str(port)
+    settings = _settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    given = os.environ.get("REDIS_URL") or os.environ.get("IALP_REDIS_URL")
+    try:
+        if given:
+            code = _supervise(given, stop)
+        else:
+            with embedded.serving(settings.data_dir / "redis") as url:
+                code = _supervise(url, stop)
+    except embedded.ServerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+def _supervise(url: str, stop: threading.Event) -> int:
+    """Run API and worker until `stop` or until one of them ends; 0 if it was `stop`."""
+    environment = {**os.environ, "REDIS_URL": url, _SUPERVISED: "1"}
+    # Sessions of their own: Ctrl-C reaches only this process, which stops them in order.
+    children = {
+        name: subprocess.Popen([sys.executable, "-m", "service", name], env=environment, start_new_session=True)
+        for name in ("api", "worker")
+    }
+    ended = None
+    while not stop.wait(0.1):
+        ended = next((name for name, child in children.items() if child.poll() is not None), None)
+        if ended:
+            log.error("%s ended with code %s; stopping", ended, children[ended].returncode)
+            break
+    for name, child in children.items():
+        child.terminate()
+        try:
+            child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            log.error("%s does not stop; killing it", name)
+            child.kill()
+            child.wait()
+    return 1 if ended else 0
+
+
+if __name__ == "__main__":
+    app()

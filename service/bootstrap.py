@@ -1,0 +1,89 @@
+"""Fills an empty registry with the snapshot that `offline pretrain` wrote: version 1, the frozen control for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import redis.asyncio as aioredis
+from safetensors.numpy import load_file
+
+from service.catalogue import CatalogueStore, ItemRecord, pack_embedding
+from service.keys import Keys
+from service.policy.adaptive import ServingConfig
+from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_snapshot, save_snapshot
+from service.registry import PUBLISH, Gate, Registry, folder_of, publish_call
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ITEMS_FILE, EMBEDDINGS_FILE = "items.jsonl", "embeddings.safetensors"
+_LOCK_S = 60
+_BATCH = 500
+
+
+def read_items(folder: Path) -> list[tuple[str, ItemRecord]]:
+    """The catalogue beside a pre-trained snapshot, in row order.
+
+    Raises:
+        SnapshotError: a file is missing or they do not fit together.
+    """
+    try:
+        rows = [json.loads(line) for line in (folder / ITEMS_FILE).read_text().splitlines()]
+        embeddings = load_file(folder / EMBEDDINGS_FILE)["embeddings"].astype(np.float32)
+        items = [
+            (row["item_id"], ItemRecord(row["text"], pack_embedding(vector), tuple(row.get("categories", ()))))
+            for row, vector in zip(rows, embeddings, strict=True)
+        ]
+    except FileNotFoundError as error:
+        raise SnapshotError(f"{error.filename}: not found") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{folder}: {ITEMS_FILE} and {EMBEDDINGS_FILE} are damaged ({error})") from None
+    return items
+
+
+async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bool:
+    """Publish `settings.snapshot` as version 1 if nothing is published yet; says whether it did.
+
+    Safe to call from several processes at once: one does it under a lock, the others wait for it.
+
+    Raises:
+        SnapshotError: the snapshot is damaged, or Redis already holds other items.
+    """
+    registry = Registry(redis, keys)
+    if settings.snapshot is None or await registry.live() is not None:
+        return False
+    snapshot = await asyncio.to_thread(load_snapshot, settings.snapshot)
+    items = await asyncio.to_thread(read_items, settings.snapshot)
+    if tuple(item_id for item_id, _ in items) != snapshot.item_ids:
+        raise SnapshotError(f"{settings.snapshot}: {ITEMS_FILE} lists other items than the policy")
+    async with redis.lock(keys.bootstrap, timeout=_LOCK_S, blocking_timeout=_LOCK_S):
+        if await registry.live() is not None:
+            return False
+        store = CatalogueStore(redis, keys)
+        for start in range(0, len(items), _BATCH):
+            await store.put(items[start : start + _BATCH], log=False)
+        first = await redis.hmget(keys.item_index, [item_id for item_id, _ in items])
+        if [int(index) for index in first] != list(range(len(items))):
+            raise SnapshotError("Redis holds items that this snapshot does not know; use another key prefix")
+        manifest = await asyncio.to_thread(_first_version, snapshot, settings)
+        names, args = publish_call(keys, manifest, Gate(passed=True))
+        await redis.register_script(PUBLISH)(keys=names, args=args)
+    log.info("published %s as version 1 with %d items", settings.snapshot, len(items))
+    return True
+
+
+def _first_version(snapshot: Snapshot, settings: Settings) -> Manifest:
+    folder = folder_of(settings.data_dir, 1)
+    if folder.exists():  # a bootstrap that was killed after writing it, or an emptied Redis
+        existing = load_snapshot(folder)
+        if existing.item_ids == snapshot.item_ids:
+            return existing.manifest
+        raise SnapshotError(f"{folder}: is of another catalogue; use an empty data directory")
+    serving = ServingConfig(settings.variant, settings.mixture, settings.fixed_weight, settings.mixture_temperature)
+    manifest = replace(snapshot.manifest, version=1, parent=None, serving=serving)
+    return save_snapshot(replace(snapshot, manifest=manifest), folder)

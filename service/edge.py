@@ -1,0 +1,105 @@
+"""The outermost layer: request ids, limits that cost no memory, and the latency metric (plain ASGI)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from http import HTTPStatus
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import MEDIA_TYPE, Problem, document
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Edge:
+    """Refuses what is too large or not JSON before it is read, and times the rest."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app, self._metrics, self._max_body = app, metrics, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of any kind; only HTTP is looked at."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = request_id = uuid4().hex
+        started = time.perf_counter()
+        status = 500
+        began = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, began
+            if message["type"] == "http.response.start":
+                began = True
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            problem = self._refusal(scope)
+            if problem is None:
+                await self._app(scope, self._counted(receive), send_with_id)
+            else:
+                await _answer(problem, scope, send_with_id)
+        except _TooLarge:
+            if began:
+                raise
+            await _answer(self._too_large(), scope, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            duration = time.perf_counter() - started
+            self._metrics.requests.labels(scope["method"], route, str(status)).observe(duration)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length is not a number.")
+        if int(length) > self._max_body:
+            return self._too_large()
+        has_body = int(length) > 0 or b"transfer-encoding" in headers
+        content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        is_json = content_type == b"application/json" or (
+            content_type.startswith(b"application/") and content_type.endswith(b"+json")
+        )
+        if has_body and not is_json:
+            detail = "Send the body as application/json."
+            return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        return None
+
+    def _too_large(self) -> Problem:
+        detail = f"The body is larger than {self._max_body} bytes."
+        return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+
+    def _counted(self, receive: Receive) -> Receive:
+        total = 0
+
+        async def counted() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self._max_body:
+                raise _TooLarge
+            return message
+
+        return counted
+
+
+async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
+    body = json.dumps(document(problem, scope["path"], scope["request_id"])).encode()
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),  # the rest of the body is not read
+    ]
+    await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

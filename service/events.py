@@ -1,0 +1,80 @@
+"""The event log's entries. Each owns its codec: one msgpack map with a type tag in the stream field `e`."""
+
+from __future__ import annotations
+
+import msgspec
+
+FIELD = b"e"
+
+
+class EventError(Exception):
+    """A stream entry that is no event of ours."""
+
+
+class Impression(msgspec.Struct, frozen=True, tag="impression", omit_defaults=True):
+    """One served slate, with all that is needed to learn from it and to re-evaluate it later."""
+
+    recommendation_id: str
+    user: str  # user key, see sessions.user_key
+    arm: str
+    policy_version: int
+    history: tuple[tuple[str, float], ...]  # (item, reward), oldest first: raw, never an embedding
+    items: tuple[str, ...]  # slot order
+    propensities: tuple[float, ...]  # each given the slots above it
+    candidate_hash: str  # of the set of items that could have been shown
+    masked: tuple[str, ...] = ()  # seen or excluded, so not available to this request
+    candidates: tuple[str, ...] | None = None  # the only ones allowed, when the request or a filter said so
+    weight: float = 0.0  # share of the learned policy in the mixture
+    entropy: float = 0.0  # of the behaviour policy, nats
+
+
+class Feedback(msgspec.Struct, frozen=True, tag="feedback", omit_defaults=True):
+    """A user's response to one item; without `recommendation_id` it is organic."""
+
+    event_id: str
+    user: str
+    item_id: str
+    reward: float
+    recommendation_id: str | None = None
+    type: str | None = None
+    occurred_at: float | None = None  # unix seconds, as the client says
+
+
+class ItemChanged(msgspec.Struct, frozen=True, tag="item", omit_defaults=True):
+    """An item was put, hidden or deleted; new items take the next index of the catalogue."""
+
+    item_id: str
+    embedding: bytes  # float16 [TEXT_DIM]
+    deleted: bool = False
+
+
+class UserErased(msgspec.Struct, frozen=True, tag="erased"):
+    """A user asked to be forgotten."""
+
+    user: str
+
+
+Event = Impression | Feedback | ItemChanged | UserErased
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as one msgpack map."""
+    return _encoder.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """Read an event.
+
+    Raises:
+        EventError: the bytes are not an event; the message names the field.
+    """
+    try:
+        event = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EventError(f"not an event: {error}") from None
+    if isinstance(event, Impression) and len(event.items) != len(event.propensities):
+        raise EventError("impression: `items` and `propensities` differ in length")
+    return event

@@ -1,0 +1,84 @@
+"""Names of the keys in Redis, in one place; API and worker meet here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys under one prefix."""
+
+    prefix: str
+
+    @property
+    def events(self) -> str:
+        """Stream: the event log."""
+        return f"{self.prefix}:events"
+
+    @property
+    def dead(self) -> str:
+        """Stream: entries that could not be read, with the reason."""
+        return f"{self.prefix}:dead"
+
+    def history(self, user: str) -> str:
+        """List: a user's recent interactions."""
+        return f"{self.prefix}:h:{user}"
+
+    def seen(self, user: str) -> str:
+        """List: items shown to or used by a user."""
+        return f"{self.prefix}:s:{user}"
+
+    def event(self, event_id: str) -> str:
+        """String: this feedback event was accepted."""
+        return f"{self.prefix}:e:{event_id}"
+
+    @property
+    def items(self) -> str:
+        """Hash: item id -> record."""
+        return f"{self.prefix}:items"
+
+    @property
+    def item_index(self) -> str:
+        """Hash: item id -> its place in the catalogue; append-only."""
+        return f"{self.prefix}:items:index"
+
+    @property
+    def item_changes(self) -> str:
+        """Sorted set: item id -> sequence number of its last change."""
+        return f"{self.prefix}:items:changes"
+
+    @property
+    def item_seq(self) -> str:
+        """Counter: the catalogue's last change."""
+        return f"{self.prefix}:items:seq"
+
+    @property
+    def popularity(self) -> str:
+        """Sorted set: item id -> number of positive responses."""
+        return f"{self.prefix}:popularity"
+
+    @property
+    def policies(self) -> str:
+        """Hash: version -> record (manifest and gate results)."""
+        return f"{self.prefix}:policies"
+
+    @property
+    def live(self) -> str:
+        """String: which version serves and in which mode."""
+        return f"{self.prefix}:live"
+
+    @property
+    def activations(self) -> str:
+        """List: versions that served, newest last; what roll-back walks down."""
+        return f"{self.prefix}:live:stack"
+
+    @property
+    def worker(self) -> str:
+        """String: what the worker last reported of itself."""
+        return f"{self.prefix}:worker"
+
+    @property
+    def bootstrap(self) -> str:
+        """Lock: somebody is loading the first snapshot."""
+        return f"{self.prefix}:bootstrap"

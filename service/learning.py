@@ -1,0 +1,258 @@
+"""The worker's whole state: a function of the first snapshot, the settings and the events taken in so far."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.catalogue import unpack_embedding
+from service.events import Event, Feedback, Impression, ItemChanged
+from service.metrics import ArmTotals
+from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
+from service.policy.factory import make_learner
+from service.policy.learner import Learner, Metrics, prefixed, under
+from service.policy.networks import ItemScorer
+from service.policy.replay import Replay
+from service.policy.snapshot import Snapshot
+from service.settings import Settings
+from service.streams import START
+from service.transitions import Joiner, OpenImpression, transition_of
+
+log = logging.getLogger(__name__)
+
+
+class Meta(msgspec.Struct):
+    """The part of a checkpoint that is not tensors."""
+
+    fingerprint: str
+    cursor: str
+    now_ms: int
+    version: int  # last version published
+    item_ids: list[str]
+    counts: dict[str, int]
+    arms: dict[str, ArmTotals]
+    closed: int
+    unlearned: int
+    unpublished: int
+    waiting: list[OpenImpression]
+    gate_rejections: dict[str, int]
+
+
+@dataclass
+class Counters:
+    """What was taken in."""
+
+    cursor: str = START
+    now_ms: int = 0
+    version: int = 0
+    events: dict[str, int] = field(default_factory=dict)
+    arms: dict[str, ArmTotals] = field(default_factory=dict)
+    closed: int = 0
+    unlearned: int = 0  # closed since the last learning step
+    unpublished: int = 0  # closed since the last version
+    gate_rejections: dict[str, int] = field(default_factory=dict)
+
+
+class Learning:
+    """Takes events in, one by one and in order, and learns from what they close."""
+
+    def __init__(self, snapshot: Snapshot, embeddings: torch.Tensor, settings: Settings) -> None:
+        """`embeddings` [n_items, TEXT_DIM] are of the snapshot's items."""
+        self.settings, self.snapshot = settings, snapshot
+        self.item_ids = list(snapshot.item_ids)
+        self.index = {item: row for row, item in enumerate(self.item_ids)}
+        self.embeddings = embeddings.numpy().astype(np.float16)
+        self.counters = Counters(
+            cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=snapshot.manifest.version
+        )
+        self.joiner = Joiner(settings.reward_window_s)
+        self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
+        self.generator = torch.Generator().manual_seed(settings.worker_seed)
+        self.metrics: Metrics = {}
+        self._text_changed = False
+        text = self._text()
+        self.pretrained = snapshot.network("pretrained", text)
+        self.learner: Learner
+        self.reset_learner(snapshot)
+
+    def reset_learner(self, snapshot: Snapshot) -> None:
+        """Start the learner from a snapshot's learned policy, with a fresh optimiser."""
+        text = self._text()
+        known = text[: len(snapshot.item_ids)]
+        actor, critic = (
+            snapshot.network(name, known).with_text(text).requires_grad_(True) for name in ("learned", "critic")
+        )
+        self.learner, self.description = make_learner(
+            self.settings.learner, actor, critic, self.settings.learner_config, anchor=self.pretrained
+        )
+
+    def _text(self) -> Tensor:
+        return self.snapshot.projection(torch.from_numpy(self.embeddings.astype(np.float32)))
+
+    @property
+    def fingerprint(self) -> str:
+        """Settings that a checkpoint must have been written with to be resumed."""
+        s = self.settings
+        return repr((s.learner, s.learner_config, s.replay_capacity, s.replay_slots, self.snapshot.manifest.network))
+
+    def take(self, event: Event, entry_id: str, at_ms: int) -> None:
+        """Take in one event of the log."""
+        counters = self.counters
+        kind = type(event).__name__.lower()
+        self._close(at_ms)
+        if isinstance(event, Impression):
+            self.joiner.add_impression(event, at_ms)
+        elif isinstance(event, Feedback):
+            kind = f"feedback_{self.joiner.add_feedback(event)}"
+        elif isinstance(event, ItemChanged):
+            self._change_item(event)
+        else:
+            self.joiner.erase(event.user)
+        counters.events[kind] = counters.events.get(kind, 0) + 1
+        counters.cursor = entry_id
+
+    def skip(self, entry_id: str) -> None:
+        """Pass over an entry that could not be used."""
+        self.counters.events["poison"] = self.counters.events.get("poison", 0) + 1
+        self.counters.cursor = entry_id
+
+    def _close(self, now_ms: int) -> None:
+        counters = self.counters
+        counters.now_ms = max(counters.now_ms, now_ms)
+        for closed in self.joiner.close(counters.now_ms):
+            reward = sum(closed.slot_rewards)
+            totals = counters.arms.setdefault(closed.impression.arm, ArmTotals())
+            totals.impressions += 1
+            totals.reward += reward
+            totals.reward_squared += reward**2
+            counters.closed += 1
+            counters.unpublished += 1
+            if closed.impression.items:
+                self.replay.add(transition_of(closed, self.index, self.settings.gamma))
+                counters.unlearned += 1
+            if counters.unlearned >= self.settings.learn_every:
+                self._learn()
+
+    def _learn(self) -> None:
+        new, self.counters.unlearned = self.counters.unlearned, 0
+        if self.settings.variant == Variant.FROZEN:
+            return
+        self._apply_text()
+        self.metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+
+    def _change_item(self, event: ItemChanged) -> None:
+        row = unpack_embedding(event.embedding).astype(np.float16)
+        known = self.index.get(event.item_id)
+        if known is None:
+            self.index[event.item_id] = len(self.item_ids)
+            self.item_ids.append(event.item_id)
+            self.embeddings = np.concatenate([self.embeddings, row[np.newaxis]])
+        elif not event.deleted:
+            self.embeddings[known] = row
+        self._text_changed = True
+
+    def _apply_text(self) -> None:
+        """Give the networks the catalogue's new texts; put off to the next use, since items come in batches."""
+        if self._text_changed:
+            text = self._text()
+            self.learner.grow(text)
+            self.pretrained = self.pretrained.with_text(text).requires_grad_(False)
+            self._text_changed = False
+
+    @property
+    def version_due(self) -> bool:
+        """Whether enough was learned for the next version."""
+        return (
+            self.settings.variant != Variant.FROZEN
+            and self.counters.unpublished >= self.settings.publish_every
+            and len(self.replay) > 0
+        )
+
+    def next_snapshot(self, judged: Metrics) -> Snapshot:
+        """The next version as a snapshot, with where it came from and the gate's numbers."""
+        self._apply_text()
+        counters = self.counters
+        return Snapshot.of(
+            version=counters.version + 1,
+            parent=counters.version,
+            created_at=counters.now_ms / 1000,
+            item_ids=tuple(self.item_ids),
+            text_encoder=self.snapshot.manifest.text_encoder,
+            projection=self.snapshot.projection,
+            serving=serving_config(self.settings),
+            pretrained=self.pretrained,
+            learned=self.learner.actor,
+            critic=self.learner.critic,
+            learner=self.description,
+            lineage={"cursor": counters.cursor, "closed": counters.closed, "events": dict(counters.events)},
+            metrics={**self.metrics, **judged},
+        )
+
+    def serving_policy(self) -> ServingPolicy:
+        """The policy as it would serve now."""
+        self._apply_text()
+        return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, serving_config(self.settings))
+
+    def finite(self) -> bool:
+        """Whether all learned weights are finite."""
+        nets: tuple[ItemScorer, ...] = (self.learner.actor, self.learner.critic)
+        return all(bool(p.isfinite().all()) for net in nets for p in net.parameters())
+
+    def dump(self) -> tuple[Meta, dict[str, Tensor]]:
+        """Everything, for a checkpoint."""
+        self._apply_text()
+        c = self.counters
+        meta = Meta(
+            fingerprint=self.fingerprint,
+            cursor=c.cursor,
+            now_ms=c.now_ms,
+            version=c.version,
+            item_ids=self.item_ids,
+            counts=c.events,
+            arms=c.arms,
+            closed=c.closed,
+            unlearned=c.unlearned,
+            unpublished=c.unpublished,
+            waiting=self.joiner.dump(),
+            gate_rejections=c.gate_rejections,
+        )
+        tensors = {
+            "embeddings": torch.from_numpy(self.embeddings),
+            "generator": self.generator.get_state(),
+            **prefixed("learner", self.learner.state_dict()),
+            **prefixed("replay", self.replay.state_dict()),
+        }
+        return meta, tensors
+
+    def restore(self, meta: Meta, tensors: dict[str, Tensor]) -> None:
+        """Continue from what `dump` gave, bit for bit."""
+        self.item_ids = list(meta.item_ids)
+        self.index = {item: row for row, item in enumerate(self.item_ids)}
+        self.embeddings = tensors["embeddings"].numpy().copy()
+        self._text_changed = True
+        self._apply_text()
+        self.learner.load_state_dict(under("learner", tensors))
+        self.replay.load_state_dict(under("replay", tensors))
+        self.generator.set_state(tensors["generator"])
+        self.joiner.restore(meta.waiting)
+        self.counters = Counters(
+            cursor=meta.cursor,
+            now_ms=meta.now_ms,
+            version=meta.version,
+            events=meta.counts,
+            arms=meta.arms,
+            closed=meta.closed,
+            unlearned=meta.unlearned,
+            unpublished=meta.unpublished,
+            gate_rejections=meta.gate_rejections,
+        )
+
+
+def serving_config(settings: Settings) -> ServingConfig:
+    """What the settings say about serving."""
+    return ServingConfig(settings.variant, settings.mixture, settings.fixed_weight, settings.mixture_temperature)

@@ -1,0 +1,105 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import numpy as np
+import redis.asyncio as aioredis
+import torch
+from fastapi import FastAPI
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service import errors
+from service.bootstrap import bootstrap
+from service.edge import Edge
+from service.keys import Keys
+from service.live import PolicyWatch
+from service.metrics import Metrics
+from service.policy.snapshot import SnapshotError
+from service.routes import evaluation, feedback, health, items, policies, recommend, users
+from service.schemas import ProblemDocument
+from service.settings import Settings
+from service.state import Encoder, State
+from service.streams import EventLog
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = "Recommendations from an LLM-distilled policy that keeps learning from feedback (iALP / A-iALP)."
+
+
+def connect(settings: Settings) -> aioredis.Redis:
+    """A client with bounded waits and no hidden retries: whoever calls decides what an outage means."""
+    return aioredis.from_url(
+        settings.redis_url,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+async def _keep_up(state: State) -> None:
+    """Bring in the first policy, then follow the registry for ever."""
+    while True:
+        try:
+            await bootstrap(state.redis, state.keys, state.settings)
+            break
+        except (RedisError, OSError) as error:
+            log.warning("waiting for Redis (%s)", type(error).__name__)
+            await asyncio.sleep(state.settings.refresh_interval_s)
+        except SnapshotError as error:
+            log.error("starting without a policy: %s", error)
+            break
+    await state.watch.watch()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; `settings` default to the environment."""
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        torch.set_num_threads(1)
+        keys = Keys(settings.key_prefix)
+        redis = connect(settings)
+        state = State(
+            settings=settings,
+            keys=keys,
+            redis=redis,
+            log=EventLog(redis, keys, settings),
+            watch=PolicyWatch(redis, keys, settings),
+            encoder=Encoder(),
+            metrics=metrics,
+            rng=np.random.default_rng(settings.seed),
+        )
+        app.state.ialp = state
+        task = asyncio.create_task(_keep_up(state))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await redis.aclose()
+
+    problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
+    app = FastAPI(
+        title="ialp",
+        description=_DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
+    )
+    errors.install(app)
+    for module in (recommend, feedback, items, users, policies, evaluation):
+        app.include_router(module.router)
+        app.include_router(module.router, prefix="/v1", include_in_schema=False)
+    app.include_router(health.router)
+    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    return app

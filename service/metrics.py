@@ -1,0 +1,75 @@
+"""Prometheus metrics of one API process; what the worker knows comes from its last report in Redis."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# OpenTelemetry's advised buckets for http.server.request.duration.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+
+class ArmTotals(msgspec.Struct):
+    """Sums over an arm's closed impressions."""
+
+    impressions: int = 0
+    reward: float = 0.0
+    reward_squared: float = 0.0
+
+
+class WorkerReport(msgspec.Struct):
+    """What the worker last said of itself; written to Redis as JSON."""
+
+    reported_at: float = 0.0
+    cursor: str = "0-0"
+    events: dict[str, int] = {}  # read so far, by kind
+    closed: int = 0  # impressions closed so far
+    open: int = 0
+    learner: dict[str, float] = {}  # losses and entropy of the last learning step
+    arms: dict[str, ArmTotals] = {}
+    version: int = 0
+    published_at: float = 0.0
+    lag_s: float = 0.0  # age of the newest event when it was read
+    gate_rejections: dict[str, int] = {}
+    off_policy: dict[str, float] = {}
+
+
+class Metrics:
+    """The metrics that `/metrics` exposes."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Histogram(
+            "http_server_request_duration_seconds",
+            "Duration of HTTP requests",
+            ["http_request_method", "http_route", "http_response_status_code"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.impressions = Counter("ialp_impressions", "Slates served", ["arm"], registry=registry)
+        self.reward = Counter("ialp_reward", "Positive reward accepted", ["arm"], registry=registry)
+        self.feedback = Counter("ialp_feedback", "Feedback events", ["outcome"], registry=registry)
+        self.entropy = Gauge("ialp_policy_entropy", "Entropy of the last slate's policy, nats", registry=registry)
+        self.mix_weight = Gauge("ialp_mix_weight", "Learned share in the last mixture", registry=registry)
+        self.version = Gauge("ialp_policy_version", "Version in service", registry=registry)
+        self.policy_age = Gauge("ialp_policy_age_seconds", "Age of the version in service", registry=registry)
+        self.lag = Gauge("ialp_feedback_lag_seconds", "Delay from the log to the learner", registry=registry)
+        self.pending = Gauge("ialp_stream_pending", "Events not yet read by the worker", registry=registry)
+        self.ess = Gauge("ialp_ope_ess", "Effective sample size of the off-policy estimate", registry=registry)
+        self.rejections = Gauge(
+            "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=registry
+        )
+
+    def exposition(self, report: WorkerReport | None, version: int, created_at: float, pending: int) -> bytes:
+        """The text format, with gauges brought up to date."""
+        self.version.set(version)
+        self.policy_age.set(max(0.0, time.time() - created_at) if version else 0.0)
+        self.pending.set(pending)
+        if report is not None:
+            self.lag.set(report.lag_s)
+            self.ess.set(report.off_policy.get("ess", 0.0))
+            for reason, count in report.gate_rejections.items():
+                self.rejections.labels(reason).set(count)
+        return generate_latest(self.registry)

@@ -1,0 +1,204 @@
+"""Policy versions: snapshots on disk, their records and the live pointer in Redis.
+
+The pointer has a mode. `auto`: the worker's next version takes over. `held`: an operator chose this version (activate
+without follow, or roll-back) and it stays. `frozen`: the kill switch; everybody gets the pre-trained policy.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import redis as syncredis
+import redis.asyncio as aioredis
+
+from service.keys import Keys
+from service.policy.snapshot import Manifest, Snapshot, read_manifest, save_snapshot
+
+Mode = Literal["auto", "held", "frozen"]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """Which version serves, and who may change that."""
+
+    version: int
+    mode: Mode
+    changed_at: float
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """Whether a version may serve, with the numbers that said so."""
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    numbers: dict[str, float] = {}
+
+
+class PolicyRecord(msgspec.Struct, frozen=True):
+    """What the registry tells of a version."""
+
+    version: int
+    parent: int | None
+    created_at: float
+    variant: str
+    learner: dict[str, Any]
+    lineage: dict[str, Any]
+    metrics: dict[str, float]
+    gate: Gate
+
+
+class RegistryError(Exception):
+    """The asked change of the live version makes no sense; the message says why."""
+
+
+_live = msgspec.json.Decoder(Live)
+_record = msgspec.json.Decoder(PolicyRecord)
+
+# KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
+PUBLISH = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local live = redis.call('GET', KEYS[2])
+if ARGV[4] ~= '1' or (live and cjson.decode(live).mode ~= 'auto') then return 0 end
+redis.call('SET', KEYS[2], ARGV[3])
+redis.call('RPUSH', KEYS[3], ARGV[1])
+redis.call('LTRIM', KEYS[3], -100, -1)
+return 1
+"""
+
+
+def folder_of(data_dir: Path, version: int) -> Path:
+    """Where a version's snapshot lies."""
+    return data_dir / "policies" / f"{version:08d}"
+
+
+def record_of(manifest: Manifest, gate: Gate) -> PolicyRecord:
+    """The registry's record of a snapshot."""
+    return PolicyRecord(
+        version=manifest.version,
+        parent=manifest.parent,
+        created_at=manifest.created_at,
+        variant=str(manifest.serving.variant),
+        learner=manifest.learner,
+        lineage=manifest.lineage,
+        metrics=manifest.metrics,
+        gate=gate,
+    )
+
+
+def publish(redis: syncredis.Redis, keys: Keys, data_dir: Path, snapshot: Snapshot, gate: Gate) -> bool:
+    """Store a version and, if it passed the gate and nobody holds another, let it serve; says whether it serves.
+
+    Publishing the same version again (a worker that was killed between this and its checkpoint) changes nothing.
+    """
+    folder = folder_of(data_dir, snapshot.manifest.version)
+    manifest = read_manifest(folder) if folder.exists() else save_snapshot(snapshot, folder)
+    names, args = publish_call(keys, manifest, gate)
+    return bool(redis.register_script(PUBLISH)(keys=names, args=args))
+
+
+def publish_call(keys: Keys, manifest: Manifest, gate: Gate) -> tuple[list[str], list[str | bytes]]:
+    """Keys and arguments of the PUBLISH script."""
+    live = Live(manifest.version, "auto", time.time())
+    record = msgspec.json.encode(record_of(manifest, gate))
+    names = [keys.policies, keys.live, keys.activations]
+    return names, [str(manifest.version), record, msgspec.json.encode(live), "1" if gate.passed else "0"]
+
+
+def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int) -> None:
+    """Delete old snapshots: all but the last `keep`, the first, the live one and those a roll-back may want."""
+    versions = sorted(int(v) for v in redis.hkeys(keys.policies))
+    live = get_live(redis, keys)
+    stack = [int(v) for v in redis.lrange(keys.activations, -keep, -1)]
+    needed = {*versions[-keep:], *versions[:1], *stack, *([live.version] if live else [])}
+    for version in versions:
+        if version not in needed:
+            redis.hdel(keys.policies, str(version))
+            shutil.rmtree(folder_of(data_dir, version), ignore_errors=True)
+
+
+def get_live(redis: syncredis.Redis, keys: Keys) -> Live | None:
+    """The live pointer, None in an empty registry."""
+    data = redis.get(keys.live)
+    return _live.decode(data) if data else None
+
+
+class Registry:
+    """The API's view: list versions and move the pointer."""
+
+    def __init__(self, redis: aioredis.Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+
+    async def live(self) -> Live | None:
+        """The live pointer, None in an empty registry."""
+        data = await self._redis.get(self._keys.live)
+        return _live.decode(data) if data else None
+
+    async def records(self) -> list[PolicyRecord]:
+        """All versions, newest first."""
+        records = [_record.decode(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
+        return sorted(records, key=lambda record: -record.version)
+
+    async def record(self, version: int) -> PolicyRecord | None:
+        """One version."""
+        data = await self._redis.hget(self._keys.policies, str(version))
+        return _record.decode(data) if data else None
+
+    async def activate(self, version: int, follow: bool) -> Live:
+        """Let `version` serve; with `follow`, later versions may take over.
+
+        Raises:
+            RegistryError: the version did not pass its gate.
+            LookupError: there is no such version.
+        """
+        record = await self.record(version)
+        if record is None:
+            raise LookupError(f"there is no policy version {version}")
+        if not record.gate.passed:
+            raise RegistryError(f"version {version} did not pass the gate: {', '.join(record.gate.reasons)}")
+        return await self._move(Live(version, "auto" if follow else "held", time.time()), push=True)
+
+    async def roll_back(self) -> Live:
+        """Let the version that served before serve again, and hold it.
+
+        Raises:
+            RegistryError: no earlier version ever served.
+        """
+        keys = self._keys
+        async with self._redis.pipeline(transaction=True) as pipe:
+            await pipe.watch(keys.live, keys.activations)
+            live = await pipe.get(keys.live)
+            current = _live.decode(live).version if live else None
+            stack = [int(v) for v in await pipe.lrange(keys.activations, 0, -1)]
+            while stack and stack[-1] == current:
+                stack.pop()
+            if not stack:
+                raise RegistryError("no earlier version to roll back to")
+            target = Live(stack[-1], "held", time.time())
+            pipe.multi()
+            pipe.delete(keys.activations)
+            pipe.rpush(keys.activations, *stack)
+            pipe.set(keys.live, msgspec.json.encode(target))
+            await pipe.execute()
+        return target
+
+    async def freeze(self) -> Live:
+        """Kill switch: serve the pre-trained policy to everybody until a version is activated.
+
+        Raises:
+            RegistryError: the registry is empty.
+        """
+        live = await self.live()
+        if live is None:
+            raise RegistryError("no policy is published yet")
+        return await self._move(Live(live.version, "frozen", time.time()), push=False)
+
+    async def _move(self, live: Live, push: bool) -> Live:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.set(self._keys.live, msgspec.json.encode(live))
+        if push:
+            pipe.rpush(self._keys.activations, live.version)
+        await pipe.execute()
+        return live

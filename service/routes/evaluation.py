@@ -1,0 +1,34 @@
+"""GET /evaluation"""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import APIRouter
+
+from service.metrics import ArmTotals
+from service.schemas import ArmReport, EvaluationResponse
+from service.state import Shared
+
+router = APIRouter(tags=["policies"])
+
+
+def interval(totals: ArmTotals) -> ArmReport:
+    """Mean reward per impression with a 95% normal interval; all zero before the first impression."""
+    n = totals.impressions
+    if n == 0:
+        return ArmReport(impressions=0, reward_mean=0.0, reward_low=0.0, reward_high=0.0)
+    mean = totals.reward / n
+    variance = max(0.0, totals.reward_squared / n - mean**2) * n / max(1, n - 1)
+    half = 1.96 * math.sqrt(variance / n)
+    return ArmReport(impressions=n, reward_mean=mean, reward_low=mean - half, reward_high=mean + half)
+
+
+@router.get("/evaluation")
+async def evaluation(state: Shared) -> EvaluationResponse:
+    """The arms' rewards as the worker closed them, and the newest version's off-policy estimate."""
+    report = await state.worker_report()
+    if report is None:
+        return EvaluationResponse(arms={}, off_policy={})
+    arms = {arm: interval(totals) for arm, totals in report.arms.items()}
+    return EvaluationResponse(arms=arms, off_policy=report.off_policy)

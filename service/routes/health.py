@@ -1,0 +1,53 @@
+"""GET /healthz, /readyz, /metrics"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+from redis.exceptions import RedisError
+
+from service.schemas import Health
+from service.state import Shared
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Health}})
+async def readyz(response: Response, state: Shared) -> Health:
+    """A policy is loaded and Redis answers."""
+    reasons = []
+    try:
+        await state.redis.ping()
+    except (RedisError, OSError):
+        reasons.append("redis_unavailable")
+    live = state.watch.current
+    if live is None:
+        reasons.append("no_policy")
+    if reasons:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    status = "unavailable" if reasons else "ok"
+    return Health(status=status, policy_version=live.version if live else None, reasons=reasons)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(state: Shared) -> Response:
+    """Prometheus text format."""
+    report, pending = None, 0
+    try:
+        report = await state.worker_report()
+        cursor = report.cursor if report else "0-0"
+        newer = await state.redis.xrange(state.keys.events, min=f"({cursor}", count=10_000)
+        pending = len(newer)
+    except (RedisError, OSError):
+        pass
+    live = state.watch.current
+    created_at = live.snapshot.manifest.created_at if live else 0.0
+    body = state.metrics.exposition(report, live.version if live else 0, created_at, pending)
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,80 @@
+"""PUT, GET and DELETE /items/{item_id}, POST /items:batch"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+
+from service.catalogue import ItemRecord, pack_embedding
+from service.errors import Problem
+from service.policy.text import item_text
+from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
+from service.state import Shared, State
+
+router = APIRouter(tags=["items"])
+ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
+
+
+async def _records(items: list[ItemBody], state: State) -> list[ItemRecord]:
+    live = state.watch.current
+    if live is None:
+        detail = "No policy is loaded, so texts cannot be embedded yet; see /readyz."
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers={"Retry-After": "1"})
+    texts = [item_text(item.text, item.categories) for item in items]
+    embeddings = await state.encoder.encode(live.snapshot.manifest.text_encoder, texts)
+    return [
+        ItemRecord(item.text, pack_embedding(row), tuple(item.categories), item.hidden)
+        for item, row in zip(items, embeddings, strict=True)
+    ]
+
+
+@router.put("/items/{item_id:path}", responses={201: {"description": "Created"}})
+async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> ItemResponse:
+    """Create or replace an item. It can be recommended, or is hidden, from the very next answer on."""
+    (record,) = await _records([item], state)
+    (created,) = await state.watch.store.put([(item_id, record)])
+    await state.watch.sync_catalogue()
+    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
+    return _response(item_id, record)
+
+
+@router.post("/items:batch")
+async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
+    """Create or replace many items, all or none."""
+    ids = [item.item_id for item in batch.items]
+    repeated = next((item_id for n, item_id in enumerate(ids) if item_id in ids[:n]), None)
+    if repeated is not None:
+        errors = [{"field": "items", "code": "repeated_id", "message": f"item_id {repeated!r} comes twice"}]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", "Not valid: items.", errors)
+    records = await _records(list(batch.items), state)
+    created = await state.watch.store.put(list(zip(ids, records, strict=True)))
+    await state.watch.sync_catalogue()
+    return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
+
+
+@router.get("/items/{item_id:path}")
+async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
+    """An item as stored."""
+    return _response(item_id, await _known(item_id, state))
+
+
+@router.delete("/items/{item_id:path}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_item(item_id: ItemId, state: Shared) -> None:
+    """Remove an item: it is not shown any more. Its id keeps its place, so that what was learned of it stays valid."""
+    record = await _known(item_id, state)
+    await state.watch.store.put([(item_id, ItemRecord("", record.embedding, deleted=True))])
+    await state.watch.sync_catalogue()
+
+
+async def _known(item_id: str, state: State) -> ItemRecord:
+    record = await state.watch.store.get(item_id)
+    if record is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
+    return record
+
+
+def _response(item_id: str, record: ItemRecord) -> ItemResponse:
+    categories = list(record.categories)
+    return ItemResponse(item_id=item_id, text=record.text, categories=categories, hidden=record.hidden)

@@ -1,0 +1,75 @@
+"""GET /policies, POST /policies/{version}:activate, POST /policies:rollback, POST /policies:freeze"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from service.errors import Problem
+from service.registry import Live, PolicyRecord, RegistryError
+from service.schemas import ActivateRequest, LiveResponse, PoliciesResponse, PolicyResponse
+from service.state import Shared, State
+
+router = APIRouter(tags=["policies"])
+
+
+@router.get("/policies")
+async def list_policies(state: Shared) -> PoliciesResponse:
+    """All versions, newest first, with lineage and gate results."""
+    live = await state.watch.registry.live()
+    records = await state.watch.registry.records()
+    return PoliciesResponse(
+        live_version=live.version if live else None,
+        mode=live.mode if live else None,
+        policies=[_response(record) for record in records],
+    )
+
+
+@router.post("/policies/{version}:activate")
+async def activate(
+    version: Annotated[int, Path(ge=1, le=2**53)], state: Shared, request: ActivateRequest | None = None
+) -> LiveResponse:
+    """Let a version serve, by default until the worker publishes a better one."""
+    follow = request.follow if request is not None else True
+    return await _moved(state.watch.registry.activate(version, follow), state)
+
+
+@router.post("/policies:rollback")
+async def roll_back(state: Shared) -> LiveResponse:
+    """Let the version that served before serve again, and hold it until one is activated."""
+    return await _moved(state.watch.registry.roll_back(), state)
+
+
+@router.post("/policies:freeze")
+async def freeze(state: Shared) -> LiveResponse:
+    """Kill switch: everybody gets the pre-trained policy until a version is activated."""
+    return await _moved(state.watch.registry.freeze(), state)
+
+
+async def _moved(change: Awaitable[Live], state: State) -> LiveResponse:
+    try:
+        live = await change
+    except LookupError as error:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_version", f"{str(error).capitalize()}.") from None
+    except RegistryError as error:
+        raise Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.") from None
+    await state.watch.refresh()
+    return LiveResponse(live_version=live.version, mode=live.mode)
+
+
+def _response(record: PolicyRecord) -> PolicyResponse:
+    return PolicyResponse(
+        version=record.version,
+        parent=record.parent,
+        created_at=record.created_at,
+        variant=record.variant,
+        learner=record.learner,
+        lineage=record.lineage,
+        metrics=record.metrics,
+        gate_passed=record.gate.passed,
+        gate_reasons=list(record.gate.reasons),
+        gate_numbers=record.gate.numbers,
+    )

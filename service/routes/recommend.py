@@ -1,0 +1,73 @@
+"""POST /recommend"""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter
+from redis.exceptions import RedisError
+
+from service import sessions, slates
+from service.policy.adaptive import Arm
+from service.schemas import RecommendRequest, RecommendResponse
+from service.sessions import Session
+from service.state import Shared, State
+
+router = APIRouter(tags=["serve"])
+log = logging.getLogger(__name__)
+
+
+def arm_of(state: State, user: str) -> Arm:
+    """The arm a user belongs to: always the same one."""
+    is_control = sessions.share_of(user, "arm") < state.settings.control_share
+    return Arm.CONTROL if is_control else Arm.ADAPTIVE
+
+
+@router.post("/recommend")
+async def recommend(request: RecommendRequest, state: Shared) -> RecommendResponse:
+    """A slate for a user or an anonymous session. Without Redis it answers from memory and says so in `warnings`."""
+    user = sessions.user_key(request.user_id, request.session_id)
+    warnings: list[str] = []
+    try:
+        session = await sessions.load(state.redis, state.keys, user)
+        if session.catalogue_seq != state.watch.catalogue.seq:
+            await state.watch.sync_catalogue()
+    except (RedisError, OSError):
+        session = Session((), frozenset(), 0)
+        warnings.append("session_unavailable")
+    history = session.history
+    if request.history is not None:
+        history = tuple((past.item_id, past.reward) for past in request.history)
+    seen = session.seen.union(item for item, _ in history)
+
+    live, catalogue = state.watch.current, state.watch.catalogue
+    chosen = slates.candidates(catalogue, request, seen)
+    if live is None:
+        slate = slates.fall_back(catalogue, chosen, await _popular(state), request.k)
+    else:
+        slate = slates.draw(
+            live, catalogue, chosen, history, user=user, arm=arm_of(state, user), k=request.k, rng=state.rng
+        )
+    if slate.impression is not None:
+        state.metrics.entropy.set(slate.impression.entropy)
+        state.metrics.mix_weight.set(slate.impression.weight)
+        try:
+            await state.log.append_impression(slate.impression)
+        except (RedisError, OSError):
+            warnings.append("impression_not_logged")
+    state.metrics.impressions.labels(slate.arm).inc()
+    return RecommendResponse(
+        recommendation_id=slate.recommendation_id,
+        policy_version=slate.policy_version,
+        arm=slate.arm,
+        items=slate.items,
+        warnings=[*warnings, *slate.warnings],
+    )
+
+
+async def _popular(state: State) -> list[str]:
+    try:
+        ids = await state.redis.zrevrange(state.keys.popularity, 0, 999)
+    except (RedisError, OSError):
+        return []
+    return [item.decode() for item in ids]

@@ -1,0 +1,257 @@
+"""The HTTP contract. Unknown fields, wrong types and non-finite numbers are refused with the field's name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_ID_BYTES = 256
+MAX_K = 100
+MAX_IDS = 1_000
+MAX_EVENTS = 1_000
+MAX_TEXT = 4_000
+
+
+def _checked_id(value: str) -> str:
+    if len(value.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"must be at most {MAX_ID_BYTES} bytes of UTF-8")
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PastInteraction(Strict):
+    """An interaction the request itself carries."""
+
+    item_id: Id
+    reward: Finite = 1.0
+
+
+class Filters(Strict):
+    """Restricts what may be shown."""
+
+    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] | None = Field(
+        None, max_length=100, description="Only items with any of these categories."
+    )
+
+
+class _Who(Strict):
+    user_id: Id | None = None
+    session_id: Id | None = Field(None, description="For visitors without an account.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> _Who:
+        if (self.user_id is None) == (self.session_id is None):
+            raise ValueError("exactly one of user_id and session_id is needed")
+        return self
+
+
+class RecommendRequest(_Who):
+    """Ask for a slate."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}]})
+
+    k: int = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
+    context: dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None = Field(
+        None, max_length=32, description="Free facts about the request; accepted and not yet used by any policy."
+    )
+    candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
+    exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
+    filters: Filters | None = None
+    history: list[PastInteraction] | None = Field(
+        None, max_length=200, description="Use this history, oldest first, instead of the stored session."
+    )
+
+
+class RecommendedItem(BaseModel):
+    """One slot."""
+
+    item_id: str
+    slot: int = Field(description="0-based place.")
+    score: float = Field(description="The policy's probability of the item in this state, before slots are drawn.")
+    propensity: float = Field(description="Probability of the item at this slot, given the slots above it.")
+    source: Literal["pretrained", "learned", "popularity", "catalogue"]
+
+
+class RecommendResponse(BaseModel):
+    """A slate."""
+
+    recommendation_id: str
+    policy_version: int = Field(description="0 when no policy is loaded.")
+    arm: Literal["control", "adaptive", "fallback"]
+    items: list[RecommendedItem]
+    warnings: list[str]
+
+
+class FeedbackEvent(_Who):
+    """A response to one item. Give either `type` or `reward`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"event_id": "e-1", "user_id": "ann", "item_id": "318", "type": "click"}],
+        }
+    )
+
+    event_id: Id = Field(description="Chosen by the client; a repeated one is a duplicate and counts once.")
+    item_id: Id
+    recommendation_id: Id | None = Field(None, description="Of the slate it answers; without one it is organic.")
+    type: FeedbackType | None = Field(None, description="One of the configured types, such as click.")
+    reward: Finite | None = None
+    occurred_at: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e11)] | None = Field(
+        None, description="Unix seconds."
+    )
+
+    @model_validator(mode="after")
+    def _type_or_reward(self) -> FeedbackEvent:
+        if (self.type is None) == (self.reward is None):
+            raise ValueError("exactly one of type and reward is needed")
+        return self
+
+
+class Rejection(BaseModel):
+    """An event of an array that was not accepted; the others were."""
+
+    index: int
+    event_id: str | None
+    code: str
+    message: str
+
+
+class FeedbackResponse(BaseModel):
+    """What became of the events; they are durable when this arrives."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejection]
+
+
+class ItemBody(Strict):
+    """An item as it is put."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": "Heat (1995)", "categories": ["Action", "Crime"]}]}
+    )
+
+    text: str = Field(min_length=1, max_length=MAX_TEXT, description="What a person would read first: a title.")
+    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] = Field([], max_length=100)
+    hidden: bool = Field(False, description="Kept, but never shown.")
+
+
+class BatchItem(ItemBody):
+    """An item with its id."""
+
+    item_id: Id
+
+
+class ItemBatch(Strict):
+    """Many items at once."""
+
+    items: list[BatchItem] = Field(min_length=1, max_length=MAX_IDS)
+
+
+class ItemResponse(BaseModel):
+    """An item as stored."""
+
+    item_id: str
+    text: str
+    categories: list[str]
+    hidden: bool
+
+
+class ItemBatchResponse(BaseModel):
+    """What a batch did."""
+
+    created: int
+    updated: int
+
+
+class UserResponse(BaseModel):
+    """What is stored of a user."""
+
+    user_id: str
+    history: list[PastInteraction]
+    seen_item_ids: list[str]
+    arm: Literal["control", "adaptive"]
+
+
+class ActivateRequest(Strict):
+    """How to activate."""
+
+    follow: bool = Field(True, description="Whether the worker's later versions may take over.")
+
+
+class PolicyResponse(BaseModel):
+    """A version with its lineage and gate result."""
+
+    version: int
+    parent: int | None
+    created_at: float
+    variant: str
+    learner: dict[str, Any]
+    lineage: dict[str, Any]
+    metrics: dict[str, float]
+    gate_passed: bool
+    gate_reasons: list[str]
+    gate_numbers: dict[str, float]
+
+
+class PoliciesResponse(BaseModel):
+    """All versions, newest first, and which one serves."""
+
+    live_version: int | None
+    mode: Literal["auto", "held", "frozen"] | None
+    policies: list[PolicyResponse]
+
+
+class LiveResponse(BaseModel):
+    """The live pointer after a change."""
+
+    live_version: int
+    mode: Literal["auto", "held", "frozen"]
+
+
+class ArmReport(BaseModel):
+    """One arm's rewards."""
+
+    impressions: int
+    reward_mean: float = Field(description="Reward per impression.")
+    reward_low: float = Field(description="Lower end of the 95% interval.")
+    reward_high: float = Field(description="Upper end of the 95% interval.")
+
+
+class EvaluationResponse(BaseModel):
+    """Arms side by side, and the off-policy estimate of the newest version."""
+
+    arms: dict[str, ArmReport]
+    off_policy: dict[str, float]
+
+
+class Health(BaseModel):
+    """State of the process."""
+
+    status: Literal["ok", "unavailable"]
+    policy_version: int | None = None
+    reasons: list[str] = []
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[dict[str, Any]]

@@ -1,0 +1,90 @@
+"""Every setting of a deployment, and the only reader of the environment. Each default stands here once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.policy.adaptive import Mixture, Variant
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseSettings):
+    """Read from `IALP_*` environment variables (`REDIS_URL` also works without the prefix)."""
+
+    model_config = SettingsConfigDict(env_prefix="IALP_", extra="ignore", frozen=True)
+
+    # Where things are
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("REDIS_URL", "IALP_REDIS_URL"),
+        description="Redis-protocol server: redis://, rediss:// or unix://. May hold a password; never logged.",
+        repr=False,
+    )
+    key_prefix: str = Field("ialp", min_length=1, description="Prefix of every key in Redis.")
+    data_dir: Path = Field(
+        Path("runs/service"), description="Policy versions and checkpoints; shared by API and worker."
+    )
+    snapshot: Path | None = Field(
+        None, description="Folder written by `offline pretrain`; becomes version 1 of an empty registry."
+    )
+    host: str = Field("127.0.0.1", description="Address the API binds to.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API binds to.")
+    seed: int | None = Field(None, description="Seed of slate sampling; unset draws one from the system.")
+
+    # Redis, as the API uses it
+    redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one answer of Redis.")
+    refresh_interval_s: float = Field(0.2, gt=0, description="How often the API looks for a new policy version.")
+
+    # Sessions
+    history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
+    seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user; never shown again.")
+    session_ttl_s: int = Field(30 * 86_400, ge=1, description="A user is forgotten after so long without a request.")
+
+    # Feedback
+    rewards: dict[str, float] = Field(
+        {"view": 0.2, "click": 1.0, "like": 1.0, "purchase": 1.0, "skip": 0.0, "dislike": -1.0},
+        description="Reward of each feedback type.",
+    )
+    dedupe_ttl_s: int = Field(86_400, ge=1, description="How long a repeated event_id is known as a duplicate.")
+
+    # Limits
+    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body; larger ones get 413.")
+
+    # Traffic and variant
+    control_share: Share = Field(0.1, description="Share of users that always get the frozen pre-trained policy.")
+    variant: Variant = Field(Variant.AP, description="What the adaptive arm serves: frozen, ft or ap.")
+    mixture: Mixture = Field(Mixture.ADAPTIVE, description="How ap weighs its two policies: fixed or adaptive.")
+    fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
+    mixture_temperature: float = Field(0.05, gt=0, description="Of the adaptive mixture, in units of Q.")
+
+    # The worker
+    learner: str = Field("mac", pattern="^(mac|a2c)$", description="Learning algorithm: mac or a2c.")
+    learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
+    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Discount of the next slate's value.")
+    reward_window_s: float = Field(600.0, gt=0, description="How long feedback to an impression is waited for.")
+    replay_capacity: int = Field(50_000, ge=1, description="Transitions that the learner remembers.")
+    replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate that are learned from.")
+    learn_every: int = Field(32, ge=1, description="Closed impressions between learning steps.")
+    publish_every: int = Field(1_000, ge=1, description="Closed impressions between policy versions.")
+    checkpoint_every: int = Field(5_000, ge=1, description="Events between checkpoints; one follows each version.")
+    stream_retention_s: int = Field(7 * 86_400, ge=60, description="How long learned events stay in the log.")
+    keep_versions: int = Field(20, ge=2, description="Policy versions kept on disk, besides those that may be needed.")
+    worker_seed: int = Field(0, description="Seed of the learner.")
+
+    # The gate
+    gate_entropy_floor: float = Field(0.5, ge=0, description="Least mean entropy of a version, in nats.")
+    gate_max_kl: float = Field(2.0, gt=0, description="Largest mean KL(new || live), in nats.")
+    gate_margin: float = Field(0.2, ge=0, description="Share by which the lower bound may be below live.")
+    gate_min_ess: float = Field(200.0, ge=1, description="Effective sample size below which the estimate is not used.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url

@@ -1,0 +1,64 @@
+"""What the routes share, typed; made once per process by the lifespan of `main`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import redis.asyncio as aioredis
+from fastapi import Depends, Request
+
+from service.keys import Keys
+from service.live import PolicyWatch
+from service.metrics import Metrics, WorkerReport
+from service.policy.text import Embeddings, TextEncoder, load_text_encoder
+from service.settings import Settings
+from service.streams import EventLog
+
+_report = msgspec.json.Decoder(WorkerReport)
+
+
+class Encoder:
+    """The text encoder of the policy in service, loaded once, used off the event loop."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, TextEncoder] = {}
+        self._lock = asyncio.Lock()
+
+    async def encode(self, name: str, texts: list[str]) -> Embeddings:
+        """Embed texts with the encoder `name`, [n, TEXT_DIM]."""
+        async with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = await asyncio.to_thread(load_text_encoder, name)
+            return await asyncio.to_thread(self._loaded[name].encode, texts)
+
+
+@dataclass
+class State:
+    """One API process."""
+
+    settings: Settings
+    keys: Keys
+    redis: aioredis.Redis
+    log: EventLog
+    watch: PolicyWatch
+    encoder: Encoder
+    metrics: Metrics
+    rng: np.random.Generator
+
+    async def worker_report(self) -> WorkerReport | None:
+        """What the worker last reported, None if it never ran."""
+        data = await self.redis.get(self.keys.worker)
+        return _report.decode(data) if data else None
+
+
+def _state(request: Request) -> State:
+    state = request.app.state.ialp
+    assert isinstance(state, State)
+    return state
+
+
+Shared = Annotated[State, Depends(_state)]

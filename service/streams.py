@@ -1,0 +1,106 @@
+"""The event log: one Redis stream that the API appends to and the worker reads from its cursor.
+
+What must happen together happens in one Lua script: a feedback event is deduplicated, logged and added to the session,
+or none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import redis as syncredis
+import redis.asyncio as aioredis
+
+from service import events, sessions
+from service.events import Event, Feedback, Impression
+from service.keys import Keys
+from service.settings import Settings
+
+START = "0-0"
+
+# KEYS: events, popularity, then for each event: dedupe, history, seen.
+# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry, item,
+# "1" if the response was positive.
+_FEEDBACK = """
+local accepted = {}
+for i = 0, (#KEYS - 2) / 3 - 1 do
+  local dedupe, history, seen = KEYS[3 + i * 3], KEYS[4 + i * 3], KEYS[5 + i * 3]
+  local payload, entry, item, positive = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
+  if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
+    redis.call('XADD', KEYS[1], '*', 'e', payload)
+    redis.call('RPUSH', history, entry)
+    redis.call('LTRIM', history, -tonumber(ARGV[2]), -1)
+    redis.call('EXPIRE', history, ARGV[4])
+    if not redis.call('LPOS', seen, item) then
+      redis.call('RPUSH', seen, item)
+      redis.call('LTRIM', seen, -tonumber(ARGV[3]), -1)
+    end
+    redis.call('EXPIRE', seen, ARGV[4])
+    if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
+    accepted[i + 1] = 1
+  else
+    accepted[i + 1] = 0
+  end
+end
+return accepted
+"""
+
+
+class EventLog:
+    """The API's end of the log."""
+
+    def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
+        self._redis, self._keys, self._settings = redis, keys, settings
+        self._feedback = redis.register_script(_FEEDBACK)
+
+    async def append_impression(self, impression: Impression) -> None:
+        """Log a slate and remember its items as seen."""
+        seen = self._keys.seen(impression.user)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.xadd(self._keys.events, {events.FIELD: events.encode(impression)})
+        if impression.items:
+            pipe.rpush(seen, *impression.items)
+            pipe.ltrim(seen, -self._settings.seen_limit, -1)
+            pipe.expire(seen, self._settings.session_ttl_s)
+        await pipe.execute()
+
+    async def append_feedback(self, feedback: Sequence[Feedback]) -> list[bool]:
+        """Log feedback and update the sessions, all at once; False where the event_id was known already."""
+        settings = self._settings
+        keys = [self._keys.events, self._keys.popularity]
+        args: list[str | bytes | int] = [
+            settings.dedupe_ttl_s,
+            settings.history_length,
+            settings.seen_limit,
+            settings.session_ttl_s,
+        ]
+        for event in feedback:
+            keys += [self._keys.event(event.event_id), self._keys.history(event.user), self._keys.seen(event.user)]
+            entry = sessions.encode_interaction(event.item_id, event.reward)
+            args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
+        return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
+
+    async def append(self, event: Event) -> None:
+        """Log any event."""
+        await self._redis.xadd(self._keys.events, {events.FIELD: events.encode(event)})
+
+
+def entry_ms(entry_id: str) -> int:
+    """The server's clock when an entry was appended, unix milliseconds: the first half of its id."""
+    return int(entry_id.split("-", 1)[0])
+
+
+def read(redis: syncredis.Redis, keys: Keys, cursor: str, count: int, block_ms: int) -> list[tuple[str, bytes]]:
+    """Up to `count` entries after `cursor` as (id, payload), oldest first; waits up to `block_ms` for the first."""
+    answer = redis.xread({keys.events: cursor}, count=count, block=block_ms)
+    streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer or []]
+    return [(entry_id.decode(), fields.get(events.FIELD, b"")) for entries in streams for entry_id, fields in entries]
+
+
+def set_aside(redis: syncredis.Redis, keys: Keys, entry_id: str, payload: bytes, reason: str) -> None:
+    """Keep an entry that could not be used, under its own id so that setting it aside twice keeps one."""
+    try:
+        redis.xadd(keys.dead, {"e": payload, "reason": reason, "entry": entry_id}, id=entry_id)
+    except syncredis.ResponseError as error:
+        if "equal or smaller" not in str(error):
+            raise

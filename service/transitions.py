@@ -1,0 +1,119 @@
+"""Joins impressions with the feedback they got, and closes them into transitions when the reward window is over.
+
+Time is the log's own (the stream ids' clock), so that the result is a function of the log alone. An impression closes
+when the log has moved on by a reward window: then silence means no reward. Its next state is the history of the same
+user's next impression, if that came within the window; otherwise the session ended there.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from service.events import Feedback, Impression
+from service.policy.types import Interaction, Response, Transition
+
+
+class Joined(StrEnum):
+    """What became of a feedback event."""
+
+    JOINED = "joined"  # rewards a slot of an open impression
+    ORGANIC = "organic"  # names no impression: it moved the session only
+    UNMATCHED = "unmatched"  # its impression is closed or unknown, or did not show this item to this user
+
+
+class OpenImpression(msgspec.Struct):
+    """An impression that still waits for feedback."""
+
+    impression: Impression
+    at_ms: int
+    rewards: dict[str, float] = {}  # best reward by item
+    next_history: tuple[tuple[str, float], ...] | None = None
+
+    @property
+    def slot_rewards(self) -> tuple[float, ...]:
+        """Reward of each slot; silence is 0."""
+        return tuple(self.rewards.get(item, 0.0) for item in self.impression.items)
+
+
+class Joiner:
+    """All open impressions, oldest first."""
+
+    def __init__(self, reward_window_s: float) -> None:
+        self._window_ms = int(reward_window_s * 1000)
+        self._open: dict[str, OpenImpression] = {}
+        self._latest: dict[str, str] = {}  # user -> their latest open impression
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add_impression(self, impression: Impression, at_ms: int) -> None:
+        """Open an impression; it is the next state of the user's previous one."""
+        previous = self._open.get(self._latest.get(impression.user, ""))
+        if previous is not None:
+            previous.next_history = impression.history
+        self._open[impression.recommendation_id] = OpenImpression(impression, at_ms)
+        self._latest[impression.user] = impression.recommendation_id
+
+    def add_feedback(self, feedback: Feedback) -> Joined:
+        """Credit a slot. Of several responses to one item the largest counts (a click, then a purchase)."""
+        if feedback.recommendation_id is None:
+            return Joined.ORGANIC
+        waiting = self._open.get(feedback.recommendation_id)
+        if (
+            waiting is None
+            or waiting.impression.user != feedback.user
+            or feedback.item_id not in waiting.impression.items
+        ):
+            return Joined.UNMATCHED
+        known = waiting.rewards.get(feedback.item_id)
+        waiting.rewards[feedback.item_id] = feedback.reward if known is None else max(known, feedback.reward)
+        return Joined.JOINED
+
+    def erase(self, user: str) -> None:
+        """Drop what is open of a user; nothing is learned from it."""
+        for recommendation_id in [key for key, o in self._open.items() if o.impression.user == user]:
+            del self._open[recommendation_id]
+        self._latest.pop(user, None)
+
+    def close(self, now_ms: int) -> list[OpenImpression]:
+        """Take out the impressions whose window is over at `now_ms`, oldest first."""
+        closed = []
+        for recommendation_id, waiting in self._open.items():
+            if waiting.at_ms + self._window_ms > now_ms:
+                break
+            closed.append(waiting)
+            if self._latest.get(waiting.impression.user) == recommendation_id:
+                del self._latest[waiting.impression.user]
+        for waiting in closed:
+            del self._open[waiting.impression.recommendation_id]
+        return closed
+
+    def dump(self) -> list[OpenImpression]:
+        """What is open, for a checkpoint."""
+        return list(self._open.values())
+
+    def restore(self, waiting: list[OpenImpression]) -> None:
+        """Take over what `dump` gave."""
+        self._open = {o.impression.recommendation_id: o for o in waiting}
+        self._latest = {o.impression.user: o.impression.recommendation_id for o in waiting}
+
+
+def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -> Transition:
+    """A closed impression as the learner takes it; items without a row are left out."""
+    impression = closed.impression
+    kept = [slot for slot, item in enumerate(impression.items) if item in index]
+    rewards = closed.slot_rewards
+    return Transition(
+        history=_history(impression.history, index),
+        actions=tuple(index[impression.items[slot]] for slot in kept),
+        rewards=tuple(rewards[slot] for slot in kept),
+        propensities=tuple(impression.propensities[slot] for slot in kept),
+        discount=0.0 if closed.next_history is None else gamma,
+        next_history=_history(closed.next_history or (), index),
+    )
+
+
+def _history(history: tuple[tuple[str, float], ...], index: dict[str, int]) -> tuple[Interaction, ...]:
+    return tuple(Interaction(index[item], Response.of(reward)) for item, reward in history if item in index)

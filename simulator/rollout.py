@@ -1,0 +1,95 @@
+"""Play a policy in a simulated world: baselines that know the truth to different degrees, and what they earn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.environment import Indices, SessionBatch, World
+from simulator.users import Floats
+
+PolicyFn = Callable[[SessionBatch], Indices]
+"""Sees a batch of sessions and chooses slates [B, K] of item indices; -1 leaves a slot empty."""
+
+_BATCH = 256  # sessions at once; the oracle needs some [batch, items, window] of memory
+
+
+@dataclass(frozen=True)
+class RolloutStats:
+    """n sessions: reward (positive responses) and length (turns) of each, and how varied what was shown was."""
+
+    reward: Floats  # [n]
+    length: npt.NDArray[np.int64]  # [n]
+    bored: npt.NDArray[np.bool_]  # [n], the user left before the last turn's limit
+    coverage: float  # share of the catalogue shown at least once
+    diversity: float  # mean over sessions of 1 - cos over pairs of items shown in it
+
+    @property
+    def reward_per_turn(self) -> float:
+        """Sum of rewards over sum of turns."""
+        return float(self.reward.sum() / self.length.sum())
+
+
+def rollout(world: World, policy: PolicyFn, seed: int, n_sessions: int) -> RolloutStats:
+    """Play `n_sessions` sessions of users drawn at random with replacement; the same seed, the same users and luck."""
+    assert n_sessions > 0
+    rng = np.random.default_rng(seed)
+    users = rng.integers(world.n_users, size=n_sessions)
+    batch = SessionBatch(world, rng)
+    covered = np.zeros(world.n_items, np.bool_)
+    rewards, lengths, bored, diversities = [], [], [], []
+    for start in range(0, n_sessions, _BATCH):
+        batch.reset(users[start : start + _BATCH])
+        while not batch.done.all():
+            batch.show(policy(batch))
+        rewards.append(batch.responses.sum(axis=(1, 2), dtype=np.float32))
+        lengths.append(batch.turn.copy())
+        bored.append(batch.left.copy())
+        covered |= batch.seen.any(axis=0)
+        diversities.append(session_diversity(batch.shown.reshape(len(batch.users), -1), world.users.item_vectors))
+    diversity = float(np.nanmean(np.concatenate(diversities)))
+    return RolloutStats(
+        np.concatenate(rewards), np.concatenate(lengths), np.concatenate(bored), float(covered.mean()), diversity
+    )
+
+
+def session_diversity(shown: Indices, item_vectors: Floats) -> Floats:
+    """[B] mean of 1 - cos over pairs of different places in `shown` [B, n] (-1 = none); NaN with fewer than two items."""
+    present = shown >= 0
+    total = (item_vectors[shown] * present[:, :, None]).sum(axis=1)
+    count = present.sum(axis=1).astype(np.float32)
+    pairs = np.where(count > 1, count * (count - 1), np.nan)
+    # |sum of unit vectors|^2 = n + sum of cos over ordered pairs
+    return np.asarray(1.0 - ((total * total).sum(axis=1) - count) / pairs, np.float32)
+
+
+def random_policy(seed: int) -> PolicyFn:
+    """Uniform over the items not seen in the session."""
+    rng = np.random.default_rng(seed)
+    return lambda batch: _best(rng.random(batch.seen.shape, np.float32), batch)
+
+
+def popularity_policy(batch: SessionBatch) -> Indices:
+    """The unseen items that users like most on average (the true average, which no honest policy knows)."""
+    return _best(np.broadcast_to(batch.world.popularity, batch.seen.shape), batch)
+
+
+def oracle_slate(batch: SessionBatch) -> Indices:
+    """A ceiling: the unseen items with the highest true probability now, among those that do not make the user leave."""
+    rows = np.arange(len(batch.users))
+    # Probabilities are below 1: every item that bores ranks below every item that does not.
+    return _best(batch.probability(None, rows) - batch.bores(None, rows), batch)
+
+
+def _best(scores: Floats, batch: SessionBatch) -> Indices:
+    """[B, K] unseen items with the highest scores, best first; -1 where too few are unseen."""
+    k = min(batch.world.config.slate_size, batch.world.n_items)
+    masked = np.where(batch.seen, -np.inf, scores)
+    top = np.argpartition(-masked, k - 1, axis=1)[:, :k]
+    values = np.take_along_axis(masked, top, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    ordered = np.take_along_axis(top, order, axis=1)
+    return np.where(np.isneginf(np.take_along_axis(values, order, axis=1)), -1, ordered)

@@ -1,0 +1,53 @@
+"""Small networks, histories and policies with random weights, all drawn from the generator that is passed in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.types import Interaction, Response
+
+POSITIVE, NEGATIVE = Response.POSITIVE, Response.NEGATIVE
+CONFIG = NetworkConfig(dim=6, text_dim=5, max_history=5)
+
+
+def random_text(rng: np.random.Generator, n_items: int, text_dim: int = CONFIG.text_dim) -> Tensor:
+    """Unit rows [n_items, text_dim]."""
+    rows = rng.normal(size=(n_items, text_dim))
+    return torch.tensor(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=torch.float32)
+
+
+def orthogonal_text(rng: np.random.Generator, n_items: int) -> Tensor:
+    """Random orthonormal rows [n_items, n_items]: texts that have nothing in common."""
+    return torch.tensor(np.linalg.qr(rng.normal(size=(n_items, n_items)))[0], dtype=torch.float32)
+
+
+def random_scorer(
+    rng: np.random.Generator, text: Tensor, config: NetworkConfig = CONFIG, scale: float = 0.7
+) -> ItemScorer:
+    """A network whose every parameter is N(0, scale^2), the id rows too."""
+    scorer = ItemScorer(config, text)
+    with torch.no_grad():
+        for parameter in scorer.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(scale=scale, size=parameter.shape)))
+    return scorer
+
+
+def fresh_scorer(seed: int, text: Tensor, config: NetworkConfig = CONFIG) -> ItemScorer:
+    """A network as pre-training starts it, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ItemScorer(config, text)
+
+
+def liked(*items: int) -> tuple[Interaction, ...]:
+    """A history of items that the user liked."""
+    return tuple(Interaction(item, POSITIVE) for item in items)
+
+
+def random_history(rng: np.random.Generator, length: int, n_items: int) -> tuple[Interaction, ...]:
+    """Distinct items with random responses."""
+    items = rng.permutation(n_items)[:length]
+    return tuple(Interaction(int(i), Response(int(rng.integers(1, 3)))) for i in items)

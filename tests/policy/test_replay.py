@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.policy.replay import Replay
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, Transition
+
+HISTORY, SLOTS = 4, 3
+
+reals = st.floats(-5, 5, width=32)
+items = st.integers(0, 2**31 - 1)
+interactions = st.builds(Interaction, items, st.sampled_from([Response.NEGATIVE, Response.POSITIVE]))
+
+
+@st.composite
+def transitions(draw: st.DrawFn) -> Transition:
+    """Histories and slates from empty to longer than the replay keeps."""
+    k = draw(st.integers(0, SLOTS + 2))
+    slots = {"min_size": k, "max_size": k}
+    return Transition(
+        history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
+        actions=tuple(draw(st.lists(items, **slots))),
+        rewards=tuple(draw(st.lists(reals, **slots))),
+        propensities=tuple(draw(st.lists(st.floats(0.0009765625, 1.0, width=32), **slots))),
+        discount=draw(st.floats(0, 1, width=32)),
+        next_history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
+    )
+
+
+def numbered(n: int) -> Transition:
+    """One that can be told from the others."""
+    history = tuple(Interaction(n + i, Response.POSITIVE) for i in range(n % 6))
+    after = (*history, Interaction(n, Response.NEGATIVE))
+    return Transition(history, (n, n + 1), (float(n), 0.0), (0.5, 0.25), 0.9, after)
+
+
+def unpacked(batch: Batch) -> list[Transition]:
+    """What the tensors say, read back by a loop; asserts that padding is what the types promise."""
+
+    def history(side: str, row: int) -> tuple[Interaction, ...]:
+        states = getattr(batch, side)
+        length = int(states.lengths[row])
+        assert not states.items[row, length:].any()
+        assert not states.responses[row, length:].any()
+        pairs = zip(states.items[row, :length].tolist(), states.responses[row, :length].tolist(), strict=True)
+        return tuple(Interaction(item, Response(response)) for item, response in pairs)
+
+    read = []
+    for row in range(len(batch.actions)):
+        filled = [k for k in range(SLOTS) if batch.actions[row, k] != EMPTY_SLOT]
+        assert filled == list(range(len(filled)))
+        empty = slice(len(filled), None)
+        assert not batch.rewards[row, empty].any()
+        assert (batch.propensities[row, empty] == 1).all()
+        slots = [tuple(getattr(batch, name)[row, filled].tolist()) for name in ("actions", "rewards", "propensities")]
+        discount = float(batch.discount[row])
+        read.append(Transition(history("state", row), *slots, discount, history("next_state", row)))
+    return read
+
+
+def kept(transition: Transition) -> Transition:
+    """The part of a transition that the replay promises to keep."""
+    cut = {name: getattr(transition, name)[:SLOTS] for name in ("actions", "rewards", "propensities")}
+    histories = {name: getattr(transition, name)[-HISTORY:] for name in ("history", "next_history")}
+    return dataclasses.replace(transition, **cut, **histories)
+
+
+@given(st.lists(transitions(), min_size=1, max_size=12), st.integers(1, 5))
+def test_what_was_added_comes_back(added: list[Transition], capacity: int) -> None:
+    replay = Replay(capacity, HISTORY, SLOTS)
+    for transition in added:
+        replay.add(transition)
+    assert len(replay) == min(len(added), capacity)
+    assert unpacked(replay.latest(capacity)) == [kept(t) for t in added[-capacity:]]
+
+
+def filled(n: int, capacity: int = 5) -> Replay:
+    replay = Replay(capacity, HISTORY, SLOTS)
+    for i in range(n):
+        replay.add(numbered(i))
+    return replay
+
+
+def test_the_oldest_gives_way_and_the_latest_come_oldest_first() -> None:
+    replay = filled(12)
+    assert len(replay) == 5
+    assert replay.latest(3).actions[:, 0].tolist() == [9, 10, 11]
+    assert replay.latest(100).actions[:, 0].tolist() == [7, 8, 9, 10, 11]
+    assert len(replay.latest(0).actions) == 0
+
+
+def test_the_state_comes_back_bit_for_bit_and_goes_on_alike() -> None:
+    for n in (0, 3, 5, 13):
+        replay, copy = filled(n), Replay(5, HISTORY, SLOTS)
+        state = replay.state_dict()
+        copy.load_state_dict(state)
+        for name, tensor in copy.state_dict().items():
+            assert tensor.dtype == state[name].dtype
+            assert torch.equal(tensor, state[name])
+        replay.add(numbered(99))
+        copy.add(numbered(99))
+        assert unpacked(copy.latest(5)) == unpacked(replay.latest(5))
+        assert torch.equal(copy.state_dict()["added"], torch.tensor(n + 1))
+
+
+def test_a_state_that_was_taken_does_not_change() -> None:
+    replay = filled(4)
+    state = replay.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    replay.add(numbered(50))
+    replay.add(numbered(51))
+    assert all(torch.equal(state[name], before[name]) for name in state)
+
+
+def test_the_same_generator_draws_the_same_sample() -> None:
+    replay = filled(9)
+    first, again, other = (replay.sample(64, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert unpacked(first) == unpacked(again)
+    assert unpacked(first) != unpacked(other)
+
+
+def test_samples_are_uniform_over_what_is_held() -> None:
+    n = 20_000
+    drawn = filled(13).sample(n, torch.Generator().manual_seed(3)).actions[:, 0].numpy()
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == [8, 9, 10, 11, 12]
+    statistic = float(((counts - n / 5) ** 2 / (n / 5)).sum())
+    assert statistic < 23.5  # chi-square with 4 degrees of freedom: p = 1e-4
+
+
+def test_a_replay_that_is_not_full_draws_only_what_it_holds() -> None:
+    drawn = filled(2).sample(200, torch.Generator().manual_seed(4)).actions[:, 0]
+    assert set(drawn.tolist()) == {0, 1}

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.policy.losses import slate_log_probs
+from service.policy.sampling import sample_slate, slate_propensities
+
+Probs = npt.NDArray[np.float64]
+
+
+@st.composite
+def masses(draw: st.DrawFn) -> Probs:
+    """Non-negative masses over 1 to 7 items, often with zeros and over 12 orders of magnitude."""
+    mass = st.one_of(st.just(0.0), st.floats(1e-12, 1.0))
+    return np.array(draw(st.lists(mass, min_size=1, max_size=7)))
+
+
+def slate_probability(probs: Probs, slate: tuple[int, ...]) -> float:
+    """Plackett-Luce by its definition."""
+    probability, left = 1.0, [float(p) for p in probs]
+    for item in slate:
+        probability *= left[item] / math.fsum(left)
+        left[item] = 0.0
+    return probability
+
+
+@given(masses(), st.integers(0, 9), st.integers(0, 2**32))
+def test_slates_are_distinct_possible_items_with_valid_propensities(probs: Probs, k: int, seed: int) -> None:
+    slate = sample_slate(probs, k, np.random.default_rng(seed))
+    assert len(slate.items) == len(slate.propensities) == min(k, int((probs > 0).sum()))
+    assert len(set(slate.items.tolist())) == len(slate.items)
+    assert (probs[slate.items] > 0).all()
+    assert ((slate.propensities > 0) & (slate.propensities <= 1)).all()
+    assert slate.items.dtype == np.int64
+    assert slate.propensities.dtype == np.float64
+
+
+@given(masses(), st.integers(1, 7), st.integers(0, 2**32))
+def test_propensities_multiply_to_the_slates_probability(probs: Probs, k: int, seed: int) -> None:
+    slate = sample_slate(probs, k, np.random.default_rng(seed))
+    oracle = slate_probability(probs, tuple(slate.items.tolist())) if len(slate.items) else 1.0
+    assert float(np.prod(slate.propensities)) == pytest.approx(oracle, rel=1e-9)
+
+
+@given(masses(), st.integers(1, 7), st.integers(0, 2**32))
+def test_a_slate_looks_the_same_to_the_policy_that_drew_it(probs: Probs, k: int, seed: int) -> None:
+    slate = sample_slate(probs, k, np.random.default_rng(seed))
+    np.testing.assert_allclose(slate_propensities(probs, slate.items), slate.propensities, rtol=1e-12)
+
+
+@given(masses(), st.integers(1, 7), st.integers(0, 2**32))
+def test_propensities_equal_those_of_the_learner(probs: Probs, k: int, seed: int) -> None:
+    slate = sample_slate(probs, k, np.random.default_rng(seed))
+    if len(slate.items) == 0:
+        return
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(probs), -1e9)
+    log_probs = slate_log_probs(torch.from_numpy(logits)[None], torch.from_numpy(slate.items)[None])
+    np.testing.assert_allclose(log_probs[0].exp().numpy(), slate.propensities, rtol=1e-8)
+
+
+def test_propensities_of_all_slates_sum_to_one() -> None:
+    probs = np.random.default_rng(0).dirichlet(np.ones(5))
+    products = [np.prod(slate_propensities(probs, np.array(s))) for s in itertools.permutations(range(5), 3)]
+    assert math.fsum(products) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("rest", [1e-15, 1e-30, 1e-300])
+def test_extreme_concentration_keeps_propensities_exact(rest: float) -> None:
+    # Beside an item of mass 1 - 1e-15, "1 - sum of the slots above" has no correct digit left.
+    shares = np.array([0.5, 0.3, 0.2])
+    probs = np.array([rest * 0.5, 1.0 - rest, rest * 0.3, rest * 0.2])
+    slate = sample_slate(probs, 4, np.random.default_rng(1))
+    assert slate.items[0] == 1
+    below = {0: 0, 2: 1, 3: 2}
+    left = list(shares)
+    for item, propensity in zip(slate.items[1:], slate.propensities[1:], strict=True):
+        share = shares[below[int(item)]]
+        assert propensity == pytest.approx(share / math.fsum(left), rel=1e-12)
+        left.remove(share)
+
+
+def test_a_slate_that_the_target_policy_would_never_show_has_propensity_zero() -> None:
+    np.testing.assert_array_equal(slate_propensities(np.array([0.0, 1.0, 0.0]), np.array([1, 0, 2])), [1.0, 0.0, 0.0])
+
+
+def test_masses_need_not_sum_to_one() -> None:
+    probs = np.random.default_rng(2).dirichlet(np.ones(6))
+    one = sample_slate(probs, 3, np.random.default_rng(3))
+    scaled = sample_slate(probs * 1000, 3, np.random.default_rng(3))
+    assert one.items.tolist() == scaled.items.tolist()
+    np.testing.assert_allclose(one.propensities, scaled.propensities, rtol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_slate_and_another_seed_another() -> None:
+    probs = np.full(50, 0.02)
+    slates = [sample_slate(probs, 10, np.random.default_rng(seed)) for seed in (4, 4, 5)]
+    assert slates[0].items.tolist() == slates[1].items.tolist()
+    assert slates[0].items.tolist() != slates[2].items.tolist()
+
+
+def test_nothing_possible_gives_an_empty_slate() -> None:
+    for probs, k in ((np.zeros(3), 2), (np.ones(3), 0), (np.empty(0), 1)):
+        slate = sample_slate(probs, k, np.random.default_rng(6))
+        assert len(slate.items) == len(slate.propensities) == 0
