@@ -1,4 +1,4 @@
-"""Data sets: a catalogue of items with text, and (optionally) what users did with them; saved as one artefact folder."""
+"""Data sets: a catalogue of items with text, and (optionally) what users did with them; saved as one folder."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ def read_dataset(folder: Path) -> Dataset:
         files, results = dict(manifest["files"]), manifest["results"]
         for name, digest in files.items():
             if sha256_file(folder / name) != digest:
-                raise OfflineError(f"{folder / name}: changed since it was written; run `python -m offline datasets` again")
+                raise OfflineError(
+                    f"{folder / name}: changed since it was written; run `python -m offline {STAGE}` again"
+                )
         items = tuple(
             Item(row["id"], row["text"], tuple(row["categories"])) for row in _read_json_lines(folder / ITEMS_FILE)
         )

@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import redis.asyncio as aioredis
-from safetensors.numpy import load_file
 
 from service.catalogue import CatalogueStore, ItemRecord, pack_embedding
 from service.keys import Keys
 from service.policy.adaptive import ServingConfig
-from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_snapshot, save_snapshot
+from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_catalogue, load_snapshot, save_snapshot
 from service.registry import PUBLISH, Gate, Registry, folder_of, publish_call
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ITEMS_FILE, EMBEDDINGS_FILE = "items.jsonl", "embeddings.safetensors"
 _LOCK_S = 60
 _BATCH = 500
-
-
-def read_items(folder: Path) -> list[tuple[str, ItemRecord]]:
-    """The catalogue beside a pre-trained snapshot, in row order.
-
-    Raises:
-        SnapshotError: a file is missing or they do not fit together.
-    """
-    try:
-        rows = [json.loads(line) for line in (folder / ITEMS_FILE).read_text().splitlines()]
-        embeddings = load_file(folder / EMBEDDINGS_FILE)["embeddings"].astype(np.float32)
-        items = [
-            (row["item_id"], ItemRecord(row["text"], pack_embedding(vector), tuple(row.get("categories", ()))))
-            for row, vector in zip(rows, embeddings, strict=True)
-        ]
-    except FileNotFoundError as error:
-        raise SnapshotError(f"{error.filename}: not found") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{folder}: {ITEMS_FILE} and {EMBEDDINGS_FILE} are damaged ({error})") from None
-    return items
 
 
 async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bool:
@@ -58,16 +33,18 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
     if settings.snapshot is None or await registry.live() is not None:
         return False
     snapshot = await asyncio.to_thread(load_snapshot, settings.snapshot)
-    items = await asyncio.to_thread(read_items, settings.snapshot)
-    if tuple(item_id for item_id, _ in items) != snapshot.item_ids:
-        raise SnapshotError(f"{settings.snapshot}: {ITEMS_FILE} lists other items than the policy")
+    catalogue = await asyncio.to_thread(load_catalogue, settings.snapshot)
+    items = [
+        (item.item_id, ItemRecord(item.text, pack_embedding(row), item.categories))
+        for item, row in zip(catalogue.items, catalogue.embeddings, strict=True)
+    ]
     async with redis.lock(keys.bootstrap, timeout=_LOCK_S, blocking_timeout=_LOCK_S):
         if await registry.live() is not None:
             return False
         store = CatalogueStore(redis, keys)
         for start in range(0, len(items), _BATCH):
             await store.put(items[start : start + _BATCH], log=False)
-        first = await redis.hmget(keys.item_index, [item_id for item_id, _ in items])
+        first = await redis.hmget(keys.item_index, list(snapshot.item_ids))
         if [int(index) for index in first] != list(range(len(items))):
             raise SnapshotError("Redis holds items that this snapshot does not know; use another key prefix")
         manifest = await asyncio.to_thread(_first_version, snapshot, settings)

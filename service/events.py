@@ -11,7 +11,7 @@ class EventError(Exception):
     """A stream entry that is no event of ours."""
 
 
-class Impression(msgspec.Struct, frozen=True, tag="impression", omit_defaults=True):
+class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression", omit_defaults=True):
     """One served slate, with all that is needed to learn from it and to re-evaluate it later."""
 
     recommendation_id: str
@@ -28,7 +28,7 @@ class Impression(msgspec.Struct, frozen=True, tag="impression", omit_defaults=Tr
     entropy: float = 0.0  # of the behaviour policy, nats
 
 
-class Feedback(msgspec.Struct, frozen=True, tag="feedback", omit_defaults=True):
+class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):
     """A user's response to one item; without `recommendation_id` it is organic."""
 
     event_id: str
@@ -40,7 +40,7 @@ class Feedback(msgspec.Struct, frozen=True, tag="feedback", omit_defaults=True):
     occurred_at: float | None = None  # unix seconds, as the client says
 
 
-class ItemChanged(msgspec.Struct, frozen=True, tag="item", omit_defaults=True):
+class ItemChanged(msgspec.Struct, frozen=True, tag_field="event", tag="item", omit_defaults=True):
     """An item was put, hidden or deleted; new items take the next index of the catalogue."""
 
     item_id: str
@@ -48,7 +48,7 @@ class ItemChanged(msgspec.Struct, frozen=True, tag="item", omit_defaults=True):
     deleted: bool = False
 
 
-class UserErased(msgspec.Struct, frozen=True, tag="erased"):
+class UserErased(msgspec.Struct, frozen=True, tag_field="event", tag="erased"):
     """A user asked to be forgotten."""
 
     user: str

@@ -61,7 +61,7 @@ class Worker:
         self._off_policy: dict[str, float] = {}
 
     def run(self) -> None:
-        """Work until `stop` is set. If Redis comes and goes, what was not checkpointed is learned again from the log."""
+        """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
         torch.set_num_threads(1)
         while not self._stop.is_set():
             try:

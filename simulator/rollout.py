@@ -57,7 +57,7 @@ def rollout(world: World, policy: PolicyFn, seed: int, n_sessions: int) -> Rollo
 
 
 def session_diversity(shown: Indices, item_vectors: Floats) -> Floats:
-    """[B] mean of 1 - cos over pairs of different places in `shown` [B, n] (-1 = none); NaN with fewer than two items."""
+    """[B] mean of 1 - cos over pairs of places in `shown` [B, n] (-1 = none); NaN with fewer than two items."""
     present = shown >= 0
     total = (item_vectors[shown] * present[:, :, None]).sum(axis=1)
     count = present.sum(axis=1).astype(np.float32)
@@ -78,7 +78,7 @@ def popularity_policy(batch: SessionBatch) -> Indices:
 
 
 def oracle_slate(batch: SessionBatch) -> Indices:
-    """A ceiling: the unseen items with the highest true probability now, among those that do not make the user leave."""
+    """A ceiling: the unseen items with the highest true probability now; those that bore the user come last."""
     rows = np.arange(len(batch.users))
     # Probabilities are below 1: every item that bores ranks below every item that does not.
     return _best(batch.probability(None, rows) - batch.bores(None, rows), batch)

@@ -24,6 +24,7 @@ from offline.datasets import Interactions
 from simulator.errors import SimulatorError
 
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 _TENSORS = ("user_factors", "user_bias", "item_factors", "item_bias")
 
 
@@ -69,7 +70,7 @@ class UserModel:
     def item_vectors(self) -> Floats:
         """[A, d] unit vectors of the items in the truth's own space, for similarity."""
         norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
-        return (self.item_factors / np.maximum(norms, 1e-12)).astype(np.float32)
+        return np.asarray(self.item_factors / np.maximum(norms, 1e-12), np.float32)
 
     def save(self, path: Path) -> None:
         """Write the model as one safetensors file, whole or not at all."""
@@ -106,7 +107,7 @@ def fit_users(interactions: Interactions, n_items: int, config: UserModelConfig,
     observed[interactions.user, interactions.item] = True
     liked[interactions.user[interactions.liked], interactions.item[interactions.liked]] = True
     if not liked.any():
-        raise SimulatorError("no interaction is liked; users cannot be simulated (check the column 'liked' or --liked-at)")
+        raise SimulatorError("no interaction is liked, so no user can be simulated; check the column 'liked'")
     rng = np.random.default_rng(seed)
     chosen = (observed if config.feedback == "explicit" else liked) & (rng.random(shape, np.float32) < config.holdout)
     check = _fit(liked & ~chosen, observed & ~chosen, config, seed)
@@ -123,7 +124,7 @@ def sigmoid(logits: npt.NDArray[np.floating]) -> Floats:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float32)
 
 
-def mean_user_auc(scores: Floats, positives: npt.NDArray[np.bool_], negatives: npt.NDArray[np.bool_]) -> float:
+def mean_user_auc(scores: Floats, positives: Bools, negatives: Bools) -> float:
     """Mean over users of P(score of a positive > score of a negative), ties half; users without both do not count."""
     aucs = []
     for score, positive, negative in zip(scores, positives, negatives, strict=True):
@@ -142,7 +143,7 @@ def _logits(parameters: Parameters) -> Floats:
     return np.asarray(x @ y.T + b_u[:, None] + b_a, np.float32)
 
 
-def _target_means(liked: npt.NDArray[np.bool_], observed: npt.NDArray[np.bool_], config: UserModelConfig) -> Floats:
+def _target_means(liked: Bools, observed: Bools, config: UserModelConfig) -> Floats:
     """[U] the mean probability each user shall have; their mean is `mean_affinity` or the observed positive rate."""
     seen = observed if config.feedback == "explicit" else np.ones_like(observed)
     overall = liked.sum() / seen.sum()
@@ -163,24 +164,24 @@ def _calibrating_shift(logits: Floats, target: Floats) -> Floats:
     return np.asarray((low + high) / 2, np.float32)
 
 
-def _fit(liked: npt.NDArray[np.bool_], observed: npt.NDArray[np.bool_], config: UserModelConfig, seed: int) -> Parameters:
+def _fit(liked: Bools, observed: Bools, config: UserModelConfig, seed: int) -> Parameters:
     n_users, n_items = liked.shape
     explicit = config.feedback == "explicit"
     generator = torch.Generator().manual_seed(seed)
     rate = min(max(liked.sum() / (observed.sum() if explicit else liked.size), 1e-6), 1 - 1e-6)
-    x = torch.nn.Parameter(0.1 * torch.randn(n_users, config.dim, generator=generator))
+    # x and b_u side by side, sparse: a plain Adam would keep moving, by its momentum, users who are not in the batch.
+    users = torch.nn.Embedding(n_users, config.dim + 1, sparse=True)
     y = torch.nn.Parameter(0.1 * torch.randn(n_items, config.dim, generator=generator))
-    b_u = torch.nn.Parameter(torch.zeros(n_users))
     b_a = torch.nn.Parameter(torch.full((n_items,), float(np.log(rate / (1 - rate)))))
-    users = torch.nn.Embedding.from_pretrained(torch.cat([x, b_u[:, None]], 1).detach(), freeze=False, sparse=True)
-    # Sparse: a plain Adam would keep moving, by its momentum, the users who are not in the batch.
-    optimizers = (
+    with torch.no_grad():
+        users.weight.copy_(0.1 * torch.randn(n_users, config.dim + 1, generator=generator))
+    optimizers: tuple[torch.optim.Optimizer, ...] = (
         torch.optim.SparseAdam(list(users.parameters()), lr=config.learning_rate),
         torch.optim.Adam([y, b_a], lr=config.learning_rate),
     )
     targets, mask = torch.from_numpy(liked), torch.from_numpy(observed)
     for _ in range(config.epochs):
-        for rows in torch.randperm(n_users, generator=generator).split(config.batch_users):
+        for rows in torch.split(torch.randperm(n_users, generator=generator), config.batch_users):
             own = users(rows)
             logits = own[:, :-1] @ y.T + own[:, -1:] + b_a
             weight = mask[rows].float() if explicit else None
@@ -188,7 +189,7 @@ def _fit(liked: npt.NDArray[np.bool_], observed: npt.NDArray[np.bool_], config: 
             penalty = own.square().sum() + len(rows) / n_users * (y.square().sum() + (b_a - b_a.mean()).square().sum())
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            ((loss + config.l2 * penalty) / len(rows)).backward()  # type: ignore[no-untyped-call]
+            ((loss + config.l2 * penalty) / len(rows)).backward()
             for optimizer in optimizers:
                 optimizer.step()
     table = users.weight.detach().numpy()

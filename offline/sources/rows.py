@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +23,14 @@ def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
     """
     number = 0
     try:
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-        with opened as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip(b"\r\n").decode(encoding)
     except FileNotFoundError:
         raise OfflineError(f"{path}: not found; does --folder name the folder that holds it?") from None
     except UnicodeDecodeError as error:
         raise OfflineError(f"{path}:{number}: not {encoding} text ({error.reason}); convert the file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise OfflineError(f"{path}: cannot be read ({error}); fetch it again") from None
 
 
@@ -74,7 +74,8 @@ def read_zero_one_rows(path: Path, width: int, problems: Problems) -> list[list[
     Raises:
         OfflineError: a row is malformed; rows carry identity by place, so none can be left out.
     """
-    rows = [list(row) for _, row in read_table(path, {f"column {i}": _bit for i in range(width)}, problems, separator=None)]
+    columns = {f"column {i}": _bit for i in range(width)}
+    rows = [row for _, row in read_table(path, columns, problems, separator=None)]
     if problems:
         raise OfflineError(f"{problems[0]}; a row of this matrix cannot be skipped, fetch the file again")
     return rows

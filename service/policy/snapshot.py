@@ -1,7 +1,8 @@
 """The immutable artefact that serves: a folder with `policy.safetensors`, `item_ids.json` and `manifest.json`.
 
-The manifest holds the SHA-256 of the other two and is written last, so a folder without one was never finished, and one
-whose hashes do not fit is refused. No pickle anywhere.
+The manifest holds the SHA-256 of every other file; a folder whose hashes do not fit is refused. The snapshot that
+pre-training writes also carries its catalogue (`items.jsonl`, `embeddings.safetensors`), so that a service can start
+from it alone. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -23,10 +25,11 @@ from torch import Tensor
 from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
 from service.policy.learner import prefixed, under
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.text import TextProjection
+from service.policy.text import Embeddings, TextProjection
 
 FORMAT = 1
 _TENSORS, _ITEM_IDS, _MANIFEST = "policy.safetensors", "item_ids.json", "manifest.json"
+_ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
 
 
 class SnapshotError(Exception):
@@ -121,7 +124,23 @@ def catalogue_hash(item_ids: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()
 
 
-def save_snapshot(snapshot: Snapshot, folder: Path) -> Manifest:
+class CatalogueItem(NamedTuple):
+    """An item of the catalogue that a pre-trained snapshot carries."""
+
+    item_id: str
+    text: str
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SnapshotCatalogue:
+    """The items of a snapshot in row order, with their text embeddings."""
+
+    items: tuple[CatalogueItem, ...]
+    embeddings: Embeddings  # [n_items, TEXT_DIM]
+
+
+def save_snapshot(snapshot: Snapshot, folder: Path, catalogue: SnapshotCatalogue | None = None) -> Manifest:
     """Write the snapshot to `folder`, which must not exist, and return its manifest with the files' hashes.
 
     The folder appears whole: it is written beside its place, flushed to disk and renamed.
@@ -130,6 +149,12 @@ def save_snapshot(snapshot: Snapshot, folder: Path) -> Manifest:
         _TENSORS: save_tensors(snapshot.tensors),
         _ITEM_IDS: json.dumps(snapshot.item_ids).encode(),
     }
+    if catalogue is not None:
+        assert tuple(item.item_id for item in catalogue.items) == snapshot.item_ids
+        rows = (json.dumps(item._asdict(), ensure_ascii=False) for item in catalogue.items)
+        blobs[_ITEMS] = "".join(f"{row}\n" for row in rows).encode()
+        embeddings = torch.from_numpy(catalogue.embeddings.astype(np.float16))
+        blobs[_EMBEDDINGS] = save_tensors({"embeddings": embeddings})
     hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()}
     manifest = replace(snapshot.manifest, files=hashes)
     blobs[_MANIFEST] = (json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n").encode()
@@ -184,21 +209,33 @@ def load_snapshot(folder: Path) -> Snapshot:
         SnapshotError: a file is missing or is not what the manifest says.
     """
     manifest = read_manifest(folder)
-    blobs = {}
-    for name in (_TENSORS, _ITEM_IDS):
-        try:
-            blobs[name] = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise SnapshotError(f"{folder / name}: not found") from None
-        if hashlib.sha256(blobs[name]).hexdigest() != manifest.files.get(name):
-            raise SnapshotError(f"{folder / name}: SHA-256 differs from the manifest's")
+    blobs = {name: _read_checked(folder, name, manifest) for name in (_TENSORS, _ITEM_IDS)}
     item_ids = tuple(json.loads(blobs[_ITEM_IDS]))
     if len(item_ids) != manifest.n_items or catalogue_hash(item_ids) != manifest.catalogue_hash:
         raise SnapshotError(f"{folder / _ITEM_IDS}: is not the catalogue that the manifest names")
     return Snapshot(manifest, item_ids, load_tensors(blobs[_TENSORS]))
 
 
-def project(snapshot: Snapshot, embeddings: Tensor) -> Tensor:
-    """Text embeddings [n, TEXT_DIM] as this snapshot's networks take them, [n, text_dim]."""
-    with torch.inference_mode():
-        return snapshot.projection(embeddings)
+def load_catalogue(folder: Path) -> SnapshotCatalogue:
+    """Read the catalogue that a pre-trained snapshot carries.
+
+    Raises:
+        SnapshotError: it carries none, or a file is not what the manifest says.
+    """
+    manifest = read_manifest(folder)
+    rows = _read_checked(folder, _ITEMS, manifest).decode().splitlines()
+    items = (json.loads(row) for row in rows)
+    return SnapshotCatalogue(
+        items=tuple(CatalogueItem(i["item_id"], i["text"], tuple(i["categories"])) for i in items),
+        embeddings=load_tensors(_read_checked(folder, _EMBEDDINGS, manifest))["embeddings"].float().numpy(),
+    )
+
+
+def _read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise SnapshotError(f"{folder / name}: not found") from None
+    if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+        raise SnapshotError(f"{folder / name}: SHA-256 differs from the manifest's")
+    return data
