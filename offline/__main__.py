@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from offline.datasets_command import command as datasets
 from offline.distil_command import command as distil
 from offline.errors import OfflineError
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     help="Distil an LLM's preferences and pre-train a recommendation policy from them (iALP). No user logs needed.",
 )
 
+app.command("datasets")(datasets)
 app.command("distil")(distil)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from offline.datasets import Dataset
 from offline.errors import OfflineError
-from offline.judgements import Budget, Judge, Question
+from offline.judge import Budget, Judge
+from offline.judgements import Question
 from offline.preferences import Preferences, decompose
 from offline.prompts import PROMPT_VERSION
 from offline.states import (
@@ -49,8 +50,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
     """
     if not dataset.items:
         raise OfflineError(f"data set {dataset.name!r} has no items")
-    strangers = judge.priors(within=judge.budget.half())
-    prior = decompose(strangers, []).priors
+    prior = decompose(judge.priors(within=judge.budget.half()), []).priors
     prior_z = np.array([prior[i.item_id].z if i.item_id in prior else 0.0 for i in dataset.items])
     for questions in _question_batches(dataset, embeddings, prior_z, config):
         if judge.stopped:
@@ -62,17 +62,17 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
 def collect(judge: Judge, dataset: Dataset) -> Preferences:
     """Everything this model has ever judged about these items, from the cache, decomposed and calibrated."""
     known = {item.item_id for item in dataset.items}
-    strangers = judge.priors(within=Budget(max_judgements=0))
+    common = judge.priors(within=Budget(max_judgements=0))
     scorer = judge.scorer
     users = [
         j
         for j in judge.cache.values()
-        if j.history
+        if j.role == "user"
         and (j.model, j.style, j.prompt_version) == (scorer.model_id, scorer.style, PROMPT_VERSION)
         and j.item_id in known
         and all(item_id in known for item_id, _ in j.history)
     ]
-    return decompose(strangers, users)
+    return decompose(common, users)
 
 
 def _question_batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +18,11 @@ from offline.distil import DistilConfig, collect, distil, embed_items
 from offline.endpoint import EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
 from offline.gguf import GgufLLM, gemma_path
-from offline.judgements import Budget, Judge, JudgementCache
+from offline.judge import Budget, Judge
+from offline.judgements import JudgementCache
 from offline.llm import Scorer
 from offline.preferences import Preferences, export
-from offline.prompts import N_STRANGERS, PROMPT_VERSION, STYLES, Style
+from offline.prompts import PROMPT_VERSION, STYLES, Style
 
 STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
@@ -28,17 +31,18 @@ DEFAULT_CACHE_FOLDER = Path.home() / ".cache" / "ialp"
 
 def command(
     run: Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")],
-    dataset: Annotated[Path | None, typer.Option(help="A data set's folder [default: RUN/dataset].")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A data set's folder; RUN/dataset if not given.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, http://host/v1.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
     style: Annotated[
-        str, typer.Option(help=f"{' | '.join(STYLES)}; the embedded model knows likelihood only.")
-    ] = "likelihood",
+        str | None,
+        typer.Option(help=f"{' | '.join(STYLES)}; if not given, judge at an endpoint, likelihood otherwise."),
+    ] = None,
     api_key_env: Annotated[str, typer.Option(help="The environment variable with the key.")] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Cap on requests to the endpoint.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on tokens at the endpoint.")] = None,
-    gguf: Annotated[Path | None, typer.Option(help="A GGUF model [default: the packaged Gemma 3 270M].")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="A GGUF model; the packaged Gemma 3 270M if not given.")] = None,
     gguf_sha256: Annotated[str | None, typer.Option(help="What the GGUF file's SHA-256 must be.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes of the embedded model.")] = None,
     weights_folder: Annotated[Path, typer.Option(help="Where packaged weights are put together.")] = (
@@ -53,6 +57,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the sampled states.")] = DistilConfig.seed,
 ) -> None:
     """Ask a language model what people would like; resumable, never the same question twice."""
+    style = style or ("judge" if endpoint is not None else "likelihood")
     if style not in STYLES:
         raise OfflineError(f"--style {style}: expected one of {', '.join(STYLES)}")
     data = read_dataset(dataset or run / "dataset")
@@ -103,31 +108,20 @@ def run_stage(
         OfflineError: the cache is in use or damaged, or the model cannot be asked (what was judged is kept).
     """
     folder = run / STAGE
-    try:
-        cache = JudgementCache(folder / CACHE_FILE)
-    except BaseException:
-        scorer.close()
-        raise
-    # A stage is finished once its manifest stands.
-    (folder / MANIFEST).unlink(missing_ok=True)
-    columns = (TextColumn("distil"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with (
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
-        Judge(scorer, dataset.items, cache, budget) as judge,
-    ):
-        expected = len(dataset.items) * N_STRANGERS + config.n_states * config.states.candidates
-        task = progress.add_task("distil", total=min(expected, budget.max_judgements or expected), rate="")
-
-        def advance(n: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, advance=n, rate=f"{speed:.1f}/s" if speed else "")
-
-        judge.on_progress = advance
-        try:
-            preferences = distil(dataset, embed_items(dataset, config.encoder), judge, config)
-            ended = judge.stopped or "every question was asked"
-        except KeyboardInterrupt:
-            preferences, ended = collect(judge, dataset), "interrupted; the same command goes on from here"
+    with closing(scorer), closing(JudgementCache(folder / CACHE_FILE)) as cache:
+        embeddings = embed_items(dataset, config.encoder)
+        # A stage is finished once its manifest stands.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        common = len(dataset.items) * (2 if scorer.style == "likelihood" else 1)
+        expected = common + config.n_states * config.states.candidates
+        with _progress(console, min(expected, budget.max_judgements or expected)) as advance:
+            judge = Judge(scorer, dataset.items, cache, budget)
+            judge.on_progress = advance
+            try:
+                preferences = distil(dataset, embeddings, judge, config)
+                ended = judge.stopped or "every question was asked"
+            except KeyboardInterrupt:
+                preferences, ended = collect(judge, dataset), "interrupted; the same command goes on from here"
         export(preferences, folder)
         results = _results(preferences, judge) | {"ended": ended}
         settings = asdict(config) | {"budget": asdict(budget), "style": scorer.style, "prompt_version": PROMPT_VERSION}
@@ -137,6 +131,19 @@ def run_stage(
         f" {len(dataset.items)} items with a prior; {ended}"
     )
     return preferences
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("distil"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("distil", total=total, rate="")
+
+        def advance(n: int) -> None:
+            speed = progress.tasks[task].speed
+            progress.update(task, advance=n, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
 
 
 def _results(preferences: Preferences, judge: Judge) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class EndpointLLM:
             return await self._likelihood(ask)
         if self.style == "choose":
             return await self._choose(ask)
-        messages = [judge_messages(self.scenario, ask.history, c, ask.stranger) for c in ask.candidates]
+        messages = [judge_messages(self.scenario, ask.history, c) for c in ask.candidates]
         results = await asyncio.gather(*(self._logit(m, "yes", "no") for m in messages), return_exceptions=True)
         return [_score_or_cap(result) for result in results]
 
@@ -142,7 +142,7 @@ class EndpointLLM:
         pairs = [(i, (i + 1) % n) for i in range(n if n > 2 else 1)]
         orders = [order for i, j in pairs for order in ((i, j), (j, i))]
         texts = [(ask.candidates[i], ask.candidates[j]) for i, j in orders]
-        messages = [choose_messages(self.scenario, ask.history, a, b, ask.stranger) for a, b in texts]
+        messages = [choose_messages(self.scenario, ask.history, a, b) for a, b in texts]
         results = await asyncio.gather(*(self._logit(m, "a", "b") for m in messages), return_exceptions=True)
         scores = [_score_or_cap(result) for result in results]
         if any(score is None for score in scores):
@@ -170,7 +170,7 @@ class EndpointLLM:
         return Score({positive: TEXT_LOGIT, negative: -TEXT_LOGIT}.get(word, 0.0), 1)
 
     async def _likelihood(self, ask: Ask) -> Answer:
-        prefix = likelihood_prefix(self.scenario, ask.history, ask.stranger)
+        prefix = likelihood_prefix(self.scenario, ask.history)
         prompts = [prefix + likelihood_continuation(c) for c in ask.candidates]
         body = {"model": self.config.model, "prompt": prompts}
         options = {"temperature": 0, "max_tokens": 1, "echo": True, "logprobs": 1}

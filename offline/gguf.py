@@ -1,7 +1,7 @@
 """A language model inside this process tree: any GGUF file, by default Gemma 3 270M from a package.
 
-Style ``likelihood`` only: models this small cannot answer questions, but what they find probable carries taste. Gemma is
-provided under the Gemma Terms of Use.
+Style ``likelihood`` only: models this small cannot answer questions, but what they find probable carries taste. Gemma
+is provided under the Gemma Terms of Use.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class GgufLLM:
         waiting = iter(enumerate(asks))
         try:
             while True:
-                while len(running) < 2 * self.processes and (item := next(waiting, None)) is not None:
+                while len(running) <= self.processes and (item := next(waiting, None)) is not None:
                     index, ask = item
-                    prefix = likelihood_prefix(self.scenario, ask.history, ask.stranger)
+                    prefix = likelihood_prefix(self.scenario, ask.history)
                     continuations = [likelihood_continuation(text) for text in ask.candidates]
                     running[self._pool.submit(_score_in_worker, prefix, continuations)] = index
                 if not running:

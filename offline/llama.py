@@ -1,10 +1,10 @@
 """One GGUF model in this process, by the C interface of ik_llama.cpp: how probable is each name after a prefix?
 
-The prefix is decoded once; the names are decoded together as a tree, so that those with a common beginning share it too.
+The prefix is decoded once; the names are decoded together as a tree, so that those with a common beginning share it.
 A name of n tokens needs n - 1 decoded ones: its first is judged by the prefix's end.
 
-The runtime computes SmolLM2 in Q4_1 wrongly (rank agreement 0.5 with the reference); its flash attention is wrong when many
-sequences share a batch, so it stays off.
+The runtime computes SmolLM2 in Q4_1 wrongly (rank agreement 0.5 with the reference); its flash attention is wrong when
+many sequences share a batch, so it stays off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from offline.errors import OfflineError
 from offline.llm import Score
 
 MAX_NAME_TOKENS = 32
-_N_CTX = 2048
+_N_CTX = 1024
 _N_SEQUENCES = 64
 # Each decoded position holds a row of logits (1 MB with Gemma's 262,144 words), so a batch is kept small.
 _MAX_BATCH = 96

@@ -1,7 +1,7 @@
 """The seam to language models: a `Scorer` says how much each candidate suits a user.
 
-Two exist: any OpenAI-compatible server (`offline.endpoint`) and an embedded model (`offline.gguf`). Scorers yield answers
-as they come, so that every one can be kept at once.
+Two exist: any OpenAI-compatible server (`offline.endpoint`) and an embedded model (`offline.gguf`). They yield answers
+as these come, so that every one can be kept at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from offline.prompts import Shown, Style
 
 
 class Ask(NamedTuple):
-    """One user state and n candidate texts. No history means a stranger: which generic prompt is `stranger`."""
+    """One user state, oldest first, and n candidate texts. No history: a user of whom nothing is known."""
 
     history: tuple[Shown, ...]
     candidates: tuple[str, ...]
-    stranger: int = 0
 
 
 class Score(NamedTuple):

@@ -1,12 +1,14 @@
 """From raw scores to preferences: the item's prior and the personal part, kept apart, calibrated apart, exported.
 
-For a user state h and an item a, both styles are decomposed alike, g being the raw score (see `evidence`):
+For a user state h and an item a, g being the raw score (see `evidence`):
 
-    prior(a)       = mean of g over strangers, users of whom nothing is known
-    personal(h, a) = g(h, a) - prior(a)        for likelihoods, the pointwise mutual information of h and a
+    prior(a)       = g of a user of whom nothing is known
+    personal(h, a) = g(h, a) - baseline(a)     for likelihoods, the pointwise mutual information of h and a
 
-Each becomes a z-score: robust centre and scale (median, interquartile range / 1.349) over all that was judged; from the
-personal part the state's own mean goes first, since a long history makes everything more or less probable.
+For likelihoods the baseline is g after a typical history: a sentence with any history at all makes names more probable
+than the generic one does. For logits, and where no baseline was judged, it is the prior (plus the median difference).
+Each part becomes a z-score: robust centre and scale (median, interquartile range / 1.349) of all that was judged; from
+the personal part the state's own mean goes first, since a long history makes everything more or less probable.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from offline.judgements import Judgement
 JUDGEMENTS_FILE = "judgements.parquet"
 PRIORS_FILE = "priors.parquet"
 
-# Evidence of a name of n tokens: mean log-probability * n ** LENGTH_WEIGHT; 0: the mean per token, 1: the whole name's.
-LENGTH_WEIGHT = 1.0
+# Evidence of a name of n tokens: mean log-probability * n ** LENGTH_WEIGHT (0: the mean per token, 1: the whole name).
+# The mean makes long names look likely, the sum short ones; what is between told liked films from random ones as well
+# as the sum did, and still tells long product titles apart.
+LENGTH_WEIGHT = 0.5
 MAX_Z = 4.0
 # A state's mean counts as much as its judgements against this many at the common mean.
 STATE_SHRINKAGE = 4.0
@@ -81,22 +85,22 @@ def evidence(judgement: Judgement) -> float:
     return judgement.score * math.pow(judgement.n_tokens, LENGTH_WEIGHT)
 
 
-def decompose(strangers: Sequence[Judgement], users: Sequence[Judgement]) -> Preferences:
+def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Preferences:
     """Take judgements apart into priors and personal preferences; one of an item without a prior is left out.
 
     Args:
-        strangers: judgements without a history.
-        users: judgements with one.
+        common: judgements of roles "prior" and "baseline" (`Judge.priors`).
+        users: judgements of role "user".
     """
-    by_item: dict[str, list[float]] = defaultdict(list)
-    for judgement in strangers:
-        by_item[judgement.item_id].append(evidence(judgement))
-    raw = {item_id: float(np.mean(values)) for item_id, values in by_item.items()}
+    raw = {j.item_id: evidence(j) for j in common if j.role == "prior"}
     prior_center, prior_scale = robust_center_scale(np.array(list(raw.values())))
     priors = {i: Prior(value, _z(value, prior_center, prior_scale)) for i, value in raw.items()}
 
-    kept = [judgement for judgement in users if judgement.item_id in raw]
-    personal = np.array([evidence(judgement) - raw[judgement.item_id] for judgement in kept])
+    judged = {j.item_id: evidence(j) for j in common if j.role == "baseline"}
+    shift = float(np.median([judged[i] - raw[i] for i in judged if i in raw] or [0.0]))
+    baseline = {i: judged.get(i, value + shift) for i, value in raw.items()}
+    kept = [judgement for judgement in users if judgement.item_id in baseline]
+    personal = np.array([evidence(judgement) - baseline[judgement.item_id] for judgement in kept])
     centred, center = _remove_state_means(personal, kept)
     _, scale = robust_center_scale(centred)
     preferences = tuple(

@@ -1,9 +1,12 @@
 """What the language model reads. Item texts are untrusted: `sanitise` keeps each inside its place in a prompt.
 
-Two styles of judgement. ``likelihood``: how probable is the item's name as the next word of a sentence about this user;
-small models that cannot answer questions can still be listened to. ``judge`` and ``choose``: a capable instruct model
-is asked, with every untrusted text as a JSON string. The generic prompts (`stranger` 0 .. N_STRANGERS - 1) say nothing of
-the user: what an item scores after them is its prior; what a history adds to that is the personal part.
+``likelihood``: how probable is the item's name as the next words of a sentence about this user; small models that
+cannot answer questions can still be listened to. ``judge`` and ``choose``: a capable instruct model is asked, with
+every untrusted text as a JSON string. Without a history the prompts say nothing of the user: what an item scores then
+is its prior.
+
+The likelihood wording was chosen on MovieLens: quoted names with the year, after "People who enjoyed ... also enjoyed",
+told liked films from random ones best; without the year much worse, since a model that knows a film knows its year.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ STYLES: tuple[Style, ...] = get_args(Style)
 
 # Part of every cache key: raise it with any change of wording below.
 PROMPT_VERSION = "1"
-N_STRANGERS = 2
 MAX_TEXT_CHARS = 160
 MAX_HISTORY = 20
 
@@ -36,7 +38,6 @@ _NEUTRAL = str.maketrans(
     }
 )
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_YEAR = re.compile(r"\s*\(\d{4}\)$")
 
 
 class Shown(NamedTuple):
@@ -61,45 +62,32 @@ def sanitise(text: str) -> str:
     return " ".join(marks.split())[:MAX_TEXT_CHARS].strip() or "untitled"
 
 
-def spoken_name(text: str) -> str:
-    """The text as people say it: sanitised, without a closing "(1994)", whose digits cost more than the rest and tell nothing."""
-    plain = sanitise(text)
-    return _YEAR.sub("", plain) or plain
-
-
-def likelihood_prefix(scenario: Scenario, history: Sequence[Shown], stranger: int = 0) -> str:
-    """The sentence whose next words would be an item's name; without a history, the generic one number `stranger`."""
+def likelihood_prefix(scenario: Scenario, history: Sequence[Shown]) -> str:
+    """The sentence whose next words would be an item's name, up to its opening quote."""
     if not history:
-        return (
-            f"The user {scenario.liked} these {scenario.nouns}:",
-            f"Some {scenario.nouns} that everybody {scenario.liked}:",
-        )[stranger]
+        return f'The most popular {scenario.nouns} of all time are "'
     recent = history[-MAX_HISTORY:]
-    liked = [spoken_name(s.text) for s in recent if s.response > 0]
-    disliked = [spoken_name(s.text) for s in recent if s.response <= 0]
-    before = f"The user {scenario.disliked} these {scenario.nouns}: {', '.join(disliked)}. " if disliked else ""
-    return (
-        f"{before}The user {scenario.liked} these {scenario.nouns}: {''.join(f'{name}, ' for name in liked)}".rstrip()
-    )
+    liked = ", ".join(f'"{sanitise(s.text)}"' for s in recent if s.response > 0)
+    disliked = ", ".join(f'"{sanitise(s.text)}"' for s in recent if s.response <= 0)
+    parts = [f"{scenario.disliked} {disliked}"] * bool(disliked) + [f"{scenario.liked} {liked}"] * bool(liked)
+    return f'People who {" but ".join(parts)} also {scenario.liked} "'
 
 
 def likelihood_continuation(text: str) -> str:
-    """What is scored after `likelihood_prefix`: a space and the item's name."""
-    return f" {spoken_name(text)}"
+    """What is scored after `likelihood_prefix`: the item's name and its closing quote."""
+    return f'{sanitise(text)}"'
 
 
-def judge_messages(scenario: Scenario, history: Sequence[Shown], candidate: str, stranger: int = 0) -> list[Message]:
+def judge_messages(scenario: Scenario, history: Sequence[Shown], candidate: str) -> list[Message]:
     """Ask for Yes or No: would this person like the candidate?"""
-    facts = _person(scenario, history, stranger) | {"candidate": sanitise(candidate)}
+    facts = _person(scenario, history) | {"candidate": sanitise(candidate)}
     question = f"Would this person like the candidate {scenario.noun}? Answer Yes or No."
     return [_system(scenario, "Yes or No"), Message("user", f"{_json(facts)}\n{question}")]
 
 
-def choose_messages(
-    scenario: Scenario, history: Sequence[Shown], first: str, second: str, stranger: int = 0
-) -> list[Message]:
+def choose_messages(scenario: Scenario, history: Sequence[Shown], first: str, second: str) -> list[Message]:
     """Ask for A or B: which of two would this person rather have?"""
-    facts = _person(scenario, history, stranger) | {"A": sanitise(first), "B": sanitise(second)}
+    facts = _person(scenario, history) | {"A": sanitise(first), "B": sanitise(second)}
     question = f"Which {scenario.noun} would this person like more, A or B? Answer A or B."
     return [_system(scenario, "A or B"), Message("user", f"{_json(facts)}\n{question}")]
 
@@ -112,10 +100,9 @@ def _system(scenario: Scenario, answers: str) -> Message:
     )
 
 
-def _person(scenario: Scenario, history: Sequence[Shown], stranger: int) -> dict[str, str | list[str]]:
+def _person(scenario: Scenario, history: Sequence[Shown]) -> dict[str, str | list[str]]:
     if not history:
-        people = ("somebody we know nothing about", f"a typical person, picked at random, who likes {scenario.nouns}")
-        return {"person": people[stranger]}
+        return {"person": f"picked at random from all who know many {scenario.nouns}; nothing else is known"}
     recent = history[-MAX_HISTORY:]
     return {
         "liked": [sanitise(s.text) for s in recent if s.response > 0],

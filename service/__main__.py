@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from service import embedded
 from service.settings import Settings
@@ -33,6 +34,9 @@ _PR_SET_PDEATHSIG = 1
 def _settings() -> Settings:
     try:
         return Settings()
+    except SettingsError as error:  # a value that should be JSON and is not; the message names the field
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     except ValidationError as error:
         for item in error.errors():
             name = "_".join(str(part) for part in item["loc"]).upper()
@@ -43,8 +47,11 @@ def _settings() -> Settings:
 def _begin() -> None:
     """Logging for a process of ours; one that `dev` started dies with it, even if that is killed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if os.environ.get(_SUPERVISED) and sys.platform == "linux":
+    supervisor = os.environ.get(_SUPERVISED)
+    if supervisor and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(supervisor):  # it died before it could be told
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -103,7 +110,7 @@ def dev(
 
 def _supervise(url: str, stop: threading.Event) -> int:
     """Run API and worker until `stop` or until one of them ends; 0 if it was `stop`."""
-    environment = {**os.environ, "REDIS_URL": url, _SUPERVISED: "1"}
+    environment = {**os.environ, "REDIS_URL": url, _SUPERVISED: str(os.getpid())}
     # Sessions of their own: Ctrl-C reaches only this process, which stops them in order.
     children = {
         name: subprocess.Popen([sys.executable, "-m", "service", name], env=environment, start_new_session=True)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import redis.asyncio as aioredis
 
 from service.catalogue import CatalogueStore, ItemRecord, pack_embedding
 from service.keys import Keys
 from service.policy.adaptive import ServingConfig
-from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_catalogue, load_snapshot, save_snapshot
+from service.policy.snapshot import (
+    Manifest,
+    Snapshot,
+    SnapshotError,
+    load_catalogue,
+    load_snapshot,
+    read_manifest,
+    save_snapshot,
+)
 from service.registry import PUBLISH, Gate, Registry, folder_of, publish_call
 from service.settings import Settings
 
@@ -30,7 +39,10 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
         SnapshotError: the snapshot is damaged, or Redis already holds other items.
     """
     registry = Registry(redis, keys)
-    if settings.snapshot is None or await registry.live() is not None:
+    if settings.snapshot is None:
+        return False
+    if await registry.live() is not None:
+        await asyncio.to_thread(_warn_of_another, settings.snapshot, folder_of(settings.data_dir, 1))
         return False
     snapshot = await asyncio.to_thread(load_snapshot, settings.snapshot)
     catalogue = await asyncio.to_thread(load_catalogue, settings.snapshot)
@@ -52,6 +64,18 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
         await redis.register_script(PUBLISH)(keys=names, args=args)
     log.info("published %s as version 1 with %d items", settings.snapshot, len(items))
     return True
+
+
+def _warn_of_another(given: Path, first: Path) -> None:
+    try:
+        same = read_manifest(given).files["policy.safetensors"] == read_manifest(first).files["policy.safetensors"]
+    except (SnapshotError, KeyError):
+        return
+    if not same:
+        log.warning(
+            "the registry began with another snapshot than %s; to use this one, change key prefix and data directory",
+            given,
+        )
 
 
 def _first_version(snapshot: Snapshot, settings: Settings) -> Manifest:

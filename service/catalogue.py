@@ -119,7 +119,9 @@ class CatalogueStore:
         names = [keys.items, keys.item_index, keys.item_changes, keys.item_seq, keys.events]
         pipe = self._redis.pipeline(transaction=True)
         for item_id, record in items:
-            event = ItemChanged(item_id=item_id, embedding=record.embedding, deleted=record.deleted)
+            event = ItemChanged(
+                item_id=item_id, embedding=record.embedding, hidden=record.hidden, deleted=record.deleted
+            )
             payload = events.encode(event) if log else b""
             await self._put(keys=names, args=[item_id, msgspec.msgpack.encode(record), payload], client=pipe)
         return [bool(new) for new in await pipe.execute()]
@@ -131,16 +133,17 @@ class CatalogueStore:
         return None if record is None or record.deleted else record
 
     async def sync(self, catalogue: Catalogue) -> bool:
-        """Bring `catalogue` up to date; says whether any text is new."""
+        """Bring `catalogue` up to date; says whether texts changed, or all was forgotten."""
         seq = int(await self._redis.get(self._keys.item_seq) or 0)
-        if seq < catalogue.seq:  # another, or an emptied, Redis: what we know is of the old one
+        emptied = seq < catalogue.seq  # another, or an emptied, Redis: what we know is of the old one
+        if emptied:
             catalogue.clear()
         # One atomic read of the change list, so that the indices of new items have no gap.
         scored = await self._redis.zrangebyscore(
             self._keys.item_changes, catalogue.seq + 1, "+inf", withscores=True, score_cast_func=int
         )
         if not scored:
-            return False
+            return emptied
         changed = [item_id for item_id, _ in scored]
         changes: list[tuple[int, str, ItemRecord]] = []
         for start in range(0, len(changed), 1000):
@@ -151,7 +154,7 @@ class CatalogueStore:
             records, indices = await pipe.execute()
             for item_id, data, index in zip(part, records, indices, strict=True):
                 changes.append((int(index), item_id.decode(), _decoder.decode(data)))
-        return catalogue.apply(changes, scored[-1][1])
+        return catalogue.apply(changes, scored[-1][1]) or emptied
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

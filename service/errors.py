@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,22 +17,34 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+_MAX_FIELD = 64
+_MAX_ERRORS = 20
 
 
-class Problem(Exception):
-    """An answer that is not a success: `code` is stable and for machines, `detail` is for people."""
+class FieldError(TypedDict):
+    """One thing that is wrong with a request; `field` is empty where it is the whole body."""
+
+    field: str
+    code: str
+    message: str
+
+
+class Problem(HTTPException):
+    """An answer that is not a success: `code` is stable and for machines, `detail` is for people.
+
+    An HTTPException, so that FastAPI lets one pass that is raised while it reads a body.
+    """
 
     def __init__(
         self,
         status: HTTPStatus,
         code: str,
         detail: str,
-        errors: Sequence[Mapping[str, Any]] = (),
+        errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
-        self.headers = dict(headers or {})
+        super().__init__(int(status), detail, dict(headers or {}))
+        self.status, self.code, self.errors = status, code, list(errors)
 
 
 def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
@@ -52,8 +64,13 @@ def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]
 def answer(request: Request, problem: Problem) -> JSONResponse:
     """The HTTP response of a problem."""
     request_id = request.scope.get("request_id", "")
-    body = document(problem, request.url.path, request_id)
+    body = document(problem, request.scope["path"], request_id)  # request.url fails on a malformed Host
     return JSONResponse(body, int(problem.status), problem.headers, MEDIA_TYPE)
+
+
+def field_name(location: Sequence[int | str]) -> str:
+    """Where an error is, as `items.3.text`; names that the client chose are cut."""
+    return ".".join(str(part)[:_MAX_FIELD] for part in location if part != "body")
 
 
 def redis_away() -> Problem:
@@ -67,16 +84,18 @@ def redis_away() -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    errors = []
-    malformed = False
-    for item in error.errors():
-        malformed |= item["type"] == "json_invalid"
-        field = ".".join(str(part) for part in item["loc"] if part != "body")
-        errors.append({"field": field, "code": item["type"], "message": item["msg"]})
-    named = ", ".join(dict.fromkeys(e["field"] for e in errors if e["field"])) or "the body"
-    if malformed:
-        return Problem(HTTPStatus.BAD_REQUEST, "malformed_json", "The body is not valid JSON.", errors)
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"Not valid: {named}.", errors)
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        detail = f"The body is not valid JSON, from character {found[0]['loc'][-1]} on."
+        return Problem(HTTPStatus.BAD_REQUEST, "malformed_json", detail)
+    return invalid([{"field": field_name(i["loc"]), "code": i["type"], "message": i["msg"]} for i in found])
+
+
+def invalid(errors: Sequence[FieldError]) -> Problem:
+    """422 for a request that is JSON, but not what the contract says."""
+    shown = errors[:_MAX_ERRORS]
+    named = ", ".join(dict.fromkeys(e["field"] for e in shown if e["field"])) or "the body"
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"Not valid: {named}.", shown)
 
 
 def install(app: FastAPI) -> None:
@@ -97,12 +116,14 @@ def install(app: FastAPI) -> None:
         return answer(request, Problem(status, code, str(error.detail), headers=error.headers))
 
     async def on_redis(request: Request, error: Exception) -> JSONResponse:
-        log.warning("%s %s: Redis failed (%s)", request.method, request.url.path, type(error).__name__)
+        log.warning("%s %r: Redis failed (%s)", request.method, request.scope["path"], type(error).__name__)
         return answer(request, redis_away())
 
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Something went wrong here."))
+        log.error("%s %r failed", request.method, request.scope["path"], exc_info=error)
+        headers = {"X-Request-Id": request.scope.get("request_id", "")}  # this answer passes outside of Edge
+        detail = "Something went wrong here."
+        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, headers=headers))
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -45,6 +45,7 @@ class ItemChanged(msgspec.Struct, frozen=True, tag_field="event", tag="item", om
 
     item_id: str
     embedding: bytes  # float16 [TEXT_DIM]
+    hidden: bool = False
     deleted: bool = False
 
 

@@ -74,9 +74,10 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     estimate = off_policy(new, batch)
     floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
     reasons = []
-    if entropy < settings.gate_entropy_floor:
+    # Written so that a NaN (finite weights can overflow) is refused too.
+    if not entropy >= settings.gate_entropy_floor:
         reasons.append("entropy")
-    if kl > settings.gate_max_kl:
+    if not kl <= settings.gate_max_kl:
         reasons.append("kl")
     if estimate.ess >= settings.gate_min_ess and estimate.low < floor:
         reasons.append("off_policy")
@@ -84,8 +85,9 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
         "entropy": entropy,
         "kl_to_live": kl,
         "off_policy_value": estimate.value,
-        "off_policy_low": estimate.low if math.isfinite(estimate.low) else 0.0,
+        "off_policy_low": estimate.low,
         "logged_value": estimate.logged,
         "ess": estimate.ess,
     }
-    return Gate(passed=not reasons, reasons=tuple(reasons), numbers=numbers)
+    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}  # JSON knows no others
+    return Gate(passed=not reasons, reasons=tuple(reasons), numbers=finite)

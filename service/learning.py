@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -143,7 +144,8 @@ class Learning:
         if self.settings.variant == Variant.FROZEN:
             return
         self._apply_text()
-        self.metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+        metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+        self.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # they become JSON
 
     def _change_item(self, event: ItemChanged) -> None:
         row = unpack_embedding(event.embedding).astype(np.float16)

@@ -51,24 +51,28 @@ class PolicyWatch:
         """Look once; raises RedisError if Redis does not answer, and keeps what it has if a snapshot is damaged."""
         live = await self.registry.live()
         async with self._lock:
-            text_changed = await self.store.sync(self.catalogue)
-            await self._load(live, text_changed)
+            await self._sync()
+            await self._load(live)
 
     async def sync_catalogue(self) -> None:
         """Bring the catalogue, and the policy's item rows, up to date."""
         async with self._lock:
-            if await self.store.sync(self.catalogue) and self.current is not None:
-                self.current = self._build(self.current.snapshot, self.current.live)
+            await self._sync()
 
-    async def _load(self, live: Live | None, text_changed: bool) -> None:
+    async def _sync(self) -> None:
+        # No await between the catalogue's change and the policy's: a request sees both or neither.
+        if not await self.store.sync(self.catalogue) or self.current is None:
+            return
+        emptied = len(self.catalogue) < len(self.current.snapshot.item_ids)
+        self.current = None if emptied else self._build(self.current.snapshot, self.current.live)
+
+    async def _load(self, live: Live | None) -> None:
         if live is None:
             self.current = None
             return
         current = self.current
         if current is not None and current.version == live.version:
-            if text_changed or current.policy.n_items != len(self.catalogue):
-                self.current = self._build(current.snapshot, live)
-            elif current.live != live:
+            if current.live != live:
                 self.current = LivePolicy(current.snapshot, current.policy, live)
             return
         try:
@@ -95,4 +99,6 @@ class PolicyWatch:
                 if self.redis_ok:
                     log.warning("Redis does not answer (%s); serving from memory", type(error).__name__)
                 self.redis_ok = False
+            except Exception:  # an unforeseen version must not end the watch: later ones would never be seen
+                log.exception("looking for changes failed; serving what is in memory")
             await asyncio.sleep(max(0.0, self._settings.refresh_interval_s - (time.monotonic() - started)))

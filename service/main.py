@@ -83,9 +83,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # redis-py can take a cancellation for a timeout of its own and go on, so one may not be enough.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.1)
             await redis.aclose()
 
     problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         version="1",
         lifespan=lifespan,
+        redirect_slashes=False,
         responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
     )
     errors.install(app)

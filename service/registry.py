@@ -59,8 +59,10 @@ _record = msgspec.json.Decoder(PolicyRecord)
 
 # KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
 PUBLISH = """
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 local live = redis.call('GET', KEYS[2])
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 and live then
+  return tostring(cjson.decode(live).version) == ARGV[1] and 1 or 0
+end
 if ARGV[4] ~= '1' or (live and cjson.decode(live).mode ~= 'auto') then return 0 end
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('RPUSH', KEYS[3], ARGV[1])
@@ -125,6 +127,12 @@ def get_live(redis: syncredis.Redis, keys: Keys) -> Live | None:
     return _live.decode(data) if data else None
 
 
+def get_record(redis: syncredis.Redis, keys: Keys, version: int) -> PolicyRecord | None:
+    """One version, None if it was never published."""
+    data = redis.hget(keys.policies, str(version))
+    return _record.decode(data) if data else None
+
+
 class Registry:
     """The API's view: list versions and move the pointer."""
 
@@ -172,7 +180,8 @@ class Registry:
             live = await pipe.get(keys.live)
             current = _live.decode(live).version if live else None
             stack = [int(v) for v in await pipe.lrange(keys.activations, 0, -1)]
-            while stack and stack[-1] == current:
+            kept = {int(v) for v in await pipe.hkeys(keys.policies)}
+            while stack and (stack[-1] == current or stack[-1] not in kept):
                 stack.pop()
             if not stack:
                 raise RegistryError("no earlier version to roll back to")

@@ -20,7 +20,7 @@ class Session:
     """A user's session so far."""
 
     history: tuple[tuple[str, float], ...]  # (item, reward), oldest first
-    seen: frozenset[str]
+    seen: tuple[str, ...]  # shown or used, oldest first
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
 
 
@@ -61,7 +61,7 @@ async def load(redis: aioredis.Redis, keys: Keys, user: str) -> Session:
     history, seen, seq = (None if isinstance(a, ResponseError) else a for a in answers)
     return Session(
         history=decode_history(history or []),
-        seen=frozenset(item.decode(errors="replace") for item in seen or []),
+        seen=tuple(item.decode(errors="replace") for item in seen or []),
         catalogue_seq=int(seq or 0),
     )
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
 
+from service.policy.a2c import A2CConfig
 from service.policy.adaptive import Mixture, Variant
+from service.policy.factory import configured
+from service.policy.mac import MACConfig
 
+Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,11 +47,12 @@ class Settings(BaseSettings):
 
     # Sessions
     history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
+    shown_length: int = Field(10, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
     seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user; never shown again.")
     session_ttl_s: int = Field(30 * 86_400, ge=1, description="A user is forgotten after so long without a request.")
 
     # Feedback
-    rewards: dict[str, float] = Field(
+    rewards: dict[str, Reward] = Field(
         {"view": 0.2, "click": 1.0, "like": 1.0, "purchase": 1.0, "skip": 0.0, "dislike": -1.0},
         description="Reward of each feedback type.",
     )
@@ -87,4 +93,16 @@ class Settings(BaseSettings):
     def _known_scheme(cls, url: str) -> str:
         if not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        try:
+            parse_url(url)
+        except ValueError:  # its message may quote the password
+            raise ValueError("is not a valid URL; special characters in a password must be percent-encoded") from None
         return url
+
+    @model_validator(mode="after")
+    def _known_hyper_parameters(self) -> Settings:
+        if self.learner == "a2c":
+            configured(A2CConfig(), self.learner_config)
+        else:
+            configured(MACConfig(), self.learner_config)
+        return self

@@ -8,6 +8,7 @@ the same versions again, which changes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -27,7 +28,7 @@ from service.checkpoint import CheckpointStore
 from service.keys import Keys
 from service.learning import Learning, Meta
 from service.metrics import WorkerReport
-from service.policy.snapshot import SnapshotError, load_snapshot
+from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.registry import Gate, folder_of
 from service.settings import Settings
 
@@ -72,11 +73,13 @@ class Worker:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
             except SnapshotError as error:
-                log.error("cannot start: %s", error)
+                log.error("cannot go on: %s", error)
+                self._learning = None
             if self._learning is None:
                 self._stop.wait(_RETRY_S)
         if self._learning is not None:
-            self._checkpoint(self._learning)
+            with contextlib.suppress(RedisError, OSError):  # the checkpoint itself is on disk by then
+                self._checkpoint(self._learning)
         self._redis.close()
 
     def _resume(self) -> Learning | None:
@@ -135,16 +138,14 @@ class Worker:
 
     def _publish(self, learning: Learning) -> None:
         learning.counters.unpublished = 0
-        live = load_snapshot(folder_of(self._settings.data_dir, self._live_version()))
         if not learning.finite():
             self._refuse(learning, Gate(passed=False, reasons=("not_finite",)))
             log.error("the learner diverged; restarting it from the live version")
-            learning.reset_learner(live)
+            learning.reset_learner(self._live_snapshot(learning))
             return
-        new = learning.serving_policy()
-        decision = gate.check(
-            new, live.serving_policy(learning.learner.actor.text), learning.replay.latest(_JUDGED), self._settings
-        )
+        # After a kill the worker relearns what it published already: that is judged once.
+        published = registry.get_record(self._redis, self._keys, learning.counters.version + 1)
+        decision = published.gate if published else self._judge(learning)
         snapshot = learning.next_snapshot(decision.numbers)
         serves = registry.publish(self._redis, self._keys, self._settings.data_dir, snapshot, decision)
         learning.counters.version = snapshot.manifest.version
@@ -156,10 +157,17 @@ class Worker:
         self._checkpoint(learning)
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions)
 
-    def _live_version(self) -> int:
+    def _judge(self, learning: Learning) -> Gate:
+        new, live = learning.serving_policy(), self._live_snapshot(learning)
+        serving = live.serving_policy(learning.learner.actor.text)
+        return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
+
+    def _live_snapshot(self, learning: Learning) -> Snapshot:
         live = registry.get_live(self._redis, self._keys)
         assert live is not None, "a registry does not become empty again"
-        return live.version
+        snapshot = load_snapshot(folder_of(self._settings.data_dir, live.version))
+        # While relearning, the live version may know items that the log has not told of yet.
+        return snapshot if snapshot.manifest.n_items <= len(learning.item_ids) else learning.snapshot
 
     @staticmethod
     def _refuse(learning: Learning, decision: Gate) -> None:

@@ -7,6 +7,8 @@ users, then shifted per user so that the probabilities have a given mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,10 +40,10 @@ class UserModelConfig:
 
     feedback: Literal["implicit", "explicit"] = "implicit"
     dim: int = 16
-    epochs: int = 30
+    epochs: int = 60
     batch_users: int = 64
     learning_rate: float = 0.02
-    l2: float = 1.0  # per factor and user or item, against the sum of the cells' losses
+    l2: float = 2.0  # per factor and user or item, against the sum of the cells' losses
     holdout: float = 0.2  # share of each user's positives that the check fit does not see
     mean_affinity: float | None = None  # None: the observed positive rate
     # Activity in a log says how long someone stayed more than how much they like what they are shown. 1 keeps each
@@ -108,12 +110,13 @@ def fit_users(interactions: Interactions, n_items: int, config: UserModelConfig,
     liked[interactions.user[interactions.liked], interactions.item[interactions.liked]] = True
     if not liked.any():
         raise SimulatorError("no interaction is liked, so no user can be simulated; check the column 'liked'")
+    explicit = config.feedback == "explicit"
     rng = np.random.default_rng(seed)
-    chosen = (observed if config.feedback == "explicit" else liked) & (rng.random(shape, np.float32) < config.holdout)
-    check = _fit(liked & ~chosen, observed & ~chosen, config, seed)
-    positives, negatives = liked & chosen, ~liked & (chosen if config.feedback == "explicit" else ~observed)
-    auc = mean_user_auc(_logits(check), positives, negatives)
-    parameters = _fit(liked, observed, config, seed)
+    chosen = (observed if explicit else liked) & (rng.random(shape, np.float32) < config.holdout)
+    with _one_thread():
+        check = _fit(liked & ~chosen, observed & ~chosen, config, seed)
+        parameters = _fit(liked, observed, config, seed)
+    auc = mean_user_auc(_logits(check), liked & chosen, ~liked & (chosen if explicit else ~observed))
     shift = _calibrating_shift(_logits(parameters), _target_means(liked, observed, config))
     x, b_u, y, b_a = parameters
     return UserModel(x, b_u + shift, y, b_a, auc, config)
@@ -162,6 +165,17 @@ def _calibrating_shift(logits: Floats, target: Floats) -> Floats:
         above = sigmoid(logits + middle[:, None]).mean(axis=1) > target
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.asarray((low + high) / 2, np.float32)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small steps on several threads are slower than on one, and next to a busy neighbour a hundred times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(liked: Bools, observed: Bools, config: UserModelConfig, seed: int) -> Parameters:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from service.policy.types import Response, States
 
+N_PROFILES = 4
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -28,14 +30,14 @@ class NetworkConfig:
 
     dim: int = 64
     text_dim: int = 64  # after TextProjection
-    max_history: int = 20
+    max_history: int = 30
 
 
 class Encoded(NamedTuple):
     """States as the network sees them."""
 
     hidden: Tensor  # [B, dim]
-    profiles: Tensor  # [B, 3, text_dim]: mean positive, last positive, mean negative
+    profiles: Tensor  # [B, 4, text_dim]: mean positive, last positive, mean negative, mean ignored
 
 
 class ItemTable(NamedTuple):
@@ -65,7 +67,7 @@ class ItemScorer(nn.Module):
         self.encoder = nn.GRU(config.dim, config.dim, batch_first=True)
         self.query = nn.Linear(config.dim, config.dim)
         self.value = nn.Linear(config.dim, 1)
-        self.profile_gain = nn.Parameter(torch.zeros(3))
+        self.profile_gain = nn.Parameter(torch.zeros(N_PROFILES))
         # Scores start near zero: the first policy is uniform and the first Q is flat.
         nn.init.zeros_(self.text_bias.weight)
         for layer in (self.query, self.value):
@@ -98,14 +100,15 @@ class ItemScorer(nn.Module):
         text = table.text[items]  # [B, L, text_dim]
         liked = present & (responses == Response.POSITIVE)
         disliked = present & (responses == Response.NEGATIVE)
+        ignored = present & (responses == Response.IGNORED)
         is_last = liked & (steps == torch.where(liked, steps, -1).amax(1, keepdim=True))
-        weights = torch.stack([liked, is_last, disliked], dim=1).to(text.dtype)  # [B, 3, L]
+        weights = torch.stack([liked, is_last, disliked, ignored], dim=1).to(text.dtype)  # [B, 4, L]
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
         return Encoded(hidden, weights @ text)
 
     def scores(self, encoded: Encoded, table: ItemTable) -> Tensor:
         """Score of every item, [B, A]."""
-        profile = (encoded.profiles * self.profile_gain.view(1, 3, 1)).sum(1)
+        profile = (encoded.profiles * self.profile_gain.view(1, N_PROFILES, 1)).sum(1)
         scores: Tensor = table.bias + self.query(encoded.hidden) @ table.vectors.T + profile @ table.text.T
         return scores
 

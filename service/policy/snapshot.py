@@ -185,7 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(path.read_bytes())
         if raw["format"] != FORMAT:
             raise SnapshotError(f"{path}: format {raw['format']!r}, this version reads {FORMAT}")
-        serving = raw.pop("serving")
+        serving, files = raw.pop("serving"), dict(raw.pop("files"))
         return Manifest(
             network=NetworkConfig(**raw.pop("network")),
             serving=ServingConfig(
@@ -194,11 +194,12 @@ def read_manifest(folder: Path) -> Manifest:
                 serving["fixed_weight"],
                 serving["temperature"],
             ),
+            files=files,
             **raw,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise SnapshotError(f"{path}: not found") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SnapshotError(f"{path}: damaged ({error})") from None
 
 
@@ -223,7 +224,8 @@ def load_catalogue(folder: Path) -> SnapshotCatalogue:
         SnapshotError: it carries none, or a file is not what the manifest says.
     """
     manifest = read_manifest(folder)
-    rows = _read_checked(folder, _ITEMS, manifest).decode().splitlines()
+    # As bytes: text would also be split at U+2028 and its kind, which JSON leaves as they are inside an item's text.
+    rows = _read_checked(folder, _ITEMS, manifest).splitlines()
     items = (json.loads(row) for row in rows)
     return SnapshotCatalogue(
         items=tuple(CatalogueItem(i["item_id"], i["text"], tuple(i["categories"])) for i in items),

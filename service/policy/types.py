@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,14 @@ class Response(IntEnum):
 
     PAD = 0
     NEGATIVE = 1
-    POSITIVE = 2
+    IGNORED = 2  # shown, without a response so far
+    POSITIVE = 3
 
     @classmethod
     def of(cls, reward: float) -> Response:
-        """The class of a scalar reward: POSITIVE above zero, NEGATIVE otherwise."""
+        """The class of a scalar reward: its sign."""
+        if reward == 0:
+            return cls.IGNORED
         return cls.POSITIVE if reward > 0 else cls.NEGATIVE
 
 
@@ -47,6 +50,21 @@ class Batch(NamedTuple):
     propensities: Tensor  # [B, K] float32, of the behaviour policy, given the slots above
     discount: Tensor  # [B] float32, gamma, or 0 at the end of a session
     next_state: States
+
+
+Key = TypeVar("Key")
+
+
+def session_state(
+    history: Sequence[tuple[Key, float]], shown: Sequence[Key], n_shown: int
+) -> tuple[tuple[Key, float], ...]:
+    """A session as a policy sees it: the responses (item, reward), then the last shown items that had none (reward 0).
+
+    Both are oldest first. What was shown in vain is half of what a session tells: without it a policy cannot vary.
+    """
+    responded = {item for item, _ in history}
+    ignored = [item for item in shown if item not in responded]
+    return *history, *((item, 0.0) for item in ignored[max(0, len(ignored) - n_shown) :])
 
 
 @dataclass(frozen=True)

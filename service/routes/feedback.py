@@ -6,68 +6,84 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from service import sessions
-from service.errors import Problem
+from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
 from service.routes.recommend import arm_of
-from service.schemas import MAX_EVENTS, FeedbackEvent, FeedbackResponse, Rejection
+from service.schemas import MAX_EVENTS, FeedbackEvent, FeedbackResponse, Id, Rejection
 from service.state import Shared, State
 
 router = APIRouter(tags=["feedback"])
-_Event = TypeAdapter(FeedbackEvent)
+_event: TypeAdapter[FeedbackEvent] = TypeAdapter(FeedbackEvent)
+_id: TypeAdapter[str] = TypeAdapter(Id)
+
+# Discriminated, so that errors are about what was sent; the tag `body` is left out of a field's name.
+_Body = Annotated[
+    Annotated[FeedbackEvent, Tag("body")] | Annotated[list[Any], Tag("events")],
+    Discriminator(lambda body: "events" if isinstance(body, list) else "body"),
+    Body(description="One event, or an array of up to 1,000."),
+]
 
 
 @router.post("/feedback", status_code=HTTPStatus.ACCEPTED)
-async def feedback(
-    body: Annotated[
-        FeedbackEvent | Annotated[list[Any], Body()],
-        Body(description="One event, or an array of up to 1,000."),
-    ],
-    state: Shared,
-) -> FeedbackResponse:
+async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
     """Take responses; 202 means that they are durable. Of an array, invalid events come back in `rejected`."""
     if isinstance(body, FeedbackEvent):
-        problem = await _unacceptable(body, state)
-        if problem is not None:
-            detail = f"Not valid: {problem[0]}."
-            errors = [{"field": problem[0], "code": problem[1], "message": problem[2]}]
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors)
+        await _know_items([body], state)
+        error = _unacceptable(body, state)
+        if error is not None:
+            raise invalid([error])
         return await _accept([body], [], state)
     if len(body) > MAX_EVENTS:
         detail = f"At most {MAX_EVENTS} events in one request; this has {len(body)}."
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "too_many_events", detail)
+    parsed = [_parsed(raw) for raw in body]
+    await _know_items([event for event in parsed if isinstance(event, FeedbackEvent)], state)
     valid: list[FeedbackEvent] = []
     rejected: list[Rejection] = []
-    for index, raw in enumerate(body):
-        event_id = raw.get("event_id") if isinstance(raw, dict) and isinstance(raw.get("event_id"), str) else None
-        try:
-            event = _Event.validate_python(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            message = f"{field}: {first['msg']}" if field else first["msg"]
-            rejected.append(Rejection(index=index, event_id=event_id, code=first["type"], message=message))
-            continue
-        problem = await _unacceptable(event, state)
-        if problem is not None:
-            message = f"{problem[0]}: {problem[2]}"
-            rejected.append(Rejection(index=index, event_id=event_id, code=problem[1], message=message))
-        else:
+    for index, event in enumerate(parsed):
+        error = _unacceptable(event, state) if isinstance(event, FeedbackEvent) else event
+        if error is None:
+            assert isinstance(event, FeedbackEvent)
             valid.append(event)
+        else:
+            message = f"{error['field']}: {error['message']}" if error["field"] else error["message"]
+            known = _event_id(body[index])
+            rejected.append(Rejection(index=index, event_id=known, code=error["code"], message=message))
     return await _accept(valid, rejected, state)
 
 
-async def _unacceptable(event: FeedbackEvent, state: State) -> tuple[str, str, str] | None:
-    """Field, code and message of what keeps a well-formed event out."""
+def _parsed(raw: object) -> FeedbackEvent | FieldError:
+    try:
+        return _event.validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return {"field": field_name(first["loc"]), "code": first["type"], "message": first["msg"]}
+
+
+def _event_id(raw: object) -> str | None:
+    """The id of an event that is not valid, unless that is what is wrong with it."""
+    try:
+        return _id.validate_python(raw.get("event_id") if isinstance(raw, dict) else None, strict=True)
+    except ValidationError:
+        return None
+
+
+async def _know_items(events: list[FeedbackEvent], state: State) -> None:
+    """Look for new items in Redis, once, if any event names one that is not known here."""
+    if any(event.item_id not in state.watch.catalogue.index for event in events):
+        await state.watch.sync_catalogue()
+
+
+def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
+    """What keeps a well-formed event out."""
     if event.type is not None and event.type not in state.settings.rewards:
         known = ", ".join(sorted(state.settings.rewards))
-        return "type", "unknown_type", f"is not one of {known}"
+        return {"field": "type", "code": "unknown_type", "message": f"is not one of {known}"}
     if event.item_id not in state.watch.catalogue.index:
-        await state.watch.sync_catalogue()
-        if event.item_id not in state.watch.catalogue.index:
-            return "item_id", "unknown_item", "is not in the catalogue"
+        return {"field": "item_id", "code": "unknown_item", "message": "is not in the catalogue"}
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from service.catalogue import ItemRecord, pack_embedding
-from service.errors import Problem
+from service.errors import Problem, invalid
 from service.policy.text import item_text
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.state import Shared, State
@@ -44,10 +44,9 @@ async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: S
 async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
     """Create or replace many items, all or none."""
     ids = [item.item_id for item in batch.items]
-    repeated = next((item_id for n, item_id in enumerate(ids) if item_id in ids[:n]), None)
-    if repeated is not None:
-        errors = [{"field": "items", "code": "repeated_id", "message": f"item_id {repeated!r} comes twice"}]
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", "Not valid: items.", errors)
+    if len(set(ids)) < len(ids):
+        repeated = next(n for n, item_id in enumerate(ids) if item_id in ids[:n])
+        raise invalid([{"field": f"items.{repeated}.item_id", "code": "repeated_id", "message": "comes twice"}])
     records = await _records(list(batch.items), state)
     created = await state.watch.store.put(list(zip(ids, records, strict=True)))
     await state.watch.sync_catalogue()

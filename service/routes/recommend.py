@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from service import sessions, slates
 from service.policy.adaptive import Arm
+from service.policy.types import session_state
 from service.schemas import RecommendRequest, RecommendResponse
 from service.sessions import Session
 from service.state import Shared, State
@@ -33,12 +34,12 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
         if session.catalogue_seq != state.watch.catalogue.seq:
             await state.watch.sync_catalogue()
     except (RedisError, OSError):
-        session = Session((), frozenset(), 0)
+        session = Session((), (), 0)
         warnings.append("session_unavailable")
-    history = session.history
+    history = session_state(session.history, session.seen, state.settings.shown_length)
     if request.history is not None:
         history = tuple((past.item_id, past.reward) for past in request.history)
-    seen = session.seen.union(item for item, _ in history)
+    seen = frozenset(session.seen).union(item for item, _ in history)
 
     live, catalogue = state.watch.current, state.watch.catalogue
     chosen = slates.candidates(catalogue, request, seen)

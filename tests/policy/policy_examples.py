@@ -9,7 +9,8 @@ from torch import Tensor
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, Response
 
-POSITIVE, NEGATIVE = Response.POSITIVE, Response.NEGATIVE
+NEGATIVE, IGNORED, POSITIVE = Response.NEGATIVE, Response.IGNORED, Response.POSITIVE
+RESPONSES = (NEGATIVE, IGNORED, POSITIVE)
 CONFIG = NetworkConfig(dim=6, text_dim=5, max_history=5)
 
 
@@ -50,4 +51,4 @@ def liked(*items: int) -> tuple[Interaction, ...]:
 def random_history(rng: np.random.Generator, length: int, n_items: int) -> tuple[Interaction, ...]:
     """Distinct items with random responses."""
     items = rng.permutation(n_items)[:length]
-    return tuple(Interaction(int(i), Response(int(rng.integers(1, 3)))) for i in items)
+    return tuple(Interaction(int(i), RESPONSES[rng.integers(len(RESPONSES))]) for i in items)

@@ -27,9 +27,15 @@ ITEMS, TEXT_DIM, SLOTS, ROUND = 8, 10, 2, 64
 NETWORK = NetworkConfig(dim=16, text_dim=TEXT_DIM, max_history=2)
 TEXT = orthogonal_text(np.random.default_rng(40), TEXT_DIM)
 MAC_CONFIG = MACConfig(
-    actor_learning_rate=0.01, critic_learning_rate=0.01, batch_size=64, updates_per_transition=1 / 16, target_entropy=0.05
+    actor_learning_rate=0.003,
+    critic_learning_rate=0.01,
+    batch_size=64,
+    updates_per_transition=1 / 16,
+    target_entropy=0.1,
+    alpha_init=0.3,
+    alpha_learning_rate=0.01,
 )
-A2C_CONFIG = A2CConfig(learning_rate=0.01, batch_size=64)
+A2C_CONFIG = A2CConfig(learning_rate=0.01, entropy_weight=0.03, batch_size=64)
 
 History = tuple[Interaction, ...]
 Probs = npt.NDArray[np.float64]
@@ -88,8 +94,8 @@ def new_replay() -> Replay:
     return Replay(2000, NETWORK.max_history, SLOTS)
 
 
-# Measured over ten seeds: about a third to a half of these rounds suffice.
-ROUNDS = {"a2c": 200, "mac": 60}
+# About half of these rounds suffice.
+ROUNDS = {"a2c": 120, "mac": 60}
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -100,16 +106,18 @@ def test_the_identity_task_is_learned_from_scratch(name: str) -> None:
     assert identity_reward(learner.actor) > 0.9
 
 
-def two_step_session(actor: ItemScorer, rng: np.random.Generator, gamma: float) -> list[Transition]:
+def two_step_sessions(actor: ItemScorer, rng: np.random.Generator, gamma: float) -> list[Transition]:
     """Item 0 opens; only if item 1 is shown next does the item after that, whichever it is, earn 1."""
-    first = sample_slate(policy(actor, [liked(0)])[0], 1, rng)
-    between = liked(0, int(first.items[0]))
-    second = sample_slate(policy(actor, [between])[0], 1, rng)
-    reward = float(first.items[0] == 1)
-    return [
-        Transition(liked(0), (int(first.items[0]),), (0.0,), (float(first.propensities[0]),), gamma, between),
-        Transition(between, (int(second.items[0]),), (reward,), (float(second.propensities[0]),), 0.0, between),
-    ]
+    opened = policy(actor, [liked(0)])[0]
+    firsts = [sample_slate(opened, 1, rng) for _ in range(16)]
+    between = [liked(0, int(first.items[0])) for first in firsts]
+    transitions = []
+    for first, history, probs in zip(firsts, between, policy(actor, between), strict=True):
+        second, reward = sample_slate(probs, 1, rng), float(first.items[0] == 1)
+        propensities = (float(first.propensities[0]),), (float(second.propensities[0]),)
+        transitions.append(Transition(liked(0), (int(first.items[0]),), (0.0,), propensities[0], gamma, history))
+        transitions.append(Transition(history, (int(second.items[0]),), (reward,), propensities[1], 0.0, history))
+    return transitions
 
 
 @pytest.mark.parametrize("gamma", [0.8, 0.0])
@@ -117,10 +125,9 @@ def test_mac_learns_what_only_pays_later_as_far_as_the_discount_looks(gamma: flo
     learner, replay = mac(43, n_items=5), Replay(2000, NETWORK.max_history, 1)
     rng, generator = np.random.default_rng(44), torch.Generator().manual_seed(44)
     for _ in range(60):
-        sessions = [two_step_session(learner.actor, rng, gamma) for _ in range(16)]
-        for transition in (t for session in sessions for t in session):
+        for transition in two_step_sessions(learner.actor, rng, gamma):
             replay.add(transition)
-        learner.update(replay, 32, generator)
+        learner.update(replay, 64, generator)
     with torch.inference_mode():
         q = learner.critic.q_values(pack_states([liked(0)], NETWORK.max_history))[0]
     assert q[1].item() == pytest.approx(gamma, abs=0.1)
@@ -136,8 +143,8 @@ def as_checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
-    different = [name for name in one if one[name].dtype != other[name].dtype or not torch.equal(one[name], other[name])]
-    assert not different
+    assert not [name for name in one if one[name].dtype != other[name].dtype]
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -145,7 +152,7 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
     states = []
     for seed in (45, 45, 46):
         learner = LEARNERS[name](45)
-        learn(learner, new_replay(), 50, seed)
+        learn(learner, new_replay(), 50 if name == "a2c" else 13, seed)  # 50 updates, or 52
         states.append(as_checkpoint(learner.state_dict()))
     assert_same_bits(states[0], states[1])
     assert not torch.equal(states[0]["actor.query.weight"], states[2]["actor.query.weight"])
@@ -184,7 +191,7 @@ def test_mac_carries_the_fraction_of_a_step_over() -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_grown_catalogue_keeps_the_optimiser_and_learning_goes_on(name: str) -> None:
     learner = LEARNERS[name](53)
-    learn(learner, new_replay(), ROUNDS[name], seed=54)
+    learn(learner, new_replay(), 8, seed=54)
     before = as_checkpoint(learner.state_dict())
     learner.grow(TEXT)
     after = learner.state_dict()
@@ -198,7 +205,6 @@ def test_a_grown_catalogue_keeps_the_optimiser_and_learning_goes_on(name: str) -
             assert torch.equal(new[:ITEMS], old), key
             assert not new[ITEMS:].any(), key
     assert any(key.startswith("optimizer") and tensor.ndim and tensor.any() for key, tensor in after.items())
-    assert identity_reward(learner.actor) < 0.85  # two new items; what follows item 7 is another
     learn(learner, new_replay(), ROUNDS[name], seed=55)
     assert identity_reward(learner.actor) > 0.9
 
@@ -206,23 +212,23 @@ def test_a_grown_catalogue_keeps_the_optimiser_and_learning_goes_on(name: str) -
 def kl_by_loop(one: Probs, other: Probs) -> float:
     """Largest KL(one || other) of any row, in nats."""
     rows = zip(one, other, strict=True)
-    return max(sum(p * math.log(p / q) for p, q in zip(a, b, strict=True) if p > 0) for a, b in rows)
+    return max(math.fsum(p * math.log(p / q) for p, q in zip(a, b, strict=True) if p > 0) for a, b in rows)
 
 
 @pytest.mark.parametrize(("weight", "near", "far"), [(100.0, 0.0, 0.02), (0.0, 1.0, math.inf)])
 def test_a_heavy_anchor_holds_macs_actor(weight: float, near: float, far: float) -> None:
     anchor = random_scorer(np.random.default_rng(56), TEXT[:ITEMS], NETWORK, scale=0.3).requires_grad_(False)
     learner = mac(57, config=replace(MAC_CONFIG, anchor_weight=weight), anchor=anchor)
-    learn(learner, new_replay(), 60, seed=58)
+    learn(learner, new_replay(), 50, seed=58)
     histories = [liked(i) for i in range(ITEMS)]
     assert near <= kl_by_loop(policy(learner.actor, histories), policy(anchor, histories)) < far
 
 
-@pytest.mark.parametrize("alpha_init", [0.001, 1.0])
+@pytest.mark.parametrize("alpha_init", [0.3, 2.0])
 def test_mac_finds_the_alpha_that_keeps_the_entropy_at_its_target(alpha_init: float) -> None:
-    config = replace(MAC_CONFIG, target_entropy=0.5, alpha_init=alpha_init, alpha_learning_rate=0.05)
+    config = replace(MAC_CONFIG, target_entropy=0.5, alpha_init=alpha_init)
     learner = mac(59, config=config)
-    learn(learner, new_replay(), 150, seed=60)
+    learn(learner, new_replay(), 100, seed=60)
     probs = policy(learner.actor, [liked(i) for i in range(ITEMS)])
     entropy = np.mean([-sum(p * math.log(p) for p in row if p > 0) for row in probs])
-    assert entropy == pytest.approx(0.5 * math.log(ITEMS), abs=0.15)
+    assert entropy == pytest.approx(0.5 * math.log(ITEMS), abs=0.1)

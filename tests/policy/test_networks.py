@@ -5,10 +5,21 @@ import numpy.typing as npt
 import pytest
 import scipy.special
 import torch
-from policy_examples import CONFIG, NEGATIVE, POSITIVE, fresh_scorer, liked, random_history, random_scorer, random_text
+from policy_examples import (
+    CONFIG,
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    RESPONSES,
+    fresh_scorer,
+    liked,
+    random_history,
+    random_scorer,
+    random_text,
+)
 
 from service.policy.networks import ItemScorer
-from service.policy.types import Interaction, Response, pack_states
+from service.policy.types import Interaction, Response, pack_states, session_state
 
 Array = npt.NDArray[np.float64]
 ITEMS = 9
@@ -44,14 +55,14 @@ def hidden_by_loop(scorer: ItemScorer, history: tuple[Interaction, ...]) -> Arra
 
 
 def profiles_by_loop(scorer: ItemScorer, history: tuple[Interaction, ...]) -> Array:
-    """Mean text of the liked items, text of the last liked one, mean text of the others."""
+    """Mean text of the liked items, text of the last liked one, mean text of the disliked, mean text of the ignored."""
     text = scorer.text.numpy().astype(np.float64)
-    rows: dict[Response, list[Array]] = {POSITIVE: [], NEGATIVE: []}
+    rows: dict[Response, list[Array]] = {response: [] for response in RESPONSES}
     for interaction in history:
         rows[interaction.response].append(text[interaction.item])
     zero = np.zeros(CONFIG.text_dim)
     mean = {response: sum(found, zero) / max(1, len(found)) for response, found in rows.items()}
-    return np.stack([mean[POSITIVE], rows[POSITIVE][-1] if rows[POSITIVE] else zero, mean[NEGATIVE]])
+    return np.stack([mean[POSITIVE], rows[POSITIVE][-1] if rows[POSITIVE] else zero, mean[NEGATIVE], mean[IGNORED]])
 
 
 def scores_by_loop(scorer: ItemScorer, history: tuple[Interaction, ...]) -> Array:
@@ -61,7 +72,7 @@ def scores_by_loop(scorer: ItemScorer, history: tuple[Interaction, ...]) -> Arra
     scores = []
     for a in range(scorer.n_items):
         vector = w["project.weight"] @ text[a] + w["id_vectors"][a]
-        likeness = sum(w["profile_gain"][c] * (profiles[c] @ text[a]) for c in range(3))
+        likeness = sum(w["profile_gain"][c] * (profiles[c] @ text[a]) for c in range(4))
         scores.append(w["id_bias"][a] + w["text_bias.weight"][0] @ text[a] + vector @ query + likeness)
     return np.array(scores)
 
@@ -127,13 +138,22 @@ def test_of_a_long_history_the_most_recent_interactions_stay() -> None:
     history = tuple(Interaction(i, POSITIVE if i % 2 else NEGATIVE) for i in range(8))
     states = pack_states([history, history[:2], ()], 5)
     assert states.items.tolist() == [[3, 4, 5, 6, 7], [0, 1, 0, 0, 0], [0] * 5]
-    assert states.responses.tolist() == [[2, 1, 2, 1, 2], [1, 2, 0, 0, 0], [0] * 5]
+    assert states.responses.tolist() == [[3, 1, 3, 1, 3], [1, 3, 0, 0, 0], [0] * 5]
     assert states.lengths.tolist() == [5, 2, 0]
 
 
-@pytest.mark.parametrize(("reward", "response"), [(1.0, POSITIVE), (0.1, POSITIVE), (0.0, NEGATIVE), (-1.0, NEGATIVE)])
+@pytest.mark.parametrize(("reward", "response"), [(1.0, POSITIVE), (0.1, POSITIVE), (0.0, IGNORED), (-1.0, NEGATIVE)])
 def test_response_of_a_reward(reward: float, response: Response) -> None:
     assert Response.of(reward) is response
+
+
+@pytest.mark.parametrize(
+    ("shown", "n_shown", "ignored"),
+    [("", 9, ""), ("cd", 9, "cd"), ("acbd", 9, "cd"), ("cdef", 2, "ef"), ("aeb", 1, "e"), ("cd", 0, ""), ("ab", 5, "")],
+)
+def test_a_session_ends_with_the_last_items_shown_in_vain(shown: str, n_shown: int, ignored: str) -> None:
+    history = (("a", 1.0), ("b", -1.0))
+    assert session_state(history, shown, n_shown) == (*history, *((item, 0.0) for item in ignored))
 
 
 def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from policy_examples import RESPONSES
 
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, Transition
@@ -14,19 +15,19 @@ HISTORY, SLOTS = 4, 3
 
 reals = st.floats(-5, 5, width=32)
 items = st.integers(0, 2**31 - 1)
-interactions = st.builds(Interaction, items, st.sampled_from([Response.NEGATIVE, Response.POSITIVE]))
+interactions = st.builds(Interaction, items, st.sampled_from(RESPONSES))
 
 
 @st.composite
 def transitions(draw: st.DrawFn) -> Transition:
     """Histories and slates from empty to longer than the replay keeps."""
     k = draw(st.integers(0, SLOTS + 2))
-    slots = {"min_size": k, "max_size": k}
+    propensities = st.floats(0.0009765625, 1.0, width=32)
     return Transition(
         history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
-        actions=tuple(draw(st.lists(items, **slots))),
-        rewards=tuple(draw(st.lists(reals, **slots))),
-        propensities=tuple(draw(st.lists(st.floats(0.0009765625, 1.0, width=32), **slots))),
+        actions=tuple(draw(st.lists(items, min_size=k, max_size=k))),
+        rewards=tuple(draw(st.lists(reals, min_size=k, max_size=k))),
+        propensities=tuple(draw(st.lists(propensities, min_size=k, max_size=k))),
         discount=draw(st.floats(0, 1, width=32)),
         next_history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
     )
@@ -57,9 +58,16 @@ def unpacked(batch: Batch) -> list[Transition]:
         empty = slice(len(filled), None)
         assert not batch.rewards[row, empty].any()
         assert (batch.propensities[row, empty] == 1).all()
-        slots = [tuple(getattr(batch, name)[row, filled].tolist()) for name in ("actions", "rewards", "propensities")]
-        discount = float(batch.discount[row])
-        read.append(Transition(history("state", row), *slots, discount, history("next_state", row)))
+        read.append(
+            Transition(
+                history=history("state", row),
+                actions=tuple(batch.actions[row, filled].tolist()),
+                rewards=tuple(batch.rewards[row, filled].tolist()),
+                propensities=tuple(batch.propensities[row, filled].tolist()),
+                discount=float(batch.discount[row]),
+                next_history=history("next_state", row),
+            )
+        )
     return read
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import httpx
+import pytest
+import redis as syncredis
+from service_examples import N_ITEMS, Server, make_settings, problem_of, recommend, respond, serving, shown, until
+
+from service.keys import Keys
+from service.settings import Settings
 
 
 def test_a_user_never_seen_gets_a_slate(api: httpx.Client) -> None:
@@ -12,6 +18,109 @@ def test_a_user_never_seen_gets_a_slate(api: httpx.Client) -> None:
     assert body["policy_version"] == 1
     assert [item["slot"] for item in body["items"]] == [0, 1, 2, 3, 4]
     assert len({item["item_id"] for item in body["items"]}) == 5
-    assert all(0 < item["propensity"] <= 1 for item in body["items"])
+    assert all(0 < item["propensity"] <= 1 and 0 < item["score"] <= 1 for item in body["items"])
+    assert {item["source"] for item in body["items"]} <= {"pretrained", "learned"}
     assert body["warnings"] == []
     assert answer.headers["x-request-id"]
+    assert len(api.post("/v1/recommend", json={"session_id": "ann"}).json()["items"]) == 10
+
+
+def test_scores_are_the_policy_and_the_first_propensity_is_its_score(api: httpx.Client) -> None:
+    slate = recommend(api, "ann", k=N_ITEMS)
+    assert sum(item["score"] for item in slate["items"]) == pytest.approx(1.0)
+    left = 1.0
+    for item in slate["items"]:
+        assert item["propensity"] == pytest.approx(item["score"] / left, rel=1e-6)
+        left -= item["score"]
+
+
+def test_a_catalogue_shorter_than_k_gives_a_short_slate(api: httpx.Client) -> None:
+    slate = recommend(api, "ann", k=100)
+    assert len(shown(slate)) == N_ITEMS
+    assert slate["warnings"] == ["fewer_items_than_k"]
+
+
+def test_nothing_is_shown_twice_until_all_is_seen(api: httpx.Client) -> None:
+    excluded = ["film-0", "film-1", "no-such-film"]
+    respond(api, {"event_id": "e", "user_id": "ann", "item_id": "film-2", "type": "click"})
+    api.put("/items/film-3", json={"text": "Hidden", "hidden": True})
+    api.delete("/items/film-4")
+    seen: list[str] = []
+    for _ in range(9):
+        seen += shown(recommend(api, "ann", k=3, exclude_item_ids=excluded))
+    assert len(seen) == len(set(seen)) == N_ITEMS - 5
+    assert not {f"film-{n}" for n in range(5)} & set(seen)
+    last = recommend(api, "ann", exclude_item_ids=excluded)
+    assert (last["items"], last["warnings"]) == ([], ["no_items_left", "fewer_items_than_k"])
+    assert set(shown(recommend(api, "ann"))) == {"film-0", "film-1"}
+
+
+def test_only_candidates_and_categories_are_shown(api: httpx.Client) -> None:
+    slate = recommend(api, "a", candidate_item_ids=["film-1", "film-2", "no-such-film"])
+    assert set(shown(slate)) == {"film-1", "film-2"}
+    assert slate["warnings"] == ["unknown_candidates", "fewer_items_than_k"]
+    assert recommend(api, "b", candidate_item_ids=[])["items"] == []
+    dramas = shown(recommend(api, "c", k=30, filters={"categories": ["Drama"]}))
+    assert sorted(dramas) == sorted(f"film-{n}" for n in range(0, N_ITEMS, 3))
+    both = recommend(api, "d", k=30, filters={"categories": ["Drama", "Western"]})
+    assert len(shown(both)) == 20
+    one = recommend(api, "e", filters={"categories": ["Drama"]}, candidate_item_ids=["film-0", "film-1"])
+    assert shown(one) == ["film-0"]
+    assert recommend(api, "f", filters={"categories": ["Nowhere"]})["items"] == []
+    assert len(recommend(api, "g", k=30, filters={})["items"]) == 30
+
+
+def test_a_request_can_carry_its_history(api: httpx.Client) -> None:
+    history = [{"item_id": "film-1", "reward": 1.0}, {"item_id": "film-4"}, {"item_id": "gone", "reward": -1.0}]
+    slate = recommend(api, "ann", k=30, history=history)
+    assert len(shown(slate)) == 28 and not {"film-1", "film-4"} & set(shown(slate))
+    comedies = sum(item["score"] for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1)
+    fresh = recommend(api, "bob", k=30, exclude_item_ids=["film-1", "film-4"])
+    assert comedies > sum(item["score"] for item in fresh["items"] if int(item["item_id"][5:]) % 3 == 1)
+    problem_of(api.get("/users/bert"), 404)
+
+
+def test_arms_are_fixed_by_user_and_near_their_share(api: httpx.Client, settings: Settings) -> None:
+    arms = {user: recommend(api, user, k=1)["arm"] for user in (f"u{n}" for n in range(400))}
+    share = sum(arm == "control" for arm in arms.values()) / len(arms)
+    assert share == pytest.approx(settings.control_share, abs=0.1)
+    again = {user: recommend(api, user, k=1)["arm"] for user in list(arms)[:50]}
+    assert again.items() <= arms.items()
+
+
+def test_a_seed_makes_slates_reproducible(redis_url: str, settings: Settings) -> None:
+    slates = []
+    for name in ("one", "other"):
+        deployment = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}:{name}"})
+        with serving(deployment) as client:
+            slates.append([shown(recommend(client, f"u{n}", k=4)) for n in range(5)])
+    assert slates[0] == slates[1]
+
+
+def test_without_a_policy_popularity_then_catalogue_order(
+    settings: Settings, redis: syncredis.Redis, api: httpx.Client, keys: Keys
+) -> None:
+    for n, film in enumerate((7, 7, 5, 9)):
+        respond(api, {"event_id": str(n), "user_id": f"u{n}", "item_id": f"film-{film}", "type": "click"})
+    redis.delete(keys.live)
+    until(lambda: api.get("/readyz").status_code == 503, "unreadiness")
+    assert api.get("/readyz").json()["reasons"] == ["no_policy"]
+    slate = recommend(api, "ann", k=5, exclude_item_ids=["film-9"])
+    assert shown(slate) == ["film-7", "film-5", "film-0", "film-1", "film-2"]
+    assert [item["source"] for item in slate["items"]] == ["popularity"] * 2 + ["catalogue"] * 3
+    assert (slate["policy_version"], slate["arm"], slate["warnings"]) == (0, "fallback", ["no_policy"])
+    assert shown(recommend(api, "u2", k=1)) == ["film-7"], "seen items are not shown here either"
+
+
+def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with Server(make_settings(redis_url, None, tmp_path_factory.mktemp("empty"))) as client:
+        slate = recommend(client, "ann")
+        assert slate["items"] == []
+        assert slate["warnings"] == ["no_policy", "catalogue_empty", "fewer_items_than_k"]
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["no_policy"])
+        assert client.get("/healthz").json()["status"] == "ok"
+        assert client.get("/policies").json() == {"live_version": None, "mode": None, "policies": []}
+        assert problem_of(client.post("/policies:freeze"), 409)["code"] == "conflict"
+        assert client.get("/evaluation").json() == {"arms": {}, "off_policy": {}}
+        assert client.get("/metrics").status_code == 200

@@ -1,0 +1,152 @@
+"""The report as one HTML page that needs nothing else: style and pictures are inside, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from simulator.plot import DARK, LIGHT, draw
+from simulator.report import Report
+from simulator.statistics import Interval
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --faint: #5d646d; --line: #d9dde2; --mark: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16191d; --ink: #e6e8eb; --faint: #9aa1ab; --line: #343a42; --mark: #56b4e9; }
+}
+body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem; max-width: 72rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p.verdict { font-size: 1.15rem; border-left: 4px solid var(--mark); padding-left: .8rem; }
+.faint, figcaption, caption { color: var(--faint); font-size: .875rem; }
+figure { margin: 1rem 0; } img { width: 100%; height: auto; display: block; }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem 2.5rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+caption { text-align: left; padding-bottom: .25rem; }
+th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line);
+  font-variant-numeric: tabular-nums; white-space: nowrap; }
+th:first-child { text-align: left; font-weight: 600; } thead th { font-weight: 600; color: var(--faint); }
+"""
+
+
+def page(report: Report) -> str:
+    """The whole page; every text that came from outside is escaped."""
+    dark, light = (base64.b64encode(draw(report, theme)).decode() for theme in (DARK, LIGHT))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ialp load report</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>Synthetic users against the running service</h1>
+<p class="faint">{escape(_facts(report))}</p>
+<p class="verdict">{escape(verdict(report))}</p>
+<figure>
+<picture>
+<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">
+<img src="data:image/png;base64,{light}" alt="Reward per session over the run by arm, and latency percentiles">
+</picture>
+<figcaption>Bands are 95% intervals of the mean of each bin of sessions. Reference lines are policies that the simulator
+played on the same truth: random, the true popularity, and an oracle that knows every user.</figcaption>
+</figure>
+<h2>Arms</h2>
+{_arms(report)}
+<h2>Service</h2>
+<div class="tables">{_latency(report)}{_statuses(report)}</div>
+<h2>Run</h2>
+<div class="tables">{_reference(report)}{_settings(report)}</div>
+</body>
+</html>
+"""
+
+
+def verdict(report: Report) -> str:
+    """One sentence: is the adaptive arm better by the end?"""
+    if report.gain is None:
+        return "Only one arm was met, so there is nothing to compare."
+    low, high = report.gain.low, report.gain.high
+    if not math.isfinite(low):
+        return "Too few sessions in the last quarter to compare the arms."
+    difference = f"{report.gain.mean:+.2f} positive responses per session (95% interval {low:+.2f} to {high:+.2f})"
+    if low > 0:
+        return f"In the last quarter the adaptive arm earned more than the frozen control: {difference}."
+    if high < 0:
+        return f"In the last quarter the adaptive arm earned less than the frozen control: {difference}."
+    return f"In the last quarter the arms cannot be told apart: {difference}."
+
+
+def with_range(interval: Interval) -> str:
+    """mean [low, high], or what there is of it."""
+    if not math.isfinite(interval.mean):
+        return "–"
+    if not math.isfinite(interval.low):
+        return f"{interval.mean:.2f}"
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _facts(report: Report) -> str:
+    cut = ", ".join(f"{count} {outcome}" for outcome, count in report.incomplete.items())
+    return (
+        f"{report.sessions:,} sessions in {report.seconds:.1f} s, {report.requests:,} requests"
+        f" ({report.requests_per_s:.0f} per second)" + (f"; not counted: {cut}" if cut else "")
+    )
+
+
+def _arms(report: Report) -> str:
+    arms = list(report.arms.values())
+    rows = [
+        ("Sessions", *(f"{arm.reward.n:,}" for arm in arms)),
+        ("Reward per session", *(with_range(arm.reward) for arm in arms)),
+        ("– first quarter of the run", *(with_range(arm.first_quarter) for arm in arms)),
+        ("– last quarter of the run", *(with_range(arm.last_quarter) for arm in arms)),
+        ("Reward per item shown", *(f"{arm.reward_per_item:.3f}" for arm in arms)),
+        ("Turns per session", *(f"{arm.turns:.2f}" for arm in arms)),
+        ("Sessions that ended bored", *(f"{arm.bored:.1%}" for arm in arms)),
+        ("Catalogue coverage", *(f"{arm.coverage:.1%}" for arm in arms)),
+        ("Diversity within a session", *(f"{arm.diversity:.3f}" for arm in arms)),
+    ]
+    caption = "Mean [95% interval]. A reward is a positive response, a turn one slate, diversity the mean of 1 - cos."
+    return _table(caption, ("Arm", *report.arms), rows)
+
+
+def _latency(report: Report) -> str:
+    names = list(report.latency_ms["/recommend"])
+    rows = [(route, *(_number(values[name]) for name in names)) for route, values in report.latency_ms.items()]
+    return _table("Milliseconds from the intended start of a request to its answer.", ("Route", *names), rows)
+
+
+def _statuses(report: Report) -> str:
+    rows = [(route, s, f"{count:,}") for route, counts in report.statuses.items() for s, count in counts.items()]
+    rows += [("warning", text, f"{count:,}") for text, count in report.warnings.items()]
+    return _table("Every attempt, retries included.", ("Route", "Status", "Count"), rows)
+
+
+def _reference(report: Report) -> str:
+    rows = [(name, with_range(interval)) for name, interval in report.baselines.items()]
+    return _table("What other policies earn on the same users.", ("Policy", "Reward per session"), rows)
+
+
+def _settings(report: Report) -> str:
+    rows = [(name, str(value)) for name, value in report.settings.items() if value is not None]
+    return _table("How this was run.", ("Setting", "Value"), rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if math.isfinite(value) else "–"
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

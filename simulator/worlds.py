@@ -1,0 +1,68 @@
+"""The worlds we simulate: for each data set how user truth is fitted and how sessions go, and a cache of the fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, astuple
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from offline.datasets import Dataset
+from simulator.environment import EnvironmentConfig, World
+from simulator.errors import SimulatorError
+from simulator.users import UserModel, UserModelConfig, fit_users
+
+PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyType(
+    {
+        "movielens": (UserModelConfig(), EnvironmentConfig()),
+        "movielens100k": (UserModelConfig(), EnvironmentConfig()),
+        # Only rated cells count; 18.5% is the share of likes among the items that were shown at random.
+        "coat": (
+            UserModelConfig(feedback="explicit", dim=8, l2=1.5, mean_affinity=0.185),
+            EnvironmentConfig(leave_quantile=0.0015),
+        ),
+        "lfm": (UserModelConfig(), EnvironmentConfig()),
+        # A purchase is rare (0.3% of cells) because nobody is shown most products, not because nobody wants them.
+        "industry": (
+            UserModelConfig(epochs=30, batch_users=128, l2=3.0, mean_affinity=0.02),
+            EnvironmentConfig(leave_quantile=0.0015),
+        ),
+    }
+)
+"""By `Dataset.name`; every other data set gets the defaults."""
+
+
+def build_world(
+    dataset: Dataset, *, config: EnvironmentConfig | None = None, seed: int = 0, cache: Path | None = None
+) -> World:
+    """The world of a data set: its users fitted (or read from the folder `cache`, where the fit is kept) and its rules.
+
+    `config` overrides the preset's rules; `seed` is the fit's.
+
+    Raises:
+        SimulatorError: the data set has no interactions, or none that is liked.
+    """
+    if dataset.interactions is None:
+        raise SimulatorError(f"data set {dataset.name!r} has no interactions, so no user can be simulated; add some")
+    user_config, preset = PRESETS.get(dataset.name, (UserModelConfig(), EnvironmentConfig()))
+    path = cache / f"users-{dataset.name}-{_key(dataset, user_config, seed)}.safetensors" if cache else None
+    if path is not None and path.exists():
+        users = UserModel.load(path)
+    else:
+        users = fit_users(dataset.interactions, len(dataset.items), user_config, seed)
+        if path is not None:
+            users.save(path)
+    return World(users, config or preset)
+
+
+def _key(dataset: Dataset, config: UserModelConfig, seed: int) -> str:
+    """A hash of all that the fit depends on, so that a stale cache is never taken for the truth."""
+    assert dataset.interactions is not None
+    digest = hashlib.sha256(json.dumps([asdict(config), seed, len(dataset.items)]).encode())
+    for column in astuple(dataset.interactions):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
+
+from service.policy.adaptive import (
+    Arm,
+    Distribution,
+    Mixture,
+    ServingConfig,
+    ServingPolicy,
+    Variant,
+    masked_softmax,
+    mixture_weights,
+)
+from service.policy.networks import ItemScorer
+from service.policy.types import pack_states
+
+ITEMS = 8
+Probs = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+HISTORY = random_history(np.random.default_rng(61), 3, ITEMS)
+VARIANTS = [
+    ServingConfig(Variant.FROZEN),
+    ServingConfig(Variant.FT),
+    ServingConfig(Variant.AP, Mixture.FIXED, fixed_weight=0.3),
+    ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=0.5),
+]
+
+
+def networks() -> tuple[ItemScorer, ItemScorer, ItemScorer]:
+    """Pre-trained, learned, critic; the same at every call."""
+    rng = np.random.default_rng(62)
+    text = random_text(rng, ITEMS)
+    one, two, three = (random_scorer(rng, text).requires_grad_(False) for _ in range(3))
+    return one, two, three
+
+
+def available(*hidden: int) -> Mask:
+    mask = np.ones(ITEMS, dtype=bool)
+    mask[list(hidden)] = False
+    return mask
+
+
+def softmax_by_loop(logits: Probs, mask: Mask) -> Probs:
+    mass = [math.exp(float(x)) if ok else 0.0 for x, ok in zip(logits, mask, strict=True)]
+    return np.array([m / math.fsum(mass) for m in mass])
+
+
+def network_probs(scorer: ItemScorer, mask: Mask) -> Probs:
+    return softmax_by_loop(scorer(pack_states([HISTORY], CONFIG.max_history))[0].numpy(), mask)
+
+
+def serve(config: ServingConfig, mask: Mask, arm: Arm = Arm.ADAPTIVE) -> Distribution:
+    return ServingPolicy(*networks(), config).distribution(HISTORY, mask, arm)
+
+
+def test_masked_softmax_by_a_loop() -> None:
+    rng = np.random.default_rng(63)
+    logits, mask = rng.normal(size=(4, ITEMS)).astype(np.float32), rng.random((4, ITEMS)) < 0.6
+    mask[:, 0] = True
+    oracle = np.stack([softmax_by_loop(row, ok) for row, ok in zip(logits, mask, strict=True)])
+    np.testing.assert_allclose(masked_softmax(logits, mask), oracle, rtol=1e-12)
+    np.testing.assert_allclose(masked_softmax(logits[1], mask[1]), oracle[1], rtol=1e-12)
+
+
+def test_masked_softmax_of_huge_logits_is_finite() -> None:
+    logits = np.array([3e38, 3e38, -3e38], dtype=np.float32)
+    np.testing.assert_array_equal(masked_softmax(logits, np.ones(3, dtype=bool)), [0.5, 0.5, 0.0])
+
+
+def test_masked_softmax_of_nothing_is_all_zero() -> None:
+    logits, mask = np.ones((2, 3), dtype=np.float32), np.array([[False] * 3, [False, True, False]])
+    np.testing.assert_array_equal(masked_softmax(logits, mask), [[0, 0, 0], [0, 1, 0]])
+    assert masked_softmax(np.empty(0, np.float32), np.empty(0, bool)).shape == (0,)
+
+
+def test_mixture_weights_by_hand() -> None:
+    weights = mixture_weights(np.array([1.0, 1.1]), 0.1)
+    np.testing.assert_allclose(weights, [1 / (1 + math.e), math.e / (1 + math.e)])
+    np.testing.assert_allclose(mixture_weights(np.array([[2.0, 0.0], [2.0, 1000.0]]), 0.01), [[0.5, 0], [0.5, 1]])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=4), st.floats(1e-3, 1e3))
+def test_mixture_weights_sum_to_one_and_follow_the_order_of_q(q: list[float], temperature: float) -> None:
+    weights = mixture_weights(np.array(q), temperature)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[int(np.argmax(q))] == weights.max()
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_the_control_arm_serves_the_pretrained_policy(config: ServingConfig) -> None:
+    mask = available(1, 6)
+    control = serve(config, mask, Arm.CONTROL)
+    np.testing.assert_allclose(control.probs, network_probs(networks()[0], mask), atol=1e-6)
+    assert control.weight == 0
+
+
+def test_frozen_serves_the_pretrained_and_ft_the_learned_policy() -> None:
+    mask = available(2)
+    pretrained, learned, _ = networks()
+    np.testing.assert_allclose(serve(VARIANTS[0], mask).probs, network_probs(pretrained, mask), atol=1e-6)
+    np.testing.assert_allclose(serve(VARIANTS[1], mask).probs, network_probs(learned, mask), atol=1e-6)
+    assert np.abs(network_probs(pretrained, mask) - network_probs(learned, mask)).max() > 0.05
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_ap_fixed_is_the_convex_combination(weight: float) -> None:
+    mask = available(0, 5)
+    pretrained, learned, _ = networks()
+    oracle = (1 - weight) * network_probs(pretrained, mask) + weight * network_probs(learned, mask)
+    served = serve(replace(VARIANTS[2], fixed_weight=weight), mask)
+    assert served.weight == weight
+    np.testing.assert_allclose(served.probs, oracle, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
+def test_ap_adaptive_weighs_by_expected_q(temperature: float) -> None:
+    mask = available(4)
+    pretrained, learned, critic = networks()
+    old, new = network_probs(pretrained, mask), network_probs(learned, mask)
+    q = critic.q_values(pack_states([HISTORY], CONFIG.max_history))[0].numpy()
+    q_old, q_new = (sum(float(p) * float(x) for p, x in zip(probs, q, strict=True)) for probs in (old, new))
+    weight = math.exp(q_new / temperature) / (math.exp(q_old / temperature) + math.exp(q_new / temperature))
+    served = serve(replace(VARIANTS[3], temperature=temperature), mask)
+    assert served.weight == pytest.approx(weight, abs=1e-5)
+    np.testing.assert_allclose(served.probs, (1 - weight) * old + weight * new, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+@pytest.mark.parametrize("hidden", [(), (3,), (0, 1, 2, 4, 5, 6, 7)])
+def test_probabilities_sum_to_one_over_what_is_available(config: ServingConfig, hidden: tuple[int, ...]) -> None:
+    served = serve(config, available(*hidden))
+    for probs in (served.probs, served.pretrained, served.learned):
+        assert probs.sum() == pytest.approx(1.0)
+        assert not probs[list(hidden)].any()
+        assert probs.min() >= 0
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_nothing_available_gives_no_probability_and_no_error(config: ServingConfig) -> None:
+    served = serve(config, available(*range(ITEMS)))
+    assert not served.probs.any()
+    assert served.entropy == 0
+
+
+@pytest.mark.parametrize("config", VARIANTS[2:], ids=str)
+def test_ap_of_equal_policies_is_that_policy(config: ServingConfig) -> None:
+    pretrained, _, critic = networks()
+    mask = available(7)
+    served = ServingPolicy(pretrained, networks()[0], critic, config).distribution(HISTORY, mask)
+    np.testing.assert_allclose(served.probs, network_probs(pretrained, mask), atol=1e-6)
+    assert served.weight == pytest.approx(config.fixed_weight if config.mixture == Mixture.FIXED else 0.5)
+
+
+def test_sources_name_the_policy_that_contributed_more() -> None:
+    distribution = Distribution(
+        probs=np.array([0.4375, 0.34375, 0.21875]),
+        pretrained=np.array([0.5, 0.25, 0.25]),
+        learned=np.array([0.25, 0.625, 0.125]),
+        weight=0.25,
+    )
+    # By weight: 0.375 against 0.0625, 0.1875 against 0.15625, 0.1875 against 0.03125; unweighted, item 1 would differ.
+    assert distribution.sources(np.array([1, 0])) == ["pretrained", "pretrained"]
+    even = replace(distribution, weight=0.5)
+    assert even.sources(np.array([1, 0, 2])) == ["learned", "pretrained", "pretrained"]
+    assert replace(distribution, learned=distribution.pretrained, weight=0.5).sources(np.array([0])) == ["pretrained"]
+
+
+def test_entropy_by_hand() -> None:
+    probs = np.array([0.5, 0.25, 0.25, 0.0])
+    assert Distribution(probs, probs, probs, 0.0).entropy == pytest.approx(1.5 * math.log(2))
+
+
+def test_the_policy_sees_the_most_recent_history_only() -> None:
+    policy = ServingPolicy(*networks(), VARIANTS[3])
+    long = liked(0, 1, *range(2, 2 + CONFIG.max_history))
+    recent, all_of_it = (policy.distribution(h, available()).probs for h in (long[-CONFIG.max_history :], long))
+    np.testing.assert_array_equal(recent, all_of_it)
+    shorter = policy.distribution(long[-CONFIG.max_history + 1 :], available()).probs
+    assert np.abs(recent - shorter).max() > 1e-4

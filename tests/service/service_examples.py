@@ -1,0 +1,213 @@
+"""What the service's tests share: a small snapshot, settings, a running API and a running worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import redis as syncredis
+import torch
+import uvicorn
+
+from service import events, streams
+from service.keys import Keys
+from service.main import create_app
+from service.metrics import WorkerReport
+from service.policy.adaptive import ServingConfig
+from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
+from service.policy.text import HashingEncoder, TextProjection, item_text
+from service.settings import Settings
+from service.worker import Worker
+
+N_ITEMS = 30
+WAIT_S = 40.0
+GENRES = ("Drama", "Comedy", "Western")
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
+        time.sleep(0.01)
+
+
+def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
+    """A snapshot of `n_items` films in three genres with a mildly opinionated random policy; written to `folder`."""
+    items = tuple(CatalogueItem(f"film-{n}", f"Film number {n}", (GENRES[n % 3],)) for n in range(n_items))
+    embeddings = HashingEncoder().encode([item_text(i.text, i.categories) for i in items])
+    projection = TextProjection.fit(torch.from_numpy(embeddings), 16)
+    text = projection(torch.from_numpy(embeddings))
+    config = NetworkConfig(dim=8, text_dim=16, max_history=10)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pretrained, learned, critic = (ItemScorer(config, text) for _ in range(3))
+        with torch.no_grad():
+            pretrained.id_bias.normal_(0, 0.5)
+            pretrained.profile_gain[:2] = torch.tensor([2.0, 1.0])
+            learned.load_state_dict(pretrained.state_dict())
+    snapshot = Snapshot.of(
+        version=1,
+        parent=None,
+        created_at=0.0,
+        item_ids=tuple(item.item_id for item in items),
+        text_encoder="hashing",
+        projection=projection,
+        serving=ServingConfig(),
+        pretrained=pretrained,
+        learned=learned,
+        critic=critic,
+        learner={},
+        lineage={},
+        metrics={},
+    )
+    save_snapshot(snapshot, folder, SnapshotCatalogue(items, embeddings.astype(np.float32)))
+    return folder
+
+
+def make_settings(redis_url: str, snapshot: Path | None, folder: Path, **changes: object) -> Settings:
+    """Settings of a deployment of its own in `folder`, with some fields changed."""
+    values: dict[str, object] = {
+        "redis_url": redis_url,
+        "key_prefix": f"test:{folder.parent.name}:{folder.name}",
+        "data_dir": folder / "data",
+        "snapshot": snapshot,
+        "seed": 1,
+        "refresh_interval_s": 0.02,
+        "reward_window_s": 0.05,
+        "control_share": 0.3,
+        "port": 0,
+    }
+    return Settings.model_validate(values | changes)
+
+
+def learning_settings(settings: Settings, **changes: object) -> Settings:
+    """The same deployment with a worker that publishes after a few events."""
+    quick: dict[str, object] = {"learn_every": 10, "publish_every": 40, "checkpoint_every": 100, "replay_capacity": 500}
+    return settings.model_copy(update=quick | changes)
+
+
+class Server:
+    """The API on a real socket, in a thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, lifespan="on")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> httpx.Client:
+        self._thread.start()
+        until(lambda: self._server.started, "the HTTP server")
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of a running API that is ready."""
+    with Server(settings) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        yield client
+
+
+@contextlib.contextmanager
+def working(settings: Settings) -> Iterator[Worker]:
+    """A worker in a thread; it must not have failed by the end."""
+    stop = threading.Event()
+    worker = Worker(settings, stop)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures, failures
+
+
+def recommend(client: httpx.Client, user: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A slate, which must be had."""
+    body = fields if user is None else {"user_id": user, **fields}
+    answer = client.post("/recommend", json=body)
+    assert answer.status_code == 200, answer.text
+    slate: dict[str, Any] = answer.json()
+    return slate
+
+
+def shown(slate: dict[str, Any]) -> list[str]:
+    """A slate's item ids."""
+    return [item["item_id"] for item in slate["items"]]
+
+
+def respond(client: httpx.Client, *sent: dict[str, Any]) -> dict[str, Any]:
+    """Feedback, which must be taken."""
+    answer = client.post("/feedback", json=list(sent) if len(sent) != 1 else sent[0])
+    assert answer.status_code == 202, answer.text
+    outcome: dict[str, Any] = answer.json()
+    return outcome
+
+
+def talk(client: httpx.Client, n: int, start: int = 0, k: int = 3) -> None:
+    """`n` slates, each of a user of its own who clicks Comedies."""
+    for number in range(start, start + n):
+        slate = recommend(client, f"user-{number}", k=k)
+        clicks = [item for item in shown(slate) if item.startswith("film-") and int(item[5:]) % 3 == 1]
+        sent = [
+            {
+                "event_id": f"{number}-{item}",
+                "recommendation_id": slate["recommendation_id"],
+                "user_id": f"user-{number}",
+                "item_id": item,
+                "type": "click",
+            }
+            for item in clicks
+        ]
+        if sent:
+            respond(client, *sent)
+
+
+def report_of(redis: syncredis.Redis, settings: Settings) -> WorkerReport:
+    """What the worker last reported; an empty report if it never did."""
+    data = redis.get(Keys(settings.key_prefix).worker)
+    return msgspec.json.decode(data, type=WorkerReport) if data else WorkerReport()
+
+
+def logged(redis: syncredis.Redis, settings: Settings) -> list[events.Event]:
+    """All events of the log."""
+    return [events.decode(data) for _, data in streams.read(redis, Keys(settings.key_prefix), "0-0", 100_000, 1)]
+
+
+def problem_of(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
+    """The problem document of an answer, checked for form."""
+    assert answer.status_code in statuses, f"{answer.status_code}: {answer.text[:500]}"
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = json.loads(answer.content)
+    assert set(document) == {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
+    assert document["status"] == answer.status_code
+    assert document["type"] == f"urn:ialp:problem:{document['code']}"
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert all(set(error) == {"field", "code", "message"} for error in document["errors"])
+    return document

@@ -1,0 +1,143 @@
+"""POST /feedback: idempotent, atomic, durable before it is acknowledged, and felt in the next slate."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import redis as syncredis
+from service_examples import logged, recommend, respond, shown
+
+from service.events import Feedback
+from service.keys import Keys
+from service.settings import Settings
+
+
+def click(event_id: str, item: str = "film-1", user: str = "ann", **fields: Any) -> dict[str, Any]:
+    return {"event_id": event_id, "user_id": user, "item_id": item, "type": "click", **fields}
+
+
+def everything(redis: syncredis.Redis, keys: Keys) -> dict[str, Any]:
+    """All that a feedback event may change."""
+    return {
+        "log": redis.xrange(keys.events),
+        "history": redis.lrange(keys.history("u:ann"), 0, -1),
+        "seen": redis.lrange(keys.seen("u:ann"), 0, -1),
+        "popularity": redis.zrange(keys.popularity, 0, -1, withscores=True),
+    }
+
+
+def test_a_hundred_repetitions_change_nothing_after_the_first(
+    api: httpx.Client, redis: syncredis.Redis, keys: Keys
+) -> None:
+    slate = recommend(api, "ann", k=3)
+    event = click("once", shown(slate)[0], recommendation_id=slate["recommendation_id"])
+    assert respond(api, event) == {"accepted": 1, "duplicates": 0, "rejected": []}
+    before = everything(redis, keys)
+    reward = "ialp_reward_total"
+    counted = [line for line in api.get("/metrics").text.splitlines() if line.startswith(reward)]
+    for _ in range(100):
+        assert respond(api, event) == {"accepted": 0, "duplicates": 1, "rejected": []}
+    assert everything(redis, keys) == before
+    assert [line for line in api.get("/metrics").text.splitlines() if line.startswith(reward)] == counted
+
+
+def test_arrays_of_valid_invalid_and_repeated_events(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
+    respond(api, click("known"))
+    sent: list[Any] = [
+        click("a"),
+        click("known"),
+        click("a", item="film-2"),  # the id decides, not the content
+        {"event_id": "b", "user_id": "ann"},
+        click("c", item="nowhere"),
+        "text",
+        click("d", type="yawn"),
+        click("e", item="film-3", reward=0.5, type=None),
+        {"event_id": "\ud800", "user_id": "ann"},
+    ]
+    answer = api.post("/feedback", content=json.dumps(sent), headers={"content-type": "application/json"})
+    assert answer.status_code == 202
+    outcome = answer.json()
+    assert (outcome["accepted"], outcome["duplicates"]) == (2, 2)
+    rejected = [(r["index"], r["event_id"], r["code"]) for r in outcome["rejected"]]
+    assert rejected == [
+        (3, "b", "missing"),
+        (4, "c", "unknown_item"),
+        (5, None, "model_type"),
+        (6, "d", "unknown_type"),
+        (8, None, "string_unicode"),
+    ]
+    history = api.get("/users/ann").json()["history"]
+    assert [(past["item_id"], past["reward"]) for past in history] == [
+        ("film-1", 1.0),
+        ("film-1", 1.0),
+        ("film-3", 0.5),
+    ]
+    assert redis.xlen(keys.events) == 3
+    assert respond(api, *[]) == {"accepted": 0, "duplicates": 0, "rejected": []}
+
+
+def test_of_identical_events_at_once_exactly_one_is_accepted(
+    api: httpx.Client, redis: syncredis.Redis, keys: Keys
+) -> None:
+    def post(_: int) -> dict[str, Any]:
+        with httpx.Client(base_url=api.base_url, timeout=30) as client:
+            return respond(client, click("same"), click("same"))
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(post, range(16)))
+    assert sum(outcome["accepted"] for outcome in outcomes) == 1
+    assert sum(outcome["duplicates"] for outcome in outcomes) == 31
+    assert redis.xlen(keys.events) == 1
+
+
+def test_what_is_acknowledged_is_in_the_log(api: httpx.Client, settings: Settings, redis: syncredis.Redis) -> None:
+    for n in range(20):
+        respond(api, click(f"e{n}", f"film-{n}", user="bob", occurred_at=1.5))
+        newest = logged(redis, settings)[-1]
+        assert newest == Feedback(f"e{n}", "u:bob", f"film-{n}", 1.0, type="click", occurred_at=1.5)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reward"), [({"type": "dislike"}, -1.0), ({"reward": 0.25}, 0.25), ({"reward": 0}, 0)]
+)
+def test_types_have_the_configured_rewards(api: httpx.Client, sent: dict[str, Any], reward: float) -> None:
+    respond(api, {"event_id": "e", "user_id": "ann", "item_id": "film-1", **sent})
+    assert api.get("/users/ann").json()["history"] == [{"item_id": "film-1", "reward": reward}]
+
+
+def test_feedback_moves_the_next_slate(api: httpx.Client) -> None:
+    """Profiles of liked text weigh 2 in this snapshot: after liking Comedies, Comedies become likelier."""
+
+    def share_of_comedies(user: str) -> float:
+        slate = recommend(api, user, k=30)
+        return sum(item["score"] for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1 and item["slot"] >= 0)
+
+    before = share_of_comedies("somebody-new")
+    for n, film in enumerate((1, 4)):
+        respond(api, click(f"like-{n}", f"film-{film}", user="fan"))
+        respond(api, click(f"not-{n}", f"film-{film - 1}", user="fan", type="dislike"))
+    slate = recommend(api, "fan", k=30)
+    assert "fewer_items_than_k" in slate["warnings"] and not {"film-1", "film-4", "film-0", "film-3"} & set(
+        shown(slate)
+    )
+    comedies = [item["score"] for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1]
+    assert sum(comedies) > before
+
+
+def test_sessions_without_an_account_are_separate_from_users(api: httpx.Client) -> None:
+    respond(api, {"event_id": "s", "session_id": "ann", "item_id": "film-7", "type": "click"})
+    assert api.get("/users/ann").status_code == 404
+    slate = recommend(api, session_id="ann", k=30)
+    assert "film-7" not in shown(slate) and len(shown(slate)) == 29
+
+
+def test_sessions_are_capped(redis: syncredis.Redis, settings: Settings, keys: Keys, api: httpx.Client) -> None:
+    respond(api, *[click(f"e{n}", f"film-{n % 30}") for n in range(60)])
+    assert redis.llen(keys.history("u:ann")) == settings.history_length
+    assert redis.llen(keys.seen("u:ann")) == 30
+    assert 0 < redis.ttl(keys.history("u:ann")) <= settings.session_ttl_s
+    assert 0 < redis.ttl(keys.event("e1")) <= settings.dedupe_ttl_s

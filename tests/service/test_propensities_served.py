@@ -1,0 +1,89 @@
+"""What is answered, what is logged and what a reader of the log recomputes are the same probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import numpy as np
+import pytest
+import redis as syncredis
+import torch
+from service_examples import logged
+
+from service.events import Impression
+from service.main import create_app
+from service.policy.adaptive import Arm, Mixture, ServingPolicy, Variant
+from service.policy.sampling import slate_propensities
+from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.types import Interaction, Response
+from service.registry import folder_of
+from service.settings import Settings
+
+N_REQUESTS = 3_000
+
+
+async def serve(settings: Settings, n: int) -> dict[str, list[float]]:
+    """Propensities as answered, by recommendation id, of `n` varied requests."""
+    rng = np.random.default_rng(0)
+    app = create_app(settings)
+    answered: dict[str, list[float]] = {}
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.01)
+            for number in range(n):
+                user = f"u{rng.integers(60)}" if number % 2 else f"fresh-{number}"
+                body: dict[str, object] = {"user_id": user, "k": int(rng.integers(1, 6))}
+                if number % 5 == 0:
+                    body["filters"] = {"categories": ["Drama", "Comedy"]}
+                if number % 7 == 0:
+                    body["exclude_item_ids"] = [f"film-{rng.integers(30)}"]
+                if number % 11 == 0:
+                    body["history"] = [{"item_id": f"film-{rng.integers(30)}", "reward": float(rng.integers(-1, 2))}]
+                slate = (await client.post("/recommend", json=body)).json()
+                answered[slate["recommendation_id"]] = [item["propensity"] for item in slate["items"]]
+                if slate["items"] and number % 3 == 0:
+                    event = {"event_id": f"{number}", "user_id": user, "item_id": slate["items"][0]["item_id"]}
+                    await client.post("/feedback", json={**event, "reward": float(rng.integers(-1, 2))})
+    return answered
+
+
+def recomputed(impression: Impression, policy: ServingPolicy, ids: tuple[str, ...]) -> np.ndarray:
+    """Slot propensities from the log and the snapshot alone."""
+    index = {item: row for row, item in enumerate(ids)}
+    available = np.ones(len(ids), np.bool_)
+    if impression.candidates is not None:
+        available[:] = False
+        available[[index[item] for item in impression.candidates]] = True
+    available[[index[item] for item in impression.masked]] = False
+    history = [Interaction(index[item], Response.of(reward)) for item, reward in impression.history]
+    distribution = policy.distribution(history, available, Arm(impression.arm))
+    return slate_propensities(distribution.probs, np.array([index[item] for item in impression.items], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("n", "variant", "mixture"),
+    [(N_REQUESTS, Variant.AP, Mixture.ADAPTIVE), (300, Variant.AP, Mixture.FIXED), (300, Variant.FT, Mixture.FIXED)],
+)
+async def test_the_log_alone_gives_the_served_propensities(
+    settings: Settings, redis: syncredis.Redis, n: int, variant: Variant, mixture: Mixture
+) -> None:
+    settings = settings.model_copy(update={"variant": variant, "mixture": mixture, "refresh_interval_s": 1.0})
+    answered = await serve(settings, n)
+    snapshot = load_snapshot(folder_of(settings.data_dir, 1))
+    assert settings.snapshot is not None
+    embeddings = load_catalogue(settings.snapshot).embeddings
+    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(embeddings)))
+    impressions = [event for event in logged(redis, settings) if isinstance(event, Impression)]
+    assert len(impressions) == len(answered) == n
+    compared = 0
+    for impression in impressions:
+        assert list(impression.propensities) == answered[impression.recommendation_id]
+        if impression.items:
+            np.testing.assert_allclose(
+                impression.propensities, recomputed(impression, policy, snapshot.item_ids), rtol=1e-9
+            )
+            compared += len(impression.items)
+    assert compared > n

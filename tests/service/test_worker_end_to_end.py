@@ -1,0 +1,135 @@
+"""API and worker together: they meet in Redis, the worker publishes and the API serves what it published."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+import redis as syncredis
+import torch
+from service_examples import (
+    learning_settings,
+    logged,
+    recommend,
+    report_of,
+    respond,
+    serving,
+    shown,
+    talk,
+    until,
+    working,
+)
+
+from service import events, streams
+from service.events import Feedback, Impression, ItemChanged
+from service.keys import Keys
+from service.settings import Settings
+
+
+def version_of(client: httpx.Client) -> int:
+    version: int = client.get("/readyz").json()["policy_version"]
+    return version
+
+
+@pytest.mark.parametrize("variant", ["ft", "ap"])
+def test_versions_are_learned_published_and_served(settings: Settings, redis: syncredis.Redis, variant: str) -> None:
+    settings = learning_settings(settings, variant=variant)
+    with serving(settings) as client, working(settings):
+        talk(client, 60)
+        until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+        listed = client.get("/policies").json()
+        assert listed["live_version"] == version_of(client)
+        newest = listed["policies"][0]
+        assert (newest["variant"], newest["gate_passed"], newest["learner"]["name"]) == (variant, True, "mac")
+        assert newest["lineage"]["closed"] >= 40
+        arms = client.get("/evaluation").json()["arms"]
+        assert arms["adaptive"]["reward_low"] <= arms["adaptive"]["reward_mean"] <= arms["adaptive"]["reward_high"]
+        assert arms["control"]["impressions"] > 0
+        assert recommend(client, "ann", k=5)["policy_version"] >= 2
+    assert report_of(redis, settings).version >= 2
+
+
+def test_the_frozen_variant_publishes_nothing(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings, variant="frozen")
+    with serving(settings) as client, working(settings):
+        talk(client, 50)
+        until(lambda: talk(client, 1) or report_of(redis, settings).closed >= 45, "closed impressions")
+        assert [p["version"] for p in client.get("/policies").json()["policies"]] == [1]
+
+
+def test_a_worker_that_resumes_counts_every_event_once(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client:
+        for start in (0, 30, 60):
+            with working(settings):
+                talk(client, 30, start)
+        with working(settings):
+            n_events = redis.xlen(Keys(settings.key_prefix).events)
+            until(lambda: sum(report_of(redis, settings).events.values()) == n_events, "the end of the log")
+    report = report_of(redis, settings)
+    kinds = [type(event) for event in logged(redis, settings)]
+    assert report.events["impression"] == kinds.count(Impression)
+    joined = sum(count for kind, count in report.events.items() if kind.startswith("feedback_"))
+    assert joined == kinds.count(Feedback)
+    assert report.closed + report.open == kinds.count(Impression)
+
+
+def test_new_items_reach_the_learner_and_the_next_version(settings: Settings) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client, working(settings):
+        talk(client, 20)
+        for n in range(3):
+            answer = client.put(f"/items/new-{n}", json={"text": f"A new western {n}", "categories": ["Western"]})
+            assert answer.status_code == 201
+        slate = recommend(client, "bob", k=3, candidate_item_ids=["new-0", "new-1", "new-2"])
+        assert sorted(shown(slate)) == ["new-0", "new-1", "new-2"]
+        respond(
+            client,
+            {
+                "event_id": "e",
+                "user_id": "bob",
+                "item_id": "new-1",
+                "type": "click",
+                "recommendation_id": slate["recommendation_id"],
+            },
+        )
+        talk(client, 40, start=20)
+        until(lambda: talk(client, 1) or version_of(client) >= 2, "a version that knows the new items")
+        assert len(shown(recommend(client, "carl", k=33))) == 33
+
+
+def test_poison_entries_are_set_aside_and_the_loop_goes_on(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    keys = Keys(settings.key_prefix)
+    with serving(settings) as client, working(settings):
+        talk(client, 5)
+        for data in (b"\xc1 not msgpack", b"", events.encode(ItemChanged("x", b""))[:-2]):
+            redis.xadd(keys.events, {events.FIELD: data})
+        redis.xadd(keys.events, {"other": "field"})
+        talk(client, 5, start=5)
+        n_events = redis.xlen(keys.events)
+        until(lambda: sum(report_of(redis, settings).events.values()) == n_events, "the end of the log")
+        assert report_of(redis, settings).events["poison"] == 4
+        reasons = [fields[b"reason"].decode() for _, fields in redis.xrange(keys.dead)]
+        assert len(reasons) == 4 and all(reason.startswith("EventError: ") for reason in reasons)
+    entry = redis.xrange(keys.dead)[0][0].decode()
+    streams.set_aside(redis, keys, entry, b"", "again")
+    assert redis.xlen(keys.dead) == 4
+
+
+def test_a_learner_that_diverged_is_refused_and_starts_again_from_live(
+    settings: Settings, redis: syncredis.Redis
+) -> None:
+    settings = learning_settings(settings, learner_config={"actor_learning_rate": 1e-3})
+    with serving(settings) as client, working(settings) as worker:
+        until(lambda: worker._learning is not None, "the learner")
+        assert worker._learning is not None
+        with torch.no_grad():
+            worker._learning.learner.actor.id_bias.fill_(float("nan"))
+        talk(client, 50)
+        refused = lambda: report_of(redis, settings).gate_rejections.get("not_finite", 0) >= 1  # noqa: E731
+        until(lambda: talk(client, 1) or refused(), "the refusal")
+        assert version_of(client) == 1
+        assert client.get("/metrics").status_code == client.get("/evaluation").status_code == 200
+        assert 'ialp_gate_rejections_total{reason="not_finite"} 1.0' in client.get("/metrics").text
+        talk(client, 50, start=50)
+        until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
