@@ -9,6 +9,9 @@ import typer
 from offline.datasets_command import command as datasets
 from offline.distil_command import command as distil
 from offline.errors import OfflineError
+from offline.evaluate_command import command as evaluate
+from offline.pretrain_command import command as pretrain
+from simulator.errors import SimulatorError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,13 +21,15 @@ app = typer.Typer(
 
 app.command("datasets")(datasets)
 app.command("distil")(distil)
+app.command("pretrain")(pretrain)
+app.command("evaluate")(evaluate)
 
 
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, never a stack trace."""
     try:
         app()
-    except OfflineError as error:
+    except (OfflineError, SimulatorError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -13,20 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from offline.artefacts import MANIFEST, sha256_file, write_manifest
-from offline.datasets import ITEMS_FILE, Dataset, Scenario, read_dataset
+from offline.datasets import ITEMS_FILE, Dataset, read_dataset
 from offline.distil import DistilConfig, collect, distil, embed_items
-from offline.endpoint import EndpointConfig, EndpointLLM
+from offline.endpoint import EndpointConfig
 from offline.errors import OfflineError
-from offline.gguf import GgufLLM, gemma_path
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
 from offline.llm import Scorer
 from offline.preferences import Preferences, export
-from offline.prompts import PROMPT_VERSION, STYLES, Style
+from offline.prompts import PROMPT_VERSION, STYLES
+from offline.scorers import DEFAULT_CACHE_FOLDER, ScorerConfig, open_scorer
 
 STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
-DEFAULT_CACHE_FOLDER = Path.home() / ".cache" / "ialp"
 
 
 def command(
@@ -76,21 +75,18 @@ def command(
         server = EndpointConfig(
             endpoint, model, style, api_key_env, concurrency, max_calls=max_calls, max_tokens=max_tokens
         )
-        scorer: Scorer = EndpointLLM(server, data.scenario)
+        model_config = ScorerConfig(endpoint=server)
     else:
         if max_calls is not None or max_tokens is not None:
             raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
-        scorer = _embedded(data.scenario, style, gguf, gguf_sha256, processes, weights_folder)
+        if style != "likelihood":
+            raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
+        model_config = ScorerConfig(None, str(gguf.resolve()) if gguf else None, gguf_sha256, processes)
+    scorer = open_scorer(model_config, data.scenario, weights_folder)
     inputs = {ITEMS_FILE: sha256_file((dataset or run / "dataset") / ITEMS_FILE)}
-    run_stage(data, run, scorer, Budget(max_seconds, max_judgements), config, Console(stderr=True), inputs)
-
-
-def _embedded(
-    scenario: Scenario, style: Style, gguf: Path | None, sha256: str | None, processes: int | None, weights: Path
-) -> GgufLLM:
-    if style != "likelihood":
-        raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
-    return GgufLLM(gguf or gemma_path(weights), scenario, sha256=sha256, processes=processes)
+    run_stage(
+        data, run, scorer, Budget(max_seconds, max_judgements), config, Console(stderr=True), inputs, model_config
+    )
 
 
 def run_stage(
@@ -101,6 +97,7 @@ def run_stage(
     config: DistilConfig,
     console: Console,
     inputs: dict[str, str],
+    model: ScorerConfig | None = None,
 ) -> Preferences:
     """The whole stage: ask with progress, export, manifest. Ctrl-C keeps and exports what there is. Closes the scorer.
 
@@ -124,7 +121,12 @@ def run_stage(
                 preferences, ended = collect(judge, dataset), "interrupted; the same command goes on from here"
         export(preferences, folder)
         results = _results(preferences, judge) | {"ended": ended}
-        settings = asdict(config) | {"budget": asdict(budget), "style": scorer.style, "prompt_version": PROMPT_VERSION}
+        settings = asdict(config) | {
+            "budget": asdict(budget),
+            "style": scorer.style,
+            "prompt_version": PROMPT_VERSION,
+            "scorer": asdict(model or ScorerConfig()),
+        }
         write_manifest(folder, STAGE, config=settings, results=results, inputs=inputs)
     console.print(
         f"distil: {judge.judged} new judgements, {results['n_judgements']} in all, {results['n_priors']} of"

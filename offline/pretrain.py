@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from offline.datasets import Interactions
 from offline.judgements import Question
 from offline.preferences import Preference, Preferences
 from offline.rewards import RewardConfig, RewardModel, interactions
-from offline.states import Embeddings, StateConfig, sample_candidates, sample_states
+from offline.states import Embeddings, StateConfig, sample_candidates, sample_states, states_from_interactions
 from service.policy import losses
 from service.policy.factory import configured
 from service.policy.mac import MAC, MACConfig
@@ -111,12 +112,17 @@ class Pretraining:
         preferences: Preferences,
         config: PretrainConfig,
         ask: Asker | None = None,
+        logs: Interactions | None = None,
         progress: Progress = lambda stage, share: None,
     ) -> None:
-        """`embeddings` [A, TEXT_DIM]: of the items in order; `ask` puts questions, returns all preferences so far."""
+        """`embeddings` [A, TEXT_DIM]: of the items in order; `ask` puts questions, returns all preferences so far.
+
+        `logs`: take histories from these observed users instead of making them up from text; nothing else of them is
+        used.
+        """
         self.item_ids, self.config = list(item_ids), config
         self.index = {item_id: row for row, item_id in enumerate(item_ids)}
-        self._ask, self._progress = ask, progress
+        self._ask, self._logs, self._progress = ask, logs, progress
         self._rng = np.random.default_rng(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
@@ -196,7 +202,10 @@ class Pretraining:
 
     def _sample_states(self, n: int) -> States:
         prior = self.reward.prior.numpy().astype(np.float64)
-        sampled = sample_states(self._embeddings, prior, n, self.config.states, self._rng)
+        if self._logs is None:
+            sampled = sample_states(self._embeddings, prior, n, self.config.states, self._rng)
+        else:
+            sampled = states_from_interactions(self._logs, n, self.config.states, self._rng)
         strangers = self._rng.random(n) < self.config.stranger_share
         histories = [
             () if stranger else tuple(Interaction(item, Response.of(response)) for item, response in state)

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from offline.errors import OfflineError
+from simulator.demo import demo
 from simulator.errors import SimulatorError
 from simulator.load_command import load, users
 
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command("load")(load)
 app.command("users")(users)
+app.command("demo")(demo)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
+from simulator.connections import KeptConnections
 from simulator.errors import SimulatorError
 
 API_KEY_VARIABLE = "IALP_API_KEY"
@@ -57,6 +58,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _transport_to(url: str) -> httpx.AsyncBaseTransport | None:
+    """The lean one to this machine; elsewhere, httpx's own, which knows TLS and what proxies do to answers."""
+    parsed = httpx.URL(url)
+    return KeptConnections() if parsed.scheme == "http" and _is_loopback(parsed.host) else None
+
+
 class ServiceClient:
     """Calls `/recommend` and `/feedback` over at most `connections` kept connections.
 
@@ -84,7 +91,7 @@ class ServiceClient:
             headers=headers,
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            transport=transport,
+            transport=transport or _transport_to(url),
             trust_env=False,
         )
         self._connections = asyncio.Semaphore(connections)

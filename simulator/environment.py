@@ -29,7 +29,8 @@ class EnvironmentConfig:
     satiation_window: int = 3
     satiation_decay: float = 0.7  # per turn
     num_leave_compute: int = 2
-    leave_quantile: float = 0.001  # of all distances between two items; closer than this bores
+    leave_quantile: float = 0.005  # of all distances between two items; closer than this bores
+    leave_share: float = 0.5  # of a slate's items that must bore for the user to leave
     leave_window: LeaveWindow = "corrected"
 
 
@@ -109,8 +110,9 @@ class SessionBatch:
 
     The rules for a slate at turn t: an item answers with the probability of its affinity, lowered by its exposure to
     the items of the last `satiation_window` turns (an item a turns back weighs decay^(a-1)); an item seen before in the
-    session, or twice in the slate, earns nothing. Then the user leaves if any item of the slate is too close to any
-    item of the last `num_leave_compute` turns, or after `max_turn` turns. Items of one slate do not tire each other.
+    session, or twice in the slate, earns nothing. Then the user leaves if the slate bores, that is if at least
+    `leave_share` of its items are too close to any item of the last `num_leave_compute` turns (with slates of one:
+    EasyRL4Rec's rule), or after `max_turn` turns. Items of one slate do not tire each other.
 
     Read, do not write: `users` [B], `turn` [B], `shown` [B, max_turn, K] item indices and `responses` [B, max_turn, K]
     so far (-1 and False where nothing was shown), `seen` [B, A], `left` [B] (left bored), `done` [B].
@@ -170,9 +172,10 @@ class SessionBatch:
         open_ = ~self.done[rows]
         live, offered = rows[open_], slates[open_]
         if len(live):
-            turn, k = self.turn[live], slates.shape[1]
+            config, turn, k = self.world.config, self.turn[live], slates.shape[1]
             responses = self._luck[live, turn, :k] < self.probability(offered, live)
-            self.left[live] = (self.bores(offered, live) & (offered >= 0)).any(axis=1)
+            boring = (self.bores(offered, live) & (offered >= 0)).sum(axis=1)
+            self.left[live] = (boring > 0) & (boring >= config.leave_share * (offered >= 0).sum(axis=1))
             self.shown[live, turn, :k] = offered
             self.responses[live, turn, :k] = responses
             session, slot = np.nonzero(offered >= 0)

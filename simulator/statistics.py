@@ -54,11 +54,12 @@ def t_quantile(freedom: float, level: float = LEVEL) -> float:
     With T = sqrt(freedom) * tan(angle) the density is cos(angle)^(freedom - 1): its integral is done numerically.
     """
     assert freedom >= 1
-    # Beyond this angle cos^(freedom - 1) < exp(-72) has nothing left to integrate.
+    # Beyond this angle cos^(freedom - 1) < exp(-72) has nothing left to integrate. The grid is dense at that end, where
+    # the density falls steeply if freedom is near 1.
     end = min(math.pi / 2, 12.0 / math.sqrt(freedom))
-    angle = np.linspace(0.0, end, 20_001)
+    angle = end * (1.0 - np.linspace(1.0, 0.0, 20_001) ** 2)
     density = np.cos(angle) ** (freedom - 1.0)
-    below = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
+    below = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) * np.diff(angle) / 2)))
     return math.sqrt(freedom) * math.tan(float(np.interp(level * below[-1], below, angle)))
 
 

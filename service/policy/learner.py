@@ -23,7 +23,7 @@ class Learner(Protocol):
     critic: ItemScorer
 
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
-        """Learn after `new` transitions came into `replay`; returns means of the losses and of the policy's entropy."""
+        """Learn after `new` transitions came into `replay`; returns losses and entropy of the last step."""
 
     def grow(self, text: Tensor) -> None:
         """Take in a longer catalogue: `text` [A', text_dim] repeats the rows known so far and appends new ones."""

@@ -24,6 +24,8 @@ from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
 from service.policy.types import Batch
 
+_ALPHA_MIN = 1e-4
+
 
 @dataclass(frozen=True)
 class MACConfig:
@@ -35,7 +37,8 @@ class MACConfig:
     updates_per_transition: float = 0.03  # gradient steps for each transition that comes in
     target_rate: float = 0.02  # share of the critic that the target network takes over at each step
     target_entropy: float = 0.5  # of the policy, as a share of log(number of items)
-    alpha_init: float = 0.02
+    alpha_init: float = 0.05
+    alpha_max: float = 1.0  # entropy comes back slowly from a collapse; without a bound alpha winds up meanwhile
     alpha_learning_rate: float = 3e-3
     anchor_weight: float = 0.0  # beta, in units of reward
     gradient_clip: float = 1.0
@@ -112,6 +115,8 @@ class MAC:
     def _step_alpha(self, policy_entropy: Tensor) -> None:
         target = self.config.target_entropy * math.log(self.actor.n_items)
         self._apply("alpha", self.log_alpha * (policy_entropy - target))
+        with torch.no_grad():
+            self.log_alpha.clamp_(math.log(_ALPHA_MIN), math.log(self.config.alpha_max))
 
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
         """Take `updates_per_transition` steps for each of the `new` transitions, on uniform samples of the replay."""

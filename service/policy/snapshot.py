@@ -168,10 +168,20 @@ def save_snapshot(snapshot: Snapshot, folder: Path, catalogue: SnapshotCatalogue
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.rename(folder)
+        _sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -186,3 +186,18 @@ def test_the_policy_sees_the_most_recent_history_only() -> None:
     np.testing.assert_array_equal(recent, all_of_it)
     shorter = policy.distribution(long[-CONFIG.max_history + 1 :], available()).probs
     assert np.abs(recent - shorter).max() > 1e-4
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+@pytest.mark.parametrize("arm", Arm)
+def test_many_states_at_once_are_each_as_alone(config: ServingConfig, arm: Arm) -> None:
+    rng = np.random.default_rng(64)
+    histories = [random_history(rng, n, ITEMS) for n in (0, 1, 3, 5, 7)]
+    masks = rng.random((len(histories), ITEMS)) < 0.7
+    policy = ServingPolicy(*networks(), config)
+    together = policy.distributions(pack_states(histories, CONFIG.max_history), masks, arm)
+    for row, (history, mask) in enumerate(zip(histories, masks, strict=True)):
+        alone = policy.distribution(history, mask, arm)
+        for name in ("probs", "pretrained", "learned"):
+            np.testing.assert_allclose(getattr(together, name)[row], getattr(alone, name), atol=1e-6)
+        assert together.weight[row] == pytest.approx(alone.weight, abs=1e-5)

@@ -8,11 +8,18 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
+import torch
 from service_examples import make_settings, make_snapshot, serving
 
 from service import embedded
 from service.keys import Keys
 from service.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """As the service does: two threads on a busy machine wait for each other most of the time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,27 @@ from service_examples import logged
 from service.events import Impression
 from service.main import create_app
 from service.policy.adaptive import Arm, Mixture, ServingPolicy, Variant
-from service.policy.sampling import slate_propensities
+from service.policy.sampling import Probs, slate_propensities
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response
 from service.registry import folder_of
 from service.settings import Settings
 
 N_REQUESTS = 3_000
+_AT_ONCE = 30
+
+
+def request(number: int, rng: np.random.Generator) -> dict[str, object]:
+    """One of many kinds of request."""
+    user = f"u{rng.integers(60)}" if number % 2 else f"fresh-{number}"
+    body: dict[str, object] = {"user_id": user, "k": int(rng.integers(1, 6))}
+    if number % 5 == 0:
+        body["filters"] = {"categories": ["Drama", "Comedy"]}
+    if number % 7 == 0:
+        body["exclude_item_ids"] = [f"film-{rng.integers(30)}"]
+    if number % 11 == 0:
+        body["history"] = [{"item_id": f"film-{rng.integers(30)}", "reward": float(rng.integers(-1, 2))}]
+    return body
 
 
 async def serve(settings: Settings, n: int) -> dict[str, list[float]]:
@@ -33,24 +47,23 @@ async def serve(settings: Settings, n: int) -> dict[str, list[float]]:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.01)
-            for number in range(n):
-                user = f"u{rng.integers(60)}" if number % 2 else f"fresh-{number}"
-                body: dict[str, object] = {"user_id": user, "k": int(rng.integers(1, 6))}
-                if number % 5 == 0:
-                    body["filters"] = {"categories": ["Drama", "Comedy"]}
-                if number % 7 == 0:
-                    body["exclude_item_ids"] = [f"film-{rng.integers(30)}"]
-                if number % 11 == 0:
-                    body["history"] = [{"item_id": f"film-{rng.integers(30)}", "reward": float(rng.integers(-1, 2))}]
-                slate = (await client.post("/recommend", json=body)).json()
-                answered[slate["recommendation_id"]] = [item["propensity"] for item in slate["items"]]
-                if slate["items"] and number % 3 == 0:
-                    event = {"event_id": f"{number}", "user_id": user, "item_id": slate["items"][0]["item_id"]}
-                    await client.post("/feedback", json={**event, "reward": float(rng.integers(-1, 2))})
+            for start in range(0, n, _AT_ONCE):
+                numbers = range(start, min(n, start + _AT_ONCE))
+                bodies = [request(number, rng) for number in numbers]
+                slates = await asyncio.gather(*(client.post("/recommend", json=body) for body in bodies))
+                events = []
+                for number, body, answer in zip(numbers, bodies, slates, strict=True):
+                    slate = answer.json()
+                    answered[slate["recommendation_id"]] = [item["propensity"] for item in slate["items"]]
+                    if slate["items"] and number % 3 == 0:
+                        shown = slate["items"][0]["item_id"]
+                        event = {"event_id": f"{number}", "user_id": body["user_id"], "item_id": shown}
+                        events.append(event | {"reward": float(rng.integers(-1, 2))})
+                await client.post("/feedback", json=events)
     return answered
 
 
-def recomputed(impression: Impression, policy: ServingPolicy, ids: tuple[str, ...]) -> np.ndarray:
+def recomputed(impression: Impression, policy: ServingPolicy, ids: tuple[str, ...]) -> Probs:
     """Slot propensities from the log and the snapshot alone."""
     index = {item: row for row, item in enumerate(ids)}
     available = np.ones(len(ids), np.bool_)

@@ -81,10 +81,10 @@ def test_a_request_can_carry_its_history(api: httpx.Client) -> None:
 
 
 def test_arms_are_fixed_by_user_and_near_their_share(api: httpx.Client, settings: Settings) -> None:
-    arms = {user: recommend(api, user, k=1)["arm"] for user in (f"u{n}" for n in range(400))}
+    arms = {user: recommend(api, user, k=1)["arm"] for user in (f"u{n}" for n in range(200))}
     share = sum(arm == "control" for arm in arms.values()) / len(arms)
-    assert share == pytest.approx(settings.control_share, abs=0.1)
-    again = {user: recommend(api, user, k=1)["arm"] for user in list(arms)[:50]}
+    assert share == pytest.approx(settings.control_share, abs=0.12)
+    again = {user: recommend(api, user, k=1)["arm"] for user in list(arms)[:20]}
     assert again.items() <= arms.items()
 
 

@@ -30,7 +30,7 @@ def session(n: int, arm: str, rewards: Sequence[int], **changes: object) -> Sess
     turns = len(rewards)
     record = SessionRecord(n, 0, float(n), arm, "finished", [1 + n // 10] * turns)
     record.shown, record.rewards = [[2 * t, 2 * t + 1] for t in range(turns)], list(rewards)
-    record.recommend_ms, record.feedback_ms = [float(n)] * turns, [0.5]
+    record.recommend_ms, record.feedback_ms = [1.0 + n] * turns, [0.5]
     return replace(record, **changes)  # type: ignore[arg-type]
 
 

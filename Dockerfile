@@ -1,0 +1,36 @@
+# Two images from one file: `service` (API and worker) and `tools` (offline pipeline and simulator).
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+# Index of CPU wheels of torch, as PyTorch's installation page gives it; empty takes whatever pip is configured with.
+ARG TORCH_INDEX=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch==2.13.0; else pip install torch==2.13.0; fi
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY service service
+COPY offline offline
+COPY simulator simulator
+RUN pip install ".[text]"
+
+FROM build AS build-tools
+RUN pip install ".[demo]"
+
+FROM ${PYTHON_IMAGE} AS base
+RUN useradd --uid 10001 --create-home ialp && mkdir /data /runs && chown ialp:ialp /data /runs
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+ENV IALP_DATA_DIR=/data
+WORKDIR /home/ialp
+
+FROM base AS tools
+COPY --from=build-tools /opt/venv /opt/venv
+USER ialp
+CMD ["python", "-m", "offline", "--help"]
+
+FROM base AS service
+COPY --from=build /opt/venv /opt/venv
+USER ialp
+EXPOSE 8000
+CMD ["python", "-m", "service", "api"]

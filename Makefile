@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all set-up: a virtual environment in .venv, then the packages.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# CPU build of torch: set TORCH_INDEX to pip's index of CPU wheels where the default index would bring CUDA.
+TORCH_INDEX ?=
+RUN ?= runs/demo
+
+# One thread per process: two processes that each take all cores slow each other down more than they gain.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+.PHONY: demo test lint container-test clean help
+
+help:
+	@echo "make demo            distil, pre-train, serve and simulate on this machine (15 minutes at most)"
+	@echo "make test            lint, types and all tests"
+	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
+	@echo "make clean           remove .venv and runs/"
+
+# .stamp-EXTRA says that the environment holds that extra of this pyproject.toml.
+$(VENV)/.stamp-%: pyproject.toml
+	@test -x $(BIN)/python || $(or $(shell command -v $(PYTHON)),python3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo:
+	@started=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.stamp-demo && \
+	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
+
+test: $(VENV)/.stamp-dev lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+container-test:
+	bash tests/containers/run.sh
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,156 @@
+"""`make demo`: the main job end to end on this machine, each stage by its own public command, each timed.
+
+data set -> distil an LLM's preferences -> pre-train -> evaluate -> serve -> simulate -> report. Stages that a former run
+finished are kept; the service starts afresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from simulator.errors import SimulatorError
+
+# The demo's users answer within milliseconds and come in thousands; a real deployment waits longer and learns more slowly.
+SERVICE = {
+    "IALP_REWARD_WINDOW_S": "2",
+    "IALP_CONTROL_SHARE": "0.33",
+    "IALP_PUBLISH_EVERY": "500",
+}
+_READY_S = 60.0
+_STOP_S = 30.0
+
+
+def demo(
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    distil_seconds: Annotated[float, typer.Option(min=10, help="Time for asking the language model.")] = 240,
+    ask_seconds: Annotated[float, typer.Option(min=0, help="Time for asking it about states the policy visits.")] = 30,
+    load_seconds: Annotated[float, typer.Option(min=5, help="Time for the simulated users.")] = 240,
+    concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    prepare_only: Annotated[bool, typer.Option(help="Stop once the snapshot is there to be served.")] = False,
+    install_seconds: Annotated[float, typer.Option(help="What the installation took, for the summary.")] = 0,
+) -> None:
+    """From nothing to a service that visibly learns, with a report."""
+    console = Console()
+    times: dict[str, float] = {"install": install_seconds} if install_seconds else {}
+    seeded = ["--seed", str(seed)]
+    stages = {
+        "datasets": (run / "dataset" / "manifest.json", ["--source", "movielens", "--out", str(run / "dataset")]),
+        "distil": (
+            run / "distil" / "manifest.json",
+            ["--run", str(run), "--max-seconds", str(distil_seconds), *seeded],
+        ),
+        "pretrain": (
+            run / "snapshot" / "manifest.json",
+            ["--run", str(run), "--ask-seconds", str(ask_seconds), *seeded],
+        ),
+        "evaluate": (run / "evaluate" / "manifest.json", ["--run", str(run), *seeded]),
+    }
+    if prepare_only:
+        del stages["evaluate"]
+    for stage, (done, arguments) in stages.items():
+        if done.exists():
+            console.print(f"[bold]{stage}[/]: kept from a former run ({done.parent})")
+            continue
+        with _timed(stage, times, console):
+            _command("offline", stage, *arguments)
+    if prepare_only:
+        console.print(f"ready to serve: {run / 'snapshot'}")
+        return
+    port = port or _free_port()
+    with _timed("serve and simulate", times, console), _service(run, port, console) as url:
+        load = ["--url", url, "--dataset", str(run / "dataset"), "--out", str(run / "load")]
+        _command(
+            "simulator", "load", *load, "--max-seconds", str(load_seconds), "--concurrency", str(concurrency), *seeded
+        )
+    _summary(run, times, console)
+
+
+@contextlib.contextmanager
+def _timed(stage: str, times: dict[str, float], console: Console) -> Iterator[None]:
+    console.rule(f"[bold]{stage}")
+    started = time.monotonic()
+    yield
+    times[stage] = time.monotonic() - started
+
+
+def _command(package: str, *arguments: str) -> None:
+    code = subprocess.run([sys.executable, "-m", package, *arguments], check=False).returncode
+    if code:
+        raise SimulatorError(f"`python -m {package} {' '.join(arguments)}` ended with code {code}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _service(run: Path, port: int, console: Console) -> Iterator[str]:
+    """`python -m service dev` on the run's snapshot, stopped at the end."""
+    data = run / "service"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    log = data / "service.log"
+    environment = {**SERVICE, **os.environ, "IALP_DATA_DIR": str(data)}
+    arguments = [sys.executable, "-m", "service", "dev", "--snapshot", str(run / "snapshot"), "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait_ready(url, process, log)
+            console.print(f"the service answers at {url} (log: {log})")
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    raise SimulatorError(f"the service did not become ready; see {log}")
+
+
+def _summary(run: Path, times: Mapping[str, float], console: Console) -> None:
+    evaluated: dict[str, Any] = json.loads((run / "evaluate" / "results.json").read_text())
+    results: dict[str, Any] = json.loads((run / "load" / "results.json").read_text())
+    table = Table(title="Time", show_header=False)
+    for stage, seconds in times.items():
+        table.add_row(stage, f"{seconds:.0f} s")
+    table.add_row("together", f"{sum(times.values()):.0f} s")
+    console.print(table)
+    console.print(
+        f"Before any feedback the pre-trained policy earns {evaluated['pretrained_over_random']:.2f}x what random does."
+    )
+    console.print(json.dumps(results.get("difference"), indent=None))
+    console.print(f"Report: {run / 'load' / 'report.html'}")

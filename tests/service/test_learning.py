@@ -1,0 +1,128 @@
+"""The worker's state is a function of the log: cuts, checkpoints and restarts leave no trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from service_examples import N_ITEMS, learning_settings
+
+from service.catalogue import pack_embedding
+from service.checkpoint import CheckpointStore
+from service.events import Event, Feedback, Impression, ItemChanged, UserErased
+from service.learning import Learning, Meta
+from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.text import HashingEncoder
+from service.settings import Settings
+
+N_IMPRESSIONS = 220
+
+
+def log_with_everything(seed: int = 0) -> list[Event]:
+    """Slates, clicks, erased users, and items that come, change and go."""
+    rng = np.random.default_rng(seed)
+    encoder = HashingEncoder()
+    known = [f"film-{n}" for n in range(N_ITEMS)]
+    log: list[Event] = []
+    for n in range(N_IMPRESSIONS):
+        items = tuple(str(item) for item in rng.choice(known, 3, replace=False))
+        user = f"u:{rng.integers(20)}"
+        history = tuple((str(item), float(rng.integers(-1, 2))) for item in rng.choice(known, 2))
+        log.append(Impression(f"r{n}", user, "adaptive", 1, history, items, (0.1, 0.1, 0.1), ""))
+        if n % 2:
+            log.append(Feedback(f"e{n}", user, items[0], 1.0, recommendation_id=f"r{n}"))
+        if n % 50 == 10:
+            known.append(f"new-{n}")
+            log.append(ItemChanged(known[-1], pack_embedding(encoder.encode([f"New {n}"])[0])))
+        if n % 60 == 20:
+            log.append(ItemChanged("film-3", pack_embedding(encoder.encode([f"Changed {n}"])[0]), deleted=n > 100))
+        if n % 70 == 30:
+            log.append(UserErased(user))
+    return log
+
+
+def start(settings: Settings) -> Learning:
+    assert settings.snapshot is not None
+    embeddings = load_catalogue(settings.snapshot).embeddings
+    return Learning(load_snapshot(settings.snapshot), torch.from_numpy(embeddings), settings)
+
+
+def take(learning: Learning, log: Sequence[Event], first: int = 0) -> None:
+    for n, event in enumerate(log, start=first):
+        learning.take(event, f"{10 * n}-0", 10 * n)
+
+
+def assert_same(one: Learning, other: Learning) -> None:
+    """Bit-identical state."""
+    (meta, tensors), (other_meta, other_tensors) = one.dump(), other.dump()
+    assert msgspec.to_builtins(meta) == msgspec.to_builtins(other_meta)
+    assert tensors.keys() == other_tensors.keys()
+    different = [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])]
+    assert different == []
+
+
+@pytest.fixture(params=["mac", "a2c"])
+def deployment(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    changes: dict[str, Any] = {"learner": request.param, "reward_window_s": 0.3}
+    if request.param == "mac":
+        changes["learner_config"] = {"anchor_weight": 0.1, "updates_per_transition": 0.13, "batch_size": 8}
+    return learning_settings(settings, **changes)
+
+
+@pytest.mark.parametrize("cut", [1, 57, 150, 260])
+def test_a_checkpoint_in_mid_log_leaves_no_trace(deployment: Settings, tmp_path: Path, cut: int) -> None:
+    log = log_with_everything()
+    whole = start(deployment)
+    take(whole, log)
+    store = CheckpointStore(tmp_path / "checkpoints", Meta)
+    before = start(deployment)
+    take(before, log[:cut])
+    store.save(*before.dump())
+    saved = store.load()
+    assert saved is not None
+    after = start(deployment)
+    after.restore(*saved)
+    assert_same(before, after)
+    take(after, log[cut:], first=cut)
+    assert_same(after, whole)
+    assert whole.counters.closed > 150 and len(whole.item_ids) == N_ITEMS + 5
+
+
+def test_dumping_often_changes_nothing(deployment: Settings) -> None:
+    log = log_with_everything()
+    quiet, dumped = start(deployment), start(deployment)
+    take(quiet, log)
+    for n, event in enumerate(log):
+        take(dumped, [event], first=n)
+        if n % 13 == 0:
+            dumped.dump()
+            dumped.next_snapshot({})
+    assert_same(quiet, dumped)
+
+
+def test_the_next_snapshot_can_be_started_from(deployment: Settings) -> None:
+    learning = start(deployment)
+    take(learning, log_with_everything())
+    snapshot = learning.next_snapshot({"ess": 1.0})
+    assert (snapshot.manifest.version, snapshot.manifest.parent) == (2, 1)
+    assert snapshot.manifest.lineage["cursor"] == learning.counters.cursor
+    assert snapshot.item_ids == tuple(learning.item_ids)
+    again = Learning(snapshot, torch.from_numpy(learning.embeddings.astype(np.float32)), deployment)
+    assert again.counters.cursor == learning.counters.cursor
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.learner.actor.parameters(), learning.learner.actor.parameters(), strict=True)
+    )
+
+
+def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> None:
+    prints = {
+        start(settings.model_copy(update=changes)).fingerprint
+        for changes in ({}, {"learner": "a2c"}, {"replay_slots": 3}, {"learner_config": {"batch_size": 7}})
+    }
+    assert len(prints) == 4

@@ -1,0 +1,63 @@
+"""/metrics: the names of the contract are there, move, and cannot be multiplied by a client."""
+
+from __future__ import annotations
+
+import httpx
+from service_examples import learning_settings, recommend, respond, serving, talk, until, working
+
+from service.settings import Settings
+
+NAMES = [
+    "http_server_request_duration_seconds",
+    "ialp_feedback_lag_seconds",
+    "ialp_policy_age_seconds",
+    "ialp_policy_version",
+    "ialp_mix_weight",
+    "ialp_policy_entropy",
+    "ialp_ope_ess",
+    "ialp_reward_total",
+    "ialp_impressions_total",
+    "ialp_gate_rejections_total",
+    "ialp_stream_pending",
+]
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """Value by name and labels."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
+    with serving(learning_settings(settings, gate_entropy_floor=100.0)) as client:
+        recommend(client, "ann")
+        with working(learning_settings(settings, gate_entropy_floor=100.0)):
+            talk(client, 60)
+            until(lambda: talk(client, 1) or "gate_rejections_total{" in client.get("/metrics").text, "a refusal")
+        found = samples(client)
+    for name in NAMES:
+        assert any(sample.startswith(name) for sample in found), name
+    assert found["ialp_policy_version"] == 1
+    assert found['ialp_impressions_total{arm="adaptive"}'] + found['ialp_impressions_total{arm="control"}'] > 60
+    assert found['ialp_reward_total{arm="adaptive"}'] > 0
+    assert found["ialp_policy_entropy"] > 0
+    assert found['ialp_gate_rejections_total{reason="entropy"}'] >= 1
+    assert found["ialp_ope_ess"] > 0
+
+
+def test_pending_counts_what_no_worker_read(api: httpx.Client) -> None:
+    for n in range(3):
+        recommend(api, f"u{n}")
+    respond(api, {"event_id": "e", "user_id": "u", "item_id": "film-1", "type": "click"})
+    assert samples(api)["ialp_stream_pending"] == 4
+
+
+def test_labels_are_routes_and_known_methods(api: httpx.Client) -> None:
+    for n in range(3):
+        api.get(f"/users/nobody-{n}")
+        api.get(f"/nowhere-{n}")
+    api.request("PROPFIND", "/recommend")
+    counted = [name for name in samples(api) if name.startswith("http_server_request_duration_seconds_count")]
+    assert not any("nobody" in name or "nowhere" in name or "PROPFIND" in name for name in counted)
+    assert any('http_route="/users/{user_id:path}"' in name for name in counted)
+    assert any('http_request_method="_OTHER"' in name for name in counted)

@@ -1,0 +1,102 @@
+"""Joining impressions with feedback: a function of the log alone, and what becomes of every kind of event."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.events import Feedback, Impression
+from service.policy.types import Interaction, Response
+from service.transitions import Joined, Joiner, transition_of
+
+WINDOW_MS = 1000
+
+
+def impression(name: str = "r1", user: str = "u:ann", items: tuple[str, ...] = ("a", "b", "c")) -> Impression:
+    history = (("a", 1.0), ("gone", 1.0), ("b", -1.0))
+    propensities = tuple(0.5 / (n + 1) for n in range(len(items)))
+    return Impression(name, user, "adaptive", 1, history, items, propensities, "")
+
+
+def feedback(item: str = "b", reward: float = 1.0, name: str | None = "r1", user: str = "u:ann") -> Feedback:
+    return Feedback("e", user, item, reward, recommendation_id=name)
+
+
+def joiner(*opened: Impression) -> Joiner:
+    joiner = Joiner(WINDOW_MS / 1000)
+    for n, shown in enumerate(opened):
+        joiner.add_impression(shown, n * 100)
+    return joiner
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome", "rewards"),
+    [
+        (feedback("b"), Joined.JOINED, (0.0, 1.0, 0.0)),
+        (feedback("c", -1.0), Joined.JOINED, (0.0, 0.0, -1.0)),
+        (feedback(name=None), Joined.ORGANIC, (0.0, 0.0, 0.0)),
+        (feedback(name="unknown"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
+        (feedback(user="u:bob"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
+        (feedback("not-shown"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
+    ],
+)
+def test_what_becomes_of_feedback(event: Feedback, outcome: Joined, rewards: tuple[float, ...]) -> None:
+    waiting = joiner(impression())
+    assert waiting.add_feedback(event) == outcome
+    (closed,) = waiting.close(WINDOW_MS)
+    assert closed.slot_rewards == rewards
+
+
+@pytest.mark.parametrize(
+    ("rewards", "best"), [((0.2, 1.0), 1.0), ((1.0, 0.2), 1.0), ((-1.0, 0.0), 0.0), ((-1.0,), -1.0), ((0.0, -1.0), 0.0)]
+)
+def test_of_several_responses_the_largest_counts(rewards: tuple[float, ...], best: float) -> None:
+    waiting = joiner(impression())
+    for reward in rewards:
+        waiting.add_feedback(feedback("a", reward))
+    assert waiting.close(WINDOW_MS)[0].slot_rewards[0] == best
+
+
+def test_an_impression_closes_when_its_window_is_over() -> None:
+    waiting = joiner(impression("r1"), impression("r2", user="u:bob"))
+    assert waiting.close(WINDOW_MS - 1) == []
+    assert [c.impression.recommendation_id for c in waiting.close(WINDOW_MS)] == ["r1"]
+    assert waiting.add_feedback(feedback()) == Joined.UNMATCHED, "late"
+    assert [c.impression.recommendation_id for c in waiting.close(10 * WINDOW_MS)] == ["r2"]
+    assert len(waiting) == 0
+
+
+def test_the_next_state_is_the_same_users_next_impression() -> None:
+    second = Impression("r2", "u:ann", "adaptive", 1, (("c", 1.0),), ("d",), (1.0,), "")
+    waiting = joiner(impression("r1"), impression("other", user="u:bob"), second)
+    closed = {c.impression.recommendation_id: c for c in waiting.close(10 * WINDOW_MS)}
+    assert closed["r1"].next_history == (("c", 1.0),)
+    assert closed["other"].next_history is closed["r2"].next_history is None
+
+
+def test_an_erased_user_leaves_nothing_open() -> None:
+    waiting = joiner(impression("r1"), impression("r2", user="u:bob"), impression("r3"))
+    waiting.erase("u:ann")
+    waiting.add_impression(impression("r4"), 500)
+    assert [c.impression.recommendation_id for c in waiting.close(10 * WINDOW_MS)] == ["r2", "r4"]
+
+
+def test_a_restored_joiner_goes_on_alike() -> None:
+    one = joiner(impression("r1"), impression("r2", user="u:bob"))
+    one.add_feedback(feedback())
+    other = Joiner(WINDOW_MS / 1000)
+    other.restore(one.dump())
+    for waiting in (one, other):
+        waiting.add_impression(impression("r3"), 300)
+    assert one.dump() == other.dump()
+    assert one.close(10 * WINDOW_MS) == other.close(10 * WINDOW_MS)
+
+
+def test_a_transition_leaves_out_items_without_a_row() -> None:
+    waiting = joiner(impression(items=("a", "gone", "c")), impression("r2"))
+    waiting.add_feedback(feedback("c", 0.5))
+    first, last = (transition_of(c, {"a": 0, "b": 1, "c": 2}, gamma=0.9) for c in waiting.close(10 * WINDOW_MS))
+    assert (first.actions, first.rewards) == ((0, 2), (0.0, 0.5))
+    assert first.propensities == pytest.approx((0.5, 0.5 / 3))
+    expected = (Interaction(0, Response.POSITIVE), Interaction(1, Response.NEGATIVE))
+    assert first.history == first.next_history == expected
+    assert (first.discount, last.discount, last.next_history) == (0.9, 0.0, ())
