@@ -13,9 +13,12 @@ COPY pyproject.toml README.md ./
 COPY service service
 COPY offline offline
 COPY simulator simulator
+# What may be installed is bounded in pyproject.toml.
+# hadolint ignore=DL3013
 RUN pip install ".[text]"
 
 FROM build AS build-tools
+# hadolint ignore=DL3013
 RUN pip install ".[demo]"
 
 FROM ${PYTHON_IMAGE} AS base
@@ -26,11 +29,11 @@ WORKDIR /home/ialp
 
 FROM base AS tools
 COPY --from=build-tools /opt/venv /opt/venv
-USER ialp
+USER 10001
 CMD ["python", "-m", "offline", "--help"]
 
 FROM base AS service
 COPY --from=build /opt/venv /opt/venv
-USER ialp
+USER 10001
 EXPOSE 8000
 CMD ["python", "-m", "service", "api"]

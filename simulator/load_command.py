@@ -162,7 +162,7 @@ def _write(report: Report, records: list[SessionRecord], out: Path, console: Con
     write_results(report, records, out)
     write_atomic(out / PLOT_FILE, draw(report))
     write_atomic(out / PAGE_FILE, page(report).encode())
-    table = Table("", "sessions", "reward per session", "first quarter", "last quarter", box=box.SIMPLE_HEAD)
+    table = Table("", "sessions", "reward per session", "first quarter", "last quarter", box=box.SIMPLE_HEAD, padding=0)
     for name, arm in report.arms.items():
         table.add_row(name, str(arm.reward.n), *map(with_range, (arm.reward, arm.first_quarter, arm.last_quarter)))
     for name, interval in report.baselines.items():
