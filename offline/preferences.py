@@ -2,7 +2,7 @@
 
 For a user state h and an item a, g being the raw score (see `evidence`):
 
-    prior(a)       = g of a user of whom nothing is known
+    prior(a)       = g of a user of whom nothing is known (for likelihoods: the mean of that and the baseline)
     personal(h, a) = g(h, a) - baseline(a)     for likelihoods, the pointwise mutual information of h and a
 
 For likelihoods the baseline is g after a typical history: a sentence with any history at all makes names more probable
@@ -92,13 +92,14 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
         common: judgements of roles "prior" and "baseline" (`Judge.priors`).
         users: judgements of role "user".
     """
-    raw = {j.item_id: evidence(j) for j in common if j.role == "prior"}
+    alone = {j.item_id: evidence(j) for j in common if j.role == "prior"}
+    judged = {j.item_id: evidence(j) for j in common if j.role == "baseline"}
+    shift = float(np.median([judged[i] - alone[i] for i in judged if i in alone] or [0.0]))
+    baseline = {i: judged.get(i, value + shift) for i, value in alone.items()}
+    # Two wordings err differently: their mean follows true popularity better than either.
+    raw = {i: (value + baseline[i] - shift) / 2 for i, value in alone.items()}
     prior_center, prior_scale = robust_center_scale(np.array(list(raw.values())))
     priors = {i: Prior(value, _z(value, prior_center, prior_scale)) for i, value in raw.items()}
-
-    judged = {j.item_id: evidence(j) for j in common if j.role == "baseline"}
-    shift = float(np.median([judged[i] - raw[i] for i in judged if i in raw] or [0.0]))
-    baseline = {i: judged.get(i, value + shift) for i, value in raw.items()}
     kept = [judgement for judgement in users if judgement.item_id in baseline]
     personal = np.array([evidence(judgement) - baseline[judgement.item_id] for judgement in kept])
     centred, center = _remove_state_means(personal, kept)

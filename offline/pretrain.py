@@ -51,22 +51,22 @@ class PretrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     states: StateConfig = field(default_factory=StateConfig)
-    target_entropy: float = 0.5  # of the policy, as a share of log(number of items)
+    target_entropy: float = 0.45  # of the policy, as a share of log(number of items)
     distil_states: int = 1024  # sampled once and gone through in batches
-    distil_steps: int = 600
+    distil_steps: int = 400
     batch_size: int = 64
     learning_rate: float = 2e-3
     stranger_share: float = 0.1  # of the states without any history
-    rounds: int = 3
-    sessions_a_round: int = 300
+    rounds: int = 2
+    sessions_a_round: int = 200
     turns: int = 10
-    boredom: float = 0.2  # chance to leave for each item as close to a recent one as a copy, in proportion to closeness
+    boredom: float = 1.0  # chance to leave for each item as close to a recent one as a copy, in proportion to closeness
     shown: int = 10  # latest items shown in vain that the policy sees, and that bore
     slate_size: int = 5
     gamma: float = 0.5
     steps_a_round: int = 150
     questions_a_round: int = 16  # states that the language model is asked about after each round
-    anchor_weight: float = 0.02
+    anchor_weight: float = 0.01
     mac: dict[str, float] = field(default_factory=dict)  # overrides of MACConfig
     tolerance: float = 0.05  # how much of the rank correlation interaction may cost
     holdout: float = 0.1  # share of judged states that only choose the round
@@ -97,9 +97,7 @@ class _Imagined:
     left: bool = False
 
     def state(self, n_shown: int) -> tuple[Interaction, ...]:
-        return tuple(
-            Interaction(item, Response.of(reward)) for item, reward in session_state(self.history, self.shown, n_shown)
-        )
+        return _interactions(session_state(self.history, self.shown, n_shown))
 
 
 class Pretraining:
@@ -207,10 +205,14 @@ class Pretraining:
         else:
             sampled = states_from_interactions(self._logs, n, self.config.states, self._rng)
         strangers = self._rng.random(n) < self.config.stranger_share
-        histories = [
-            () if stranger else tuple(Interaction(item, Response.of(response)) for item, response in state)
-            for state, stranger in zip(sampled, strangers, strict=True)
-        ]
+        # What was shown in vain says nothing to the reward model; the networks must learn that from the start.
+        well_known = np.exp(prior) / np.exp(prior).sum()
+        histories = []
+        for state, stranger in zip(sampled, strangers, strict=True):
+            responses = [] if stranger else [(item, float(response)) for item, response in state]
+            n_shown = int(self._rng.integers(self.config.shown + 1))
+            shown = self._rng.choice(len(prior), size=min(n_shown, len(prior)), p=well_known).tolist()
+            histories.append(_interactions(session_state(responses, shown, self.config.shown)))
         return pack_states(histories, self.config.network.max_history)
 
     def _distil(self) -> dict[str, float]:
@@ -342,6 +344,10 @@ class Pretraining:
             asked = tuple((self.item_ids[item], response) for item, response in state)
             questions.append(Question(asked, tuple(self.item_ids[i] for i in candidates)))
         return questions
+
+
+def _interactions(state: Sequence[tuple[int, float]]) -> tuple[Interaction, ...]:
+    return tuple(Interaction(item, Response.of(reward)) for item, reward in state)
 
 
 def rank_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:

@@ -30,7 +30,7 @@ class RewardConfig:
     """How the two parts are weighed."""
 
     prior_weight: float = 1.0
-    personal_weight: float = 1.0
+    personal_weight: float = 0.5
     caution: float = 0.5  # standard deviations taken off where the model does not know
     base_rate: float = 0.1  # mean reward of an item to a stranger
     max_history: int = 20

@@ -1,7 +1,7 @@
 """`make demo`: the main job end to end on this machine, each stage by its own public command, each timed.
 
-data set -> distil an LLM's preferences -> pre-train -> evaluate -> serve -> simulate -> report. Stages that a former run
-finished are kept; the service starts afresh.
+data set -> distil an LLM's preferences -> pre-train -> evaluate -> serve -> simulate -> report. Stages that a former
+run finished are kept; the service starts afresh.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from simulator.errors import SimulatorError
 
-# The demo's users answer within milliseconds and come in thousands; a real deployment waits longer and learns more slowly.
+# The demo's users answer within milliseconds and come in thousands; a real deployment waits longer.
 SERVICE = {
     "IALP_REWARD_WINDOW_S": "2",
     "IALP_CONTROL_SHARE": "0.33",
@@ -152,5 +152,10 @@ def _summary(run: Path, times: Mapping[str, float], console: Console) -> None:
     console.print(
         f"Before any feedback the pre-trained policy earns {evaluated['pretrained_over_random']:.2f}x what random does."
     )
-    console.print(json.dumps(results.get("difference"), indent=None))
+    gain = results["gain"]
+    if gain is not None:
+        console.print(
+            f"In the last quarter the adaptive arm earned {gain['mean']:+.2f} positive responses a session against the"
+            f" frozen control (95% interval {gain['low']:+.2f} to {gain['high']:+.2f})."
+        )
     console.print(f"Report: {run / 'load' / 'report.html'}")

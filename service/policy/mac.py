@@ -36,7 +36,7 @@ class MACConfig:
     batch_size: int = 128
     updates_per_transition: float = 0.03  # gradient steps for each transition that comes in
     target_rate: float = 0.02  # share of the critic that the target network takes over at each step
-    target_entropy: float = 0.5  # of the policy, as a share of log(number of items)
+    target_entropy: float = 0.45  # of the policy, as a share of log(number of items)
     alpha_init: float = 0.05
     alpha_max: float = 1.0  # entropy comes back slowly from a collapse; without a bound alpha winds up meanwhile
     alpha_learning_rate: float = 3e-3

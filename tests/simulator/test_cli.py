@@ -15,12 +15,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from service_examples import N_ITEMS, make_snapshot, until
 
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
 from simulator.users import UserModel
-
-sys.path.append(str(Path(__file__).parents[1] / "service"))
-from service_examples import N_ITEMS, make_snapshot, until
 
 N_SESSIONS = 24
 
