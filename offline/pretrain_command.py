@@ -40,6 +40,7 @@ def command(
     ask_seconds: Annotated[
         float, typer.Option(min=0, help="Time for asking the model of RUN/distil about states that the policy visits.")
     ] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of distillation.")] = _DEFAULT.distil_steps,
     rounds: Annotated[int, typer.Option(min=0, help="Interaction rounds.")] = _DEFAULT.rounds,
     target_entropy: Annotated[
         float, typer.Option(min=0.05, max=0.99, help="Exploration: entropy as a share of log(items).")
@@ -67,6 +68,7 @@ def command(
         _DEFAULT,
         seed=seed,
         encoder=distilled["config"]["encoder"],
+        distil_steps=steps,
         rounds=rounds,
         target_entropy=target_entropy,
         reward=replace(_DEFAULT.reward, prior_weight=prior_weight, personal_weight=personal_weight),

@@ -12,6 +12,7 @@ The offset makes the mean reward of a stranger over the catalogue equal to `base
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def log_evidence(x: Tensor, y: Tensor, precision: float, noise: float) -> float:
     mean = torch.linalg.solve(a, x.T @ y) / noise
     misfit = ((y - x @ mean) ** 2).sum() / noise + precision * (mean**2).sum()
     log_det = torch.linalg.slogdet(a).logabsdet
-    constants = f * torch.log(torch.tensor(precision)) - n * torch.log(torch.tensor(2 * torch.pi * noise))
+    constants = f * math.log(precision) - n * math.log(2 * math.pi * noise)
     return float(0.5 * (constants - misfit - log_det))
 
 
@@ -122,6 +123,7 @@ class RewardModel:
         features = torch.cat([torch.ones(len(text), 1), text], 1).double()
         by_text = BayesianRegression.fit(features[judged], z.double())
         prior, variance = (part.float() for part in by_text.predict(features))
+        variance += by_text.noise  # an item is more than its text tells
         prior[judged], variance[judged] = z, _JUDGED_VARIANCE
         personal = BayesianRegression.fit(*personal_data(preferences, index, text, config.max_history))
         model = cls(config, text, prior, variance, personal, 0.0)

@@ -153,7 +153,8 @@ class Worker:
         self._off_policy = decision.numbers
         if not decision.passed:
             self._refuse(learning, decision)
-        log.info("version %d: %s", snapshot.manifest.version, "serves" if serves else "published, does not serve")
+        why = "serves" if serves else f"does not serve: {', '.join(decision.reasons) or 'another version is held'}"
+        log.info("version %d %s", snapshot.manifest.version, why)
         self._checkpoint(learning)
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions)
 

@@ -34,7 +34,7 @@ class MACConfig:
     actor_learning_rate: float = 1e-3
     critic_learning_rate: float = 2e-3
     batch_size: int = 128
-    updates_per_transition: float = 0.03  # gradient steps for each transition that comes in
+    updates_per_transition: float = 0.1  # gradient steps for each transition that comes in
     target_rate: float = 0.02  # share of the critic that the target network takes over at each step
     target_entropy: float = 0.45  # of the policy, as a share of log(number of items)
     alpha_init: float = 0.05

@@ -5,7 +5,7 @@
 PYTHON=${PYTHON:-python3.11}
 BASE_IMAGE_TOOL=${BASE_IMAGE_TOOL-../shared/tools/containers/base-image}
 export DISTIL_SECONDS=${DISTIL_SECONDS:-40} LOAD_SECONDS=${LOAD_SECONDS:-20}
-export IALP_REWARD_WINDOW_S=${IALP_REWARD_WINDOW_S:-1}
+export IALP_REWARD_WINDOW_S=${IALP_REWARD_WINDOW_S:-1} IALP_PUBLISH_EVERY=${IALP_PUBLISH_EVERY:-200}
 readonly project=ialp-container-test python_image=docker.io/library/python:3.11-slim-bookworm
 readonly redis_image=docker.io/library/redis:7-bookworm
 
@@ -35,8 +35,8 @@ clean_up() {
     local code=$?
     trap - EXIT
     if [ -n "${engine:-}" ]; then
-        [ "$code" = 0 ] || compose ps --all || true
-        [ "$code" = 0 ] || compose logs --no-color --tail 30 2>&1 || true
+        compose --profile simulate logs --no-color &>"$work/compose.log" || true
+        [ "$code" = 0 ] || { compose ps --all && tail -n 60 "$work/compose.log"; } >&2 || true
         compose --profile simulate down --volumes --remove-orphans &>/dev/null || true
         kill "$watcher" "$engine" 2>/dev/null || true
         wait "$watcher" "$engine" 2>/dev/null || true

@@ -1,0 +1,129 @@
+"""The commands one after the other, with a scripted language model: data set, distil, pretrain, evaluate, serve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_llm import MOVIES, FakeScorer, make_items
+from rich.console import Console
+from typer.testing import CliRunner
+
+from offline.__main__ import app
+from offline.datasets import Dataset, Interactions, save_dataset
+from offline.distil import DistilConfig
+from offline.distil_command import run_stage
+from offline.errors import OfflineError
+from offline.evaluate import held_out_preferences, open_policy, states_of
+from offline.judge import Budget
+from offline.states import StateConfig
+from service.policy.adaptive import ServingConfig, ServingPolicy
+from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.snapshot import load_catalogue
+from service.policy.types import Response
+from simulator.environment import SessionBatch
+from simulator.worlds import build_world
+
+N_ITEMS, N_USERS = 30, 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def dataset() -> Dataset:
+    """Even users like even items."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(N_USERS, dtype=np.int32), 10)
+    item = np.concatenate([rng.choice(N_ITEMS, 10, replace=False) for _ in range(N_USERS)]).astype(np.int32)
+    liked = user % 2 == item % 2
+    interactions = Interactions(user, item, liked.astype(np.float32), liked, np.arange(len(user)), N_USERS)
+    return Dataset("toy", MOVIES, make_items(N_ITEMS), interactions)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run up to and including `pretrain`."""
+    folder = tmp_path_factory.mktemp("run")
+    save_dataset(dataset(), folder / "dataset")
+    config = DistilConfig(n_states=20, encoder="hashing", states=StateConfig(candidates=8))
+    run_stage(dataset(), folder, FakeScorer(), Budget(), config, Console(quiet=True), {})
+    arguments = ["pretrain", "--run", str(folder), "--rounds", "1", "--steps", "80"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_pretrain_leaves_a_snapshot_that_says_where_it_came_from(run: Path) -> None:
+    snapshot, policy = open_policy(run / "snapshot")
+    assert policy.n_items == N_ITEMS
+    assert snapshot.manifest.lineage == {"dataset": "toy", "language_model": "fake", "states_from_logs": False}
+    assert snapshot.manifest.learner["name"] == "ialp"
+    assert [item.text for item in load_catalogue(run / "snapshot").items] == [i.text for i in make_items(N_ITEMS)]
+    manifest = json.loads((run / "pretrain" / "manifest.json").read_text())
+    assert manifest["results"]["report"]["held_out"] > 0.3  # the fake's taste was learned
+
+
+def test_an_existing_snapshot_is_replaced_only_when_asked(run: Path) -> None:
+    with pytest.raises(OfflineError, match="--overwrite"):
+        CliRunner().invoke(app, ["pretrain", "--run", str(run)], catch_exceptions=False)
+
+
+def test_evaluate_measures_against_random_and_popularity(run: Path) -> None:
+    arguments = ["evaluate", "--run", str(run), "--sessions", "40"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    assert set(results["simulated"]) == {"random", "popularity", "pretrained", "oracle"}
+    assert results["simulated"]["oracle"]["reward"] > results["simulated"]["random"]["reward"]
+    assert 0 < results["held_out"]["auc_random"] < 1
+    assert results["held_out"]["users"] > 0
+
+
+def test_a_missing_stage_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    save_dataset(dataset(), tmp_path / "dataset")
+    with pytest.raises(OfflineError, match="offline distil"):
+        CliRunner().invoke(app, ["pretrain", "--run", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(OfflineError, match="not found"):
+        CliRunner().invoke(app, ["evaluate", "--run", str(tmp_path)], catch_exceptions=False)
+
+
+def test_held_out_preferences_of_policies_that_know_and_that_do_not() -> None:
+    data = dataset()
+    assert data.interactions is not None
+    parity = np.zeros((N_ITEMS, 4), np.float32)
+    parity[np.arange(N_ITEMS), np.arange(N_ITEMS) % 2] = 1
+    blind = ItemScorer(NetworkConfig(dim=4, text_dim=4), torch.from_numpy(parity))
+    with torch.no_grad():
+        blind.query.weight.zero_()
+    knowing = ItemScorer(NetworkConfig(dim=4, text_dim=4), torch.from_numpy(parity))
+    with torch.no_grad():
+        knowing.query.weight.zero_()
+        knowing.profile_gain[0] = 5.0  # show what is like what was liked
+    aucs = []
+    for scorer in (blind, knowing):
+        policy = ServingPolicy(scorer, scorer, scorer, ServingConfig())
+        measured = held_out_preferences(policy, data.interactions, N_ITEMS, seed=0, n_history=2)
+        aucs.append((measured.auc_random, measured.auc_matched))
+    assert aucs[0] == pytest.approx((0.5, 0.5))
+    assert aucs[1][0] > 0.7
+    assert aucs[1][1] > 0.6
+
+
+def test_a_simulated_session_reaches_the_policy_as_the_service_would_log_it() -> None:
+    batch = SessionBatch(build_world(dataset()), np.random.default_rng(0))
+    batch.reset(np.array([0, 1]))
+    for first in (0, 5, 10):
+        batch.show(np.array([range(first, first + 5)] * 2))
+    states = states_of(batch, 30)
+    for row in range(2):
+        shown, responses = batch.shown[row].reshape(-1)[:15], batch.responses[row].reshape(-1)[:15]
+        liked, ignored = shown[responses].tolist(), shown[~responses].tolist()[-10:]
+        length = int(states.lengths[row])
+        assert states.items[row, :length].tolist() == liked + ignored
+        expected = [Response.POSITIVE] * len(liked) + [Response.IGNORED] * len(ignored)
+        assert states.responses[row, :length].tolist() == expected
