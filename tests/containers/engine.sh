@@ -83,6 +83,8 @@ events_logger = "file"
 network_backend = "netavark"
 network_config_dir = "$work/networks"
 END
+    mkdir -p "$work/docker"
+    echo '{}' >"$work/docker/config.json"
     (umask 077 && pip_configuration >"$work/pip.conf")
     export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
     export DOCKER_HOST=unix://$work/podman.sock DOCKER_CONFIG=$work/docker
@@ -126,7 +128,7 @@ build_image() {
 image_is_lean() {
     local image=docker.io/library/ialp-$1
     [ "$(podman image inspect --format '{{.User}}' "$image")" = 10001 ] || fail "image $1 does not say user 10001"
-    ! podman run --rm --network none "$image" test -e /src || fail "image $1 holds the build's files"
+    podman run --rm --network none "$image" test ! -e /src || fail "image $1 holds the build's files"
     ok "image $1 has $(($(podman image inspect --format '{{.Size}}' "$image") / 1000000)) MB and user 10001"
 }
 
