@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from offline.datasets import Interactions
+from offline.imagination import ImaginationConfig, as_policy_sees, interact
 from offline.judgements import Question
 from offline.preferences import Preference, Preferences
 from offline.rewards import RewardConfig, RewardModel, interactions
@@ -36,10 +37,9 @@ from service.policy import losses
 from service.policy.factory import configured
 from service.policy.mac import MAC, MACConfig
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.replay import Replay
 from service.policy.sampling import sample_slate
 from service.policy.text import TextProjection
-from service.policy.types import Interaction, Response, States, Transition, pack_states, session_state
+from service.policy.types import Interaction, Response, States, pack_states, session_state
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,7 @@ class PretrainConfig:
     learning_rate: float = 2e-3
     stranger_share: float = 0.1  # of the states without any history
     rounds: int = 2
-    sessions_a_round: int = 200
-    turns: int = 10
-    boredom: float = 1.0  # chance to leave for each item as close to a recent one as a copy, in proportion to closeness
-    shown: int = 10  # latest items shown in vain that the policy sees, and that bore
-    slate_size: int = 5
-    gamma: float = 0.5
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     steps_a_round: int = 150
     questions_a_round: int = 16  # states that the language model is asked about after each round
     anchor_weight: float = 0.01
@@ -86,18 +81,6 @@ class Pretrained:
 
 Asker = Callable[[Sequence[Question]], Preferences]
 Progress = Callable[[str, float], None]  # what is done, share of the whole in [0, 1]
-
-
-@dataclass
-class _Imagined:
-    """A session in the policy's imagination."""
-
-    history: list[tuple[int, float]] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
-    left: bool = False
-
-    def state(self, n_shown: int) -> tuple[Interaction, ...]:
-        return _interactions(session_state(self.history, self.shown, n_shown))
 
 
 class Pretraining:
@@ -210,9 +193,9 @@ class Pretraining:
         histories = []
         for state, stranger in zip(sampled, strangers, strict=True):
             responses = [] if stranger else [(item, float(response)) for item, response in state]
-            n_shown = int(self._rng.integers(self.config.shown + 1))
+            n_shown = int(self._rng.integers(self.config.imagination.shown + 1))
             shown = self._rng.choice(len(prior), size=min(n_shown, len(prior)), p=well_known).tolist()
-            histories.append(_interactions(session_state(responses, shown, self.config.shown)))
+            histories.append(as_policy_sees(session_state(responses, shown, self.config.imagination.shown)))
         return pack_states(histories, self.config.network.max_history)
 
     def _distil(self) -> dict[str, float]:
@@ -276,53 +259,13 @@ class Pretraining:
     def _interact(self, learner: MAC, number: int) -> tuple[float, list[Question]]:
         """One round with imagined users; returns the mean reward of a session and questions about states visited."""
         config = self.config
-        replay = Replay(config.sessions_a_round * config.turns, config.network.max_history, config.slate_size)
-        sessions = [_Imagined() for _ in range(config.sessions_a_round)]
-        visited: list[tuple[tuple[int, float], ...]] = []
-        for turn in range(config.turns):
-            here = [session for session in sessions if not session.left]
-            for start in range(0, len(here), config.batch_size):
-                self._turn(here[start : start + config.batch_size], replay, last=turn + 1 == config.turns)
-            visited += [tuple(session.history) for session in here if session.history]
+        imagined = interact(self.actor, self.reward, config.imagination, self._rng)
+        replay = imagined.replay
         for step in range(config.steps_a_round):
             learner.step(replay.sample(learner.config.batch_size, self._generator))
             done = (number + (step + 1) / config.steps_a_round) / config.rounds
             self._progress(f"interacting, round {number + 1}", 0.4 + 0.6 * done)
-        return float(np.mean([len(session.history) for session in sessions])), self._questions(visited)
-
-    def _turn(self, sessions: Sequence[_Imagined], replay: Replay, last: bool) -> None:
-        """Show one slate to each session, record what follows."""
-        config = self.config
-        before = [session.state(config.shown) for session in sessions]
-        states = pack_states(before, config.network.max_history)
-        with torch.no_grad():
-            probs = torch.softmax(self.actor(states).double(), -1).numpy()
-            expected = self.reward.expected(states).numpy()
-        for row, session in enumerate(sessions):
-            allowed = probs[row].copy()
-            allowed[session.shown] = 0.0
-            slate = sample_slate(allowed, config.slate_size, self._rng)
-            stays = self._stays(slate.items, session.shown[-config.shown :])
-            responses = self._rng.random(len(slate.items)) < expected[row, slate.items]
-            session.shown += slate.items.tolist()
-            session.history += [(item, 1.0) for item in slate.items[responses].tolist()]
-            session.left = last or self._rng.random() >= stays
-            transition = Transition(
-                history=before[row],
-                actions=tuple(slate.items.tolist()),
-                rewards=tuple(expected[row, slate.items].tolist()),  # expectations are less noisy than draws
-                propensities=tuple(slate.propensities.tolist()),
-                discount=0.0 if last else config.gamma * stays,
-                next_history=session.state(config.shown),
-            )
-            replay.add(transition)
-
-    def _stays(self, slate: npt.NDArray[np.int64], recent: Sequence[int]) -> float:
-        """Probability that an imagined user stays after `slate`: each item bores as it resembles a recent one."""
-        if not recent:
-            return 1.0
-        closeness = (self.text[slate] @ self.text[list(recent)].T).amax(1).clamp_min(0.0)
-        return float((1.0 - self.config.boredom * closeness).prod())
+        return imagined.reward, self._questions(imagined.visited)
 
     def _questions(self, visited: Sequence[tuple[tuple[int, float], ...]]) -> list[Question]:
         """Questions about some of the states visited; half of the candidates are what the policy itself would show."""
@@ -344,10 +287,6 @@ class Pretraining:
             asked = tuple((self.item_ids[item], response) for item, response in state)
             questions.append(Question(asked, tuple(self.item_ids[i] for i in candidates)))
         return questions
-
-
-def _interactions(state: Sequence[tuple[int, float]]) -> tuple[Interaction, ...]:
-    return tuple(Interaction(item, Response.of(reward)) for item, reward in state)
 
 
 def rank_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from offline.imagination import ImaginationConfig, staying
 from offline.judgements import Judgement, Question
 from offline.preferences import Calibration, Preference, Preferences, Prior
 from offline.pretrain import PretrainConfig, Pretraining, rank_correlation
@@ -27,8 +28,7 @@ CONFIG = PretrainConfig(
     distil_states=128,
     distil_steps=150,
     rounds=2,
-    sessions_a_round=30,
-    turns=4,
+    imagination=ImaginationConfig(sessions=30, turns=4),
     steps_a_round=20,
     questions_a_round=5,
 )
@@ -125,3 +125,14 @@ def test_rank_correlation_oracle() -> None:
     assert rank_correlation(a, -a) == pytest.approx(-1.0)
     assert rank_correlation(a, np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(0.4)
     assert rank_correlation(a, np.zeros(4)) == 0.0
+
+
+def test_staying_oracle() -> None:
+    text = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    slate = np.array([1, 2, 3])
+    # nearest of (0): cosines 0.6, 0.0 and -1.0 (counted as 0)
+    assert staying(text, slate, [0], 0.5) == pytest.approx(0.7)
+    # nearest of (0, 2): 0.8, 1.0, 0.0
+    assert staying(text, slate, [0, 2], 0.5) == pytest.approx(0.6 * 0.5)
+    assert staying(text, slate, [], 0.5) == 1.0
+    assert staying(text, np.array([0]), [0], 1.0) == 0.0
