@@ -35,8 +35,7 @@ clean_up() {
     local code=$?
     trap - EXIT
     if [ -n "${engine:-}" ]; then
-        compose --profile simulate logs --no-color &>"$work/compose.log" || true
-        [ "$code" = 0 ] || { compose ps --all && tail -n 60 "$work/compose.log"; } >&2 || true
+        [ "$code" = 0 ] || { compose ps --all && compose logs --no-color --tail 30; } >&2 || true
         compose --profile simulate down --volumes --remove-orphans &>/dev/null || true
         kill "$watcher" "$engine" 2>/dev/null || true
         wait "$watcher" "$engine" 2>/dev/null || true
