@@ -24,6 +24,9 @@ from offline.states import (
 )
 from service.policy.text import item_text, load_text_encoder
 
+# A policy that starts without logs lives on the items' priors: they may take this share of the budget. Where it ends
+# before all items have both wordings, those with one are noisier and crowd the top.
+PRIOR_SHARE = 0.75
 # States planned at a time; each batch has a random stream of its own, so that a restart plans the same ones again.
 _STATES_A_BATCH = 32
 
@@ -40,7 +43,7 @@ class DistilConfig:
 
 
 def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: DistilConfig) -> Preferences:
-    """Ask about priors first (with at most half of the budget), then about user states; all answers stay in the cache.
+    """Ask about priors first (at most PRIOR_SHARE of the budget), then about states; all answers stay in the cache.
 
     Args:
         embeddings: unit rows [A, d] of the items' texts.
@@ -50,7 +53,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
     """
     if not dataset.items:
         raise OfflineError(f"data set {dataset.name!r} has no items")
-    prior = decompose(judge.priors(within=judge.budget.half()), []).priors
+    prior = decompose(judge.priors(within=judge.budget.part(PRIOR_SHARE)), []).priors
     prior_z = np.array([prior[i.item_id].z if i.item_id in prior else 0.0 for i in dataset.items])
     for questions in _question_batches(dataset, embeddings, prior_z, config):
         if judge.stopped:

@@ -33,11 +33,11 @@ class Budget:
     max_seconds: float | None = None
     max_judgements: int | None = None
 
-    def half(self) -> Budget:
-        """Half of everything."""
+    def part(self, share: float) -> Budget:
+        """This share of everything."""
         return Budget(
-            None if self.max_seconds is None else self.max_seconds / 2,
-            None if self.max_judgements is None else self.max_judgements // 2,
+            None if self.max_seconds is None else self.max_seconds * share,
+            None if self.max_judgements is None else int(self.max_judgements * share),
         )
 
 
