@@ -40,7 +40,7 @@ def demo(
     run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     distil_seconds: Annotated[float, typer.Option(min=10, help="Time for asking the language model.")] = 210,
     ask_seconds: Annotated[float, typer.Option(min=0, help="Time for asking it about states the policy visits.")] = 30,
-    load_seconds: Annotated[float, typer.Option(min=5, help="Time for the simulated users.")] = 210,
+    load_seconds: Annotated[float, typer.Option(min=5, help="Time for the simulated users.")] = 150,
     concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
     port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,

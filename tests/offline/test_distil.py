@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from offline.__main__ import app
 from offline.artefacts import read_manifest
 from offline.datasets import Dataset, save_dataset
-from offline.distil import DistilConfig
+from offline.distil import PRIOR_SHARE, DistilConfig
 from offline.distil_command import run_stage
 from offline.errors import OfflineError
 from offline.judge import Budget
@@ -60,12 +60,12 @@ def test_the_taste_of_the_model_is_found(tmp_path: Path) -> None:
     assert min(alike[True]) > max(alike[False])
 
 
-def test_priors_take_at_most_half_of_the_budget(tmp_path: Path) -> None:
+def test_priors_take_at_most_their_share_of_the_budget(tmp_path: Path) -> None:
     scorer = FakeScorer()
-    preferences = _run(tmp_path, scorer, Budget(max_judgements=60))
-    assert len(scorer.asked) == 60
-    assert len(preferences.priors) == len(scorer.asked) / 2
-    assert read_manifest(tmp_path / "distil", "distil")["results"]["ended"] == "the budget of 60 judgements is used up"
+    preferences = _run(tmp_path, scorer, Budget(max_judgements=40))
+    assert len(scorer.asked) == 40
+    assert len(preferences.priors) == PRIOR_SHARE * len(scorer.asked)
+    assert read_manifest(tmp_path / "distil", "distil")["results"]["ended"] == "the budget of 40 judgements is used up"
 
 
 def test_ctrl_c_exports_what_there_is_and_goes_on_later(tmp_path: Path) -> None:
