@@ -42,9 +42,7 @@ def command(
     console = Console(stderr=True)
     held_out = held_out_preferences(policy, dataset.interactions, len(dataset.items), seed)
     with console.status("simulating sessions"):
-        rows = {
-            name: _row(stats) for name, stats in simulated(policy, dataset, seed, sessions, cache=run).items()
-        }
+        rows = {name: _row(stats) for name, stats in simulated(policy, dataset, seed, sessions, cache=run).items()}
     results: dict[str, Any] = {"version": loaded.manifest.version, "held_out": asdict(held_out), "simulated": rows}
     results["pretrained_over_random"] = rows["pretrained"]["reward"] / max(rows["random"]["reward"], 1e-9)
     write_atomic(run / STAGE / "results.json", (json.dumps(results, indent=2) + "\n").encode())
