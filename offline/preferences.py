@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +96,10 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
     judged = {j.item_id: evidence(j) for j in common if j.role == "baseline"}
     shift = float(np.median([judged[i] - alone[i] for i in judged if i in alone] or [0.0]))
     baseline = {i: judged.get(i, value + shift) for i, value in alone.items()}
-    # Two wordings err differently: their mean follows true popularity better than either.
-    raw = {i: (value + baseline[i] - shift) / 2 for i, value in alone.items()}
+    # Two wordings err differently: their mean follows true popularity better than either. Where one is missing, what it
+    # would say is predicted from the other; its value alone would be more extreme than a mean, and crowd the top.
+    second = _regressed(alone, judged)
+    raw = {i: (value + judged.get(i, second(value)) - shift) / 2 for i, value in alone.items()}
     prior_center, prior_scale = robust_center_scale(np.array(list(raw.values())))
     priors = {i: Prior(value, _z(value, prior_center, prior_scale)) for i, value in raw.items()}
     kept = [judgement for judgement in users if judgement.item_id in baseline]
@@ -109,6 +111,18 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
         for j, value, rest in zip(kept, personal, centred, strict=True)
     )
     return Preferences(priors, preferences, Calibration(LENGTH_WEIGHT, prior_center, prior_scale, center, scale))
+
+
+def _regressed(first: Mapping[str, float], second: Mapping[str, float]) -> Callable[[float], float]:
+    """Predicts an item's second value from its first, by least squares over the items that have both."""
+    both = [(first[i], second[i]) for i in second if i in first]
+    x, y = np.array(both).T if both else (np.zeros(0), np.zeros(0))
+    spread = float(x.var()) if len(both) > 2 else 0.0
+    if spread == 0.0:
+        return lambda value: value
+    slope = float(np.cov(x, y, bias=True)[0, 1]) / spread
+    center = float(y.mean()) - slope * float(x.mean())
+    return lambda value: center + slope * value
 
 
 def robust_center_scale(values: npt.NDArray[np.float64]) -> tuple[float, float]:
