@@ -14,7 +14,7 @@ export MKL_NUM_THREADS := 1
 .PHONY: demo test lint container-test clean help
 
 help:
-	@echo "make demo            distil, pre-train, serve and simulate on this machine (15 minutes at most)"
+	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make clean           remove .venv and runs/"

