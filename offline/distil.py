@@ -55,7 +55,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
         raise OfflineError(f"data set {dataset.name!r} has no items")
     prior = decompose(judge.priors(within=judge.budget.part(PRIOR_SHARE)), []).priors
     prior_z = np.array([prior[i.item_id].z if i.item_id in prior else 0.0 for i in dataset.items])
-    for questions in _question_batches(dataset, embeddings, prior_z, config):
+    for questions in question_batches(dataset, embeddings, prior_z, config):
         if judge.stopped:
             break
         judge.ask(questions)
@@ -78,9 +78,10 @@ def collect(judge: Judge, dataset: Dataset) -> Preferences:
     return decompose(common, users)
 
 
-def _question_batches(
+def question_batches(
     dataset: Dataset, embeddings: Embeddings, prior_z: np.ndarray[Any, np.dtype[np.float64]], config: DistilConfig
 ) -> Iterator[list[Question]]:
+    """What is asked about user states, a batch at a time; the same configuration plans the same questions."""
     for start in range(0, config.n_states, _STATES_A_BATCH):
         rng = np.random.default_rng([config.seed, start])
         n_states = min(_STATES_A_BATCH, config.n_states - start)

@@ -31,9 +31,9 @@ class ImaginationConfig:
     sessions: int = 200
     turns: int = 10
     slate_size: int = 5
-    boredom: float = 1.0  # chance to leave for each item as close to a recent one as a copy, in proportion to closeness
+    boredom: float = 1.0  # chance to leave for each item that copies a recent one
+    boredom_power: float = 4.0  # ... which falls with this power of closeness: being of a kind is not being a copy
     shown: int = 10  # latest items shown in vain that the policy sees, and that bore
-    gamma: float = 0.5
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _turn(
         allowed = probs[row].copy()
         allowed[session.shown] = 0.0
         slate = sample_slate(allowed, config.slate_size, rng)
-        stays = staying(reward.text, slate.items, session.shown[-config.shown :], config.boredom)
+        stays = staying(reward.text, slate.items, session.shown[-config.shown :], config)
         responses = rng.random(len(slate.items)) < expected[row, slate.items]
         session.shown += slate.items.tolist()
         session.history += [(item, 1.0) for item in slate.items[responses].tolist()]
@@ -102,18 +102,18 @@ def _turn(
             actions=tuple(slate.items.tolist()),
             rewards=tuple(expected[row, slate.items].tolist()),  # expectations are less noisy than draws
             propensities=tuple(slate.propensities.tolist()),
-            discount=0.0 if last else config.gamma * stays,
+            discount=0.0 if session.left else 1.0,
             next_history=session.state(config.shown),
         )
         replay.add(transition)
 
 
-def staying(text: Tensor, slate: npt.NDArray[np.int64], recent: Sequence[int], boredom: float) -> float:
-    """Probability of staying: product over the slate of 1 - boredom * closeness to the nearest recent item.
+def staying(text: Tensor, slate: npt.NDArray[np.int64], recent: Sequence[int], config: ImaginationConfig) -> float:
+    """Probability of staying: product over the slate of 1 - boredom * closeness^power to the nearest recent item.
 
     `text` [A, d] are unit rows; closeness is their cosine, at least 0.
     """
     if not recent or not len(slate):
         return 1.0
     closeness = (text[slate] @ text[list(recent)].T).amax(1).clamp(0.0, 1.0)
-    return float((1.0 - boredom * closeness).clamp_min(0.0).prod())
+    return float((1.0 - config.boredom * closeness**config.boredom_power).clamp_min(0.0).prod())

@@ -1,17 +1,17 @@
 """`pretrain` (iALP): a policy from a language model's preferences alone.
 
-1. Distil: the actor learns the policy that the reward model implies, softmax(logit r / temperature), and the critic its
-   rewards. The temperature is the one at which the policy keeps the entropy that online learning will aim at.
-2. Interact, in rounds: the policy recommends to imagined users who respond by the reward model; actor and critic learn
-   from what happens (`mac`, tied to the distilled policy). Then the language model, if there is one, is asked about the
-   states that this policy visits, and the reward model is fitted again.
+1. Distil: the network learns the policy that the reward model implies, softmax(logit r / T). T is the temperature at
+   which the policy keeps the entropy asked for: a language model's taste is a guess, and users pay for certainty.
+2. Interact, in rounds: the policy recommends to imagined users, and learns when they leave. Then the language model, if
+   there is one, is asked about the states that this policy visits, the reward model is fitted again, and the policy is
+   distilled again, on the states visited too.
 
 What a language model says of single items leaves out that people tire of what is alike. So imagined users leave when a
 slate reads like what they were just shown (ours): it is in interaction that the policy learns to vary.
 
-Long optimisation against a model's taste over-fits it. So the actor is anchored to the distilled policy (KL), rewards
-are cautious where the reward model is unsure, and of the rounds the one that earns most among those that still rank
-held-out judgements as well as the distilled policy did is kept.
+Long optimisation against a model's taste over-fits it. Here nothing climbs: the actor follows from the critic
+(`boltzmann`), which is fitted to the reward model, itself cautious where it is unsure. Of the rounds, the one that
+earns most among those that rank held-out judgements as well as the first is kept.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from offline.preferences import Preference, Preferences
 from offline.rewards import RewardConfig, RewardModel, interactions
 from offline.states import Embeddings, StateConfig, sample_candidates, sample_states, states_from_interactions
 from service.policy import losses
-from service.policy.factory import configured
-from service.policy.mac import MAC, MACConfig
-from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.boltzmann import Boltzmann, BoltzmannConfig
+from service.policy.networks import RARE, ItemScorer, NetworkConfig
 from service.policy.sampling import sample_slate
 from service.policy.text import TextProjection
 from service.policy.types import Interaction, Response, States, pack_states, session_state
@@ -51,7 +50,7 @@ class PretrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     states: StateConfig = field(default_factory=StateConfig)
-    target_entropy: float = 0.45  # of the policy, as a share of log(number of items)
+    target_entropy: float = 0.6  # of the policy, as a share of log(number of items)
     distil_states: int = 1024  # sampled once and gone through in batches
     distil_steps: int = 400
     batch_size: int = 64
@@ -59,10 +58,9 @@ class PretrainConfig:
     stranger_share: float = 0.1  # of the states without any history
     rounds: int = 2
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    steps_a_round: int = 150
+    visited_share: float = 0.25  # of the states that later rounds distil on: those that the policy visited
+    steps_a_round: int = 150  # in which it learns when users leave
     questions_a_round: int = 16  # states that the language model is asked about after each round
-    anchor_weight: float = 0.01
-    mac: dict[str, float] = field(default_factory=dict)  # overrides of MACConfig
     tolerance: float = 0.05  # how much of the rank correlation interaction may cost
     holdout: float = 0.1  # share of judged states that only choose the round
 
@@ -72,8 +70,7 @@ class Pretrained:
     """What came out, ready for a snapshot."""
 
     projection: TextProjection
-    actor: ItemScorer
-    critic: ItemScorer
+    actor: ItemScorer  # and critic: one network
     reward: RewardModel
     report: dict[str, float]
     rounds: tuple[dict[str, float], ...]
@@ -113,35 +110,27 @@ class Pretraining:
         self._held_out: set[tuple[tuple[str, int], ...]] = set()
         self._fit_reward(preferences)
         self.actor = ItemScorer(config.network, self.text)
-        self.critic = ItemScorer(config.network, self.text)
 
     def run(self) -> Pretrained:
-        """Distil, then interact; returns the best round's policy."""
-        report = self._distil()
-        anchor = copy.deepcopy(self.actor).requires_grad_(False)
-        report |= {f"distilled_{name}": value for name, value in self._judge().items()}
-        least = report["distilled_held_out"] - self.config.tolerance
-        best = (-math.inf, -1, self._weights())
-        rounds = []
-        overrides = {"target_entropy": self.config.target_entropy, "anchor_weight": self.config.anchor_weight}
-        mac = configured(MACConfig(), {**overrides, **self.config.mac})
-        learner = MAC(self.actor, self.critic, mac, anchor)
+        """Distil and interact; returns the best round's policy."""
+        visited: list[tuple[tuple[int, float], ...]] = []
+        rounds: list[dict[str, float]] = []
+        best, kept = self._weights(), -1
         for number in range(self.config.rounds):
-            mean_reward, visited = self._interact(learner, number)
-            judged = {"round": float(number), "imagined_reward": mean_reward, **self._judge()}
-            rounds.append(judged)
-            if judged["held_out"] >= least and mean_reward > best[0]:
-                best = (mean_reward, number, self._weights())
+            report = {"round": float(number), **self._distil(visited, number)}
+            report["imagined_reward"], visited = self._interact(number)
+            rounds.append({**report, **self._judge()})
+            good = rounds[-1]["held_out"] >= rounds[0]["held_out"] - self.config.tolerance
+            if good and (kept < 0 or rounds[-1]["imagined_reward"] > rounds[kept]["imagined_reward"]):
+                best, kept = self._weights(), number
             if self._ask is not None and number + 1 < self.config.rounds:
-                self._fit_reward(self._ask(visited))
-        actor, critic = best[2]
-        self.actor.load_state_dict(actor)
-        self.critic.load_state_dict(critic)
-        report |= {"kept_round": float(best[1]), **self._judge()}
-        return Pretrained(self.projection, self.actor, self.critic, self.reward, report, tuple(rounds))
+                self._fit_reward(self._ask(self._questions(visited)))
+        self.actor.load_state_dict(best)
+        report = {"kept_round": float(kept), **self._judge()}
+        return Pretrained(self.projection, self.actor, self.reward, report, tuple(rounds))
 
-    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return copy.deepcopy(self.actor.state_dict()), copy.deepcopy(self.critic.state_dict())
+    def _weights(self) -> dict[str, Tensor]:
+        return copy.deepcopy(self.actor.state_dict())
 
     # -- the reward model ------------------------------------------------------------------------------------------
 
@@ -158,7 +147,7 @@ class Pretraining:
         self.reward = RewardModel.fit(priors, training, self.item_ids, self.text, self.config.reward)
 
     def _judge(self) -> dict[str, float]:
-        """Rank correlation of the policy's logits with held-out judgements, and its entropy: means over states."""
+        """Rank correlation of f with held-out judgements, and the policy's entropy: means over states."""
         by_state: dict[tuple[tuple[str, int], ...], list[Preference]] = {}
         for preference in self._test:
             by_state.setdefault(preference.judgement.history, []).append(preference)
@@ -168,9 +157,10 @@ class Pretraining:
         for history, judged in by_state.items():
             states = pack_states([interactions(history, self.index)], self.config.network.max_history)
             with torch.no_grad():
-                logits = losses.mask_history(self.actor(states), states)
-            entropies.append(float(losses.entropy(logits)))
-            scores = logits[0, [self.index[p.judgement.item_id] for p in judged]].numpy()
+                entropies.append(float(losses.entropy(losses.mask_history(self.actor(states), states))))
+                table = self.actor.table()
+                response = self.actor.response(self.actor.encode(states, table), table)
+            scores = response[0, [self.index[p.judgement.item_id] for p in judged]].numpy()
             wanted = [reward.prior_weight * p.prior_z + reward.personal_weight * p.personal_z for p in judged]
             if len(judged) > 2:
                 correlations.append(rank_correlation(scores, np.array(wanted)))
@@ -198,30 +188,42 @@ class Pretraining:
             histories.append(as_policy_sees(session_state(responses, shown, self.config.imagination.shown)))
         return pack_states(histories, self.config.network.max_history)
 
-    def _distil(self) -> dict[str, float]:
-        """Regress the actor on the reward model's policy and the critic on its rewards."""
+    def _distil(self, visited: Sequence[tuple[tuple[int, float], ...]], number: int) -> dict[str, float]:
+        """Regress f on the reward model's logits, scaled so that the policy has the entropy asked for."""
         config = self.config
-        pool = self._sample_states(config.distil_states)
-        wanted = self._logits(pool)
-        temperature = self._temperature(wanted)
-        self._start_from_prior(temperature)
-        nets = [self.actor, self.critic]
-        parameters = [p for net in nets for name, p in net.named_parameters() if name != "id_vectors"]
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+        pool = self._pool(visited)
+        logits = self._logits(pool)
+        softness = self._temperature(logits)
+        wanted = (logits - logits.mean()) * config.network.temperature / softness
+        if number == 0:
+            self._start_from_prior(config.network.temperature / softness)
+        # The imagined users answer for what the text tells; ids are for what only real ones can tell.
+        told = ("project.weight", "text_bias.weight", "id_bias", "mixing", "gain", "level")
+        optimizer = torch.optim.Adam([dict(self.actor.named_parameters())[name] for name in told], config.learning_rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, config.distil_steps))
-        divergence = error = torch.zeros(())
+        divergence = torch.zeros(())
         for step in range(config.distil_steps):
-            rows = torch.randint(config.distil_states, (config.batch_size,), generator=self._generator)
-            states, logits = States(*(part[rows] for part in pool)), wanted[rows]
-            target = losses.mask_history(logits / temperature, states)
-            divergence = losses.kl_divergence(target, losses.mask_history(self.actor(states), states)).mean()
-            error = functional.mse_loss(self.critic.q_values(states), torch.sigmoid(logits))
+            rows = torch.randint(len(wanted), (config.batch_size,), generator=self._generator)
+            states, target = States(*(part[rows] for part in pool)), wanted[rows]
+            table = self.actor.table()
+            response = self.actor.response(self.actor.encode(states, table), table)
+            policies = (losses.mask_history(f / config.network.temperature, states) for f in (target, response))
+            divergence = losses.kl_divergence(*policies).mean()
             optimizer.zero_grad(set_to_none=True)
-            (divergence + 10 * error).backward()  # type: ignore[no-untyped-call]
+            (divergence + functional.mse_loss(response, target + RARE)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            self._progress("distilling the policy", 0.4 * (step + 1) / config.distil_steps)
-        return {"temperature": temperature, "distil_kl": divergence.item(), "critic_error": error.item()}
+            done = (number + 0.8 * (step + 1) / config.distil_steps) / config.rounds
+            self._progress(f"distilling, round {number + 1}", done)
+        return {"softness": softness, "distil_kl": divergence.item()}
+
+    def _pool(self, visited: Sequence[tuple[tuple[int, float], ...]]) -> States:
+        """States to distil on; some of those that the policy visited, once there are any."""
+        n_visited = min(len(visited), round(self.config.visited_share * self.config.distil_states))
+        sampled = self._sample_states(self.config.distil_states - n_visited)
+        chosen = [visited[i] for i in self._rng.permutation(len(visited))[:n_visited]]
+        own = pack_states([as_policy_sees(state) for state in chosen], self.config.network.max_history)
+        return States(*(torch.cat(parts) for parts in zip(sampled, own, strict=True)))
 
     def _logits(self, states: States) -> Tensor:
         """logit r of many states [n, A], a batch at a time."""
@@ -245,10 +247,10 @@ class Pretraining:
                 low = middle
         return math.exp((low + high) / 2)
 
-    def _start_from_prior(self, temperature: float) -> None:
-        """Write the items' priors into the actor's biases: what the text tells as its slope, the rest by item."""
+    def _start_from_prior(self, scale: float) -> None:
+        """Write the items' priors into the biases: what the text tells as its slope, the rest by item."""
         with torch.no_grad():
-            scaled = self.reward.config.prior_weight * self.reward.prior / temperature
+            scaled = self.reward.config.prior_weight * self.reward.prior * scale
             ridge = self.text.T @ self.text + 10.0 * torch.eye(self.text.shape[1])
             slope = torch.linalg.solve(ridge, self.text.T @ (scaled - scaled.mean()))
             self.actor.text_bias.weight.copy_(slope.unsqueeze(0))
@@ -256,16 +258,19 @@ class Pretraining:
 
     # -- interaction -----------------------------------------------------------------------------------------------
 
-    def _interact(self, learner: MAC, number: int) -> tuple[float, list[Question]]:
-        """One round with imagined users; returns the mean reward of a session and questions about states visited."""
+    def _interact(self, number: int) -> tuple[float, list[tuple[tuple[int, float], ...]]]:
+        """One round with imagined users; returns the mean reward of a session and the states visited."""
         config = self.config
         imagined = interact(self.actor, self.reward, config.imagination, self._rng)
-        replay = imagined.replay
-        for step in range(config.steps_a_round):
-            learner.step(replay.sample(learner.config.batch_size, self._generator))
-            done = (number + (step + 1) / config.steps_a_round) / config.rounds
-            self._progress(f"interacting, round {number + 1}", 0.4 + 0.6 * done)
-        return imagined.reward, self._questions(imagined.visited)
+        learner = Boltzmann(self.actor, BoltzmannConfig())
+        optimizer = torch.optim.Adam([self.actor.leave], lr=0.05)
+        for _ in range(config.steps_a_round):
+            _, leave_loss = learner.loss(imagined.replay.sample(learner.config.batch_size, self._generator))
+            optimizer.zero_grad(set_to_none=True)
+            leave_loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        self._progress(f"interacting, round {number + 1}", (number + 1) / config.rounds)
+        return imagined.reward, imagined.visited
 
     def _questions(self, visited: Sequence[tuple[tuple[int, float], ...]]) -> list[Question]:
         """Questions about some of the states visited; half of the candidates are what the policy itself would show."""

@@ -109,7 +109,7 @@ def command(
             )
             result = training.run()
     report = {**result.report, "judgements_asked": float(judge.judged), "seconds": time.monotonic() - started}
-    snapshot = _snapshot(dataset, distilled["results"]["model"], config, result, report, states_from_logs)
+    snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report, states_from_logs)
     items = tuple(CatalogueItem(item.item_id, item.text, item.categories) for item in dataset.items)
     if target.exists():
         shutil.rmtree(target)
@@ -143,7 +143,7 @@ class _Stopwatch:
         self._elapsed, self._started = self.read(), None
 
 
-def _snapshot(
+def make_snapshot(
     dataset: Dataset,
     model: str,
     config: PretrainConfig,
@@ -161,7 +161,7 @@ def _snapshot(
         serving=ServingConfig(),
         pretrained=result.actor,
         learned=result.actor,
-        critic=result.critic,
+        critic=result.actor,
         learner={"name": "ialp", **json.loads(json.dumps(asdict(config)))},
         lineage={"dataset": dataset.name, "language_model": model, "states_from_logs": states_from_logs},
         metrics=report,

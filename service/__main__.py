@@ -1,4 +1,4 @@
-"""`python -m service api | worker | dev`"""
+"""`python -m service api | worker | dev | export`"""
 
 from __future__ import annotations
 
@@ -106,6 +106,34 @@ def dev(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Parquet file for the log: one row for each impression.")],
+    items: Annotated[
+        Path | None, typer.Option(help="Parquet file for the catalogue with its text embeddings as well.")
+    ] = None,
+) -> None:
+    """Write the log for `offline evaluate --log`: impressions whose reward window is over, with what they earned."""
+    import redis
+    from redis.exceptions import RedisError
+
+    from service.export_files import ExportError, write_log
+    from service.keys import Keys
+
+    settings = _settings()
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client:
+            counts = write_log(out, client, Keys(settings.key_prefix), settings.reward_window_s, items)
+    except ExportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except RedisError as error:
+        typer.echo(f"error: Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
+        raise typer.Exit(2) from None
+    told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
+    typer.echo(f"{out}: {told}", err=True)
 
 
 def _supervise(url: str, stop: threading.Event) -> int:

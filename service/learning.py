@@ -85,11 +85,18 @@ class Learning:
         """Start the learner from a snapshot's learned policy, with a fresh optimiser."""
         text = self._text()
         known = text[: len(snapshot.item_ids)]
-        actor, critic = (
-            snapshot.network(name, known).with_text(text).requires_grad_(True) for name in ("learned", "critic")
-        )
+        learned = snapshot.network("learned", known).with_text(text)
+        critic = snapshot.network("critic", known).with_text(text) if snapshot.has_critic else learned
+        if snapshot.manifest.parent is None and self.settings.variant == Variant.AP and self.settings.learner != "a2c":
+            # Straight from pre-training: the second policy starts as the first, and learns beside it.
+            learned = critic = self.pretrained.residual()
         self.learner, self.description = make_learner(
-            self.settings.learner, actor, critic, self.settings.learner_config, anchor=self.pretrained
+            self.settings.learner,
+            self.settings.variant,
+            self.pretrained,
+            learned.requires_grad_(True),
+            critic.requires_grad_(True),
+            self.settings.learner_config,
         )
 
     def _text(self) -> Tensor:

@@ -11,8 +11,8 @@ from redis.connection import parse_url
 
 from service.policy.a2c import A2CConfig
 from service.policy.adaptive import Mixture, Variant
+from service.policy.boltzmann import BoltzmannConfig
 from service.policy.factory import configured
-from service.policy.mac import MACConfig
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -66,12 +66,12 @@ class Settings(BaseSettings):
     variant: Variant = Field(Variant.AP, description="What the adaptive arm serves: frozen, ft or ap.")
     mixture: Mixture = Field(Mixture.ADAPTIVE, description="How ap weighs its two policies: fixed or adaptive.")
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
-    mixture_temperature: float = Field(0.05, gt=0, description="Of the adaptive mixture, in units of Q.")
+    mixture_temperature: float = Field(0.005, gt=0, description="Of the adaptive mixture, in units of Q.")
 
     # The worker
-    learner: str = Field("mac", pattern="^(mac|a2c)$", description="Learning algorithm: mac or a2c.")
+    learner: str = Field("boltzmann", pattern="^(boltzmann|a2c)$", description="Learning algorithm: boltzmann or a2c.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
-    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Discount of the next slate's value.")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Discount of the next slate's value (a2c).")
     reward_window_s: float = Field(600.0, gt=0, description="How long feedback to an impression is waited for.")
     replay_capacity: int = Field(50_000, ge=1, description="Transitions that the learner remembers.")
     replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate that are learned from.")
@@ -104,5 +104,5 @@ class Settings(BaseSettings):
         if self.learner == "a2c":
             configured(A2CConfig(), self.learner_config)
         else:
-            configured(MACConfig(), self.learner_config)
+            configured(BoltzmannConfig(), self.learner_config)
         return self

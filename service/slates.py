@@ -69,6 +69,11 @@ def candidates(catalogue: Catalogue, request: RecommendRequest, seen: frozenset[
     return Candidates(available, masked, allowed, tuple(warnings))
 
 
+def candidate_hash(available: Mask) -> str:
+    """A name for the set of items that could be shown, `available` [A]."""
+    return hashlib.blake2b(np.packbits(available).tobytes(), digest_size=8).hexdigest()
+
+
 def interactions(history: History, index: dict[str, int]) -> list[Interaction]:
     """History as the policy takes it; items that the policy has no row for are left out."""
     return [Interaction(index[item], Response.of(reward)) for item, reward in history if item in index]
@@ -100,7 +105,7 @@ def draw(
         history=tuple(history),
         items=ids,
         propensities=tuple(float(p) for p in slate.propensities),
-        candidate_hash=hashlib.blake2b(np.packbits(chosen.available).tobytes(), digest_size=8).hexdigest(),
+        candidate_hash=candidate_hash(chosen.available),
         masked=chosen.masked,
         candidates=chosen.allowed,
         weight=distribution.weight,

@@ -9,6 +9,7 @@ import typer
 from offline.errors import OfflineError
 from simulator.demo import demo
 from simulator.errors import SimulatorError
+from simulator.experiments.experiment_command import experiment
 from simulator.load_command import load, users
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command("load")(load)
 app.command("users")(users)
 app.command("demo")(demo)
+app.command("experiment")(experiment)
 
 
 def main() -> None:

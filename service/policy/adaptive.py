@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from service.policy.networks import ItemScorer, ItemTable
+from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs
 from service.policy.types import Interaction, States, pack_states
 
@@ -52,7 +51,7 @@ class ServingConfig:
     variant: Variant = Variant.AP
     mixture: Mixture = Mixture.ADAPTIVE
     fixed_weight: float = 0.5  # share of the learned policy when the mixture is fixed
-    temperature: float = 0.05  # of the adaptive mixture, in units of Q
+    temperature: float = 0.005  # of the adaptive mixture, in units of Q: differences of policies are small
 
 
 def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
@@ -105,12 +104,13 @@ class ServingPolicy:
     """Answers "how likely is each item in this state" for both arms; immutable after construction."""
 
     def __init__(self, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig) -> None:
+        """`critic` may be `learned` itself, which is then evaluated once."""
         self.config = config
         self.max_history = pretrained.config.max_history
         with torch.inference_mode():
             self._pretrained = (pretrained, pretrained.table())
             self._learned = (learned, learned.table())
-            self._critic = (critic, critic.table())
+            self._critic = self._learned if critic is learned else (critic, critic.table())
 
     @property
     def n_items(self) -> int:
@@ -131,22 +131,25 @@ class ServingPolicy:
     ) -> DistributionBatch:
         """Probabilities in B states, over the items that are `available` [B, A]."""
         zeros = np.zeros(len(available))
-        pretrained = masked_softmax(_scores(*self._pretrained, states), available)
+        scorer, table = self._pretrained
+        encoded = scorer.encode(states, table)
+        known = scorer.response(encoded, table)  # what the learned network may build on
+        logits = scorer.advantage(encoded, table, known) / scorer.config.temperature
+        pretrained = masked_softmax(logits.numpy(), available)
         variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)
-        learned = masked_softmax(_scores(*self._learned, states), available)
+        scorer, table = self._learned
+        advantage = scorer.scores(states, table, known)
+        learned = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
         if variant == Variant.FT:
             return DistributionBatch(learned, pretrained, learned, zeros + 1.0)
         weight = zeros + self.config.fixed_weight
         if self.config.mixture == Mixture.ADAPTIVE:
-            q = _scores(*self._critic, states).astype(np.float64)  # V(s) cancels in the softmax
+            if self._critic is not self._learned:
+                advantage = self._critic[0].scores(states, self._critic[1])
+            q = torch.sigmoid(advantage).double().numpy()
             expected = np.stack([(pretrained * q).sum(1), (learned * q).sum(1)])
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return DistributionBatch(mixed, pretrained, learned, weight)
-
-
-def _scores(scorer: ItemScorer, table: ItemTable, states: States) -> npt.NDArray[np.float32]:
-    scores: Tensor = scorer.scores(scorer.encode(states, table), table)
-    return scores.numpy()

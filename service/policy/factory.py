@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from service.policy.a2c import A2C, A2CConfig
+from service.policy.adaptive import Variant
+from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.learner import Learner
-from service.policy.mac import MAC, MACConfig
 from service.policy.networks import ItemScorer
 
-Config = TypeVar("Config", A2CConfig, MACConfig)
+Config = TypeVar("Config", A2CConfig, BoltzmannConfig)
 
 
 def configured(config: Config, overrides: Mapping[str, float]) -> Config:
@@ -29,20 +31,25 @@ def configured(config: Config, overrides: Mapping[str, float]) -> Config:
 
 def make_learner(
     name: str,
-    actor: ItemScorer,
+    variant: Variant,
+    pretrained: ItemScorer,
+    learned: ItemScorer,
     critic: ItemScorer,
     overrides: Mapping[str, float],
-    anchor: ItemScorer | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
-    """The learner `name` ("mac" or "a2c") and its full description for manifests; `anchor` is used by mac only.
+    """The learner `name` ("boltzmann" or "a2c") and its full description for manifests.
+
+    It goes on from `learned` and `critic`, which it takes over. In A-iALP_ap boltzmann builds on the frozen
+    `pretrained`; `critic`, which may be `learned`, is used by a2c only.
 
     Raises:
         ValueError: no learner has that name, or an override is no hyper-parameter of it.
     """
     if name == "a2c":
         a2c = configured(A2CConfig(), overrides)
-        return A2C(actor, critic, a2c), {"name": name, **asdict(a2c)}
-    if name == "mac":
-        mac = configured(MACConfig(), overrides)
-        return MAC(actor, critic, mac, anchor), {"name": name, **asdict(mac)}
-    raise ValueError(f"learner {name!r} is unknown; known are 'mac' and 'a2c'")
+        return A2C(learned, deepcopy(learned) if critic is learned else critic, a2c), {"name": name, **asdict(a2c)}
+    if name == "boltzmann":
+        config = configured(BoltzmannConfig(), overrides)
+        prior = pretrained if variant == Variant.AP else None
+        return Boltzmann(learned, config, prior), {"name": name, **asdict(config)}
+    raise ValueError(f"learner {name!r} is unknown; known are 'boltzmann' and 'a2c'")

@@ -19,8 +19,12 @@ class Learner(Protocol):
     Learning is deterministic: the same weights, replay and generator give the same result on the CPU.
     """
 
-    actor: ItemScorer
-    critic: ItemScorer
+    @property
+    def actor(self) -> ItemScorer: ...
+
+    @property
+    def critic(self) -> ItemScorer:
+        """May be the actor itself."""
 
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
         """Learn after `new` transitions came into `replay`; returns losses and entropy of the last step."""

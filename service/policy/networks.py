@@ -1,14 +1,19 @@
-"""One network, used twice: as actor (scores are logits) and as critic (scores and value make Q).
+"""One network, used twice: as critic (will this item be answered, and will the user stay?) and as the actor it implies.
 
-    h(s)    = GRU over the session's interactions, each the item's vector plus its response's embedding
-    v(a)    = W text(a) + id(a)
-    score   = id_bias(a) + w.text(a) + v(a).U h(s) + sum_c gain_c profile_c(s).text(a)
-    Q(s, a) = value(h(s)) + score(s, a)
+    v(a)      = W text(a) + id(a)
+    h(s)      = sum_c (M_c + g_c I) profile_c(s)
+    f(s, a)   = level(s) + bias(a) + v(a).h(s) + prior_gain f_prior(s, a)         logit of a positive response
+    l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j)), j among the latest items   logit of the session's end
+    logits    = (f - horizon sigmoid(l)) / temperature                          the actor
+    Q(s, a)   = sigmoid(f - horizon sigmoid(l))                                     the critic
 
-Items come in through their text, so a new item has a score at once; `id` and `id_bias` start at zero and learn what the
-text cannot tell. `profile_c` is the mean text of the session's items by response, plus the last positive one: plain
-content similarity that works from the first click (ours; the paper leaves the encoder open). There is no user id: a
-user is what happened in the session.
+Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
+linear view of the session, as a factor model would take it. No recurrent encoder: on the simulated worlds one learned
+less per impression and cost several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further
+items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes.
+
+Items come in through their text, so a new item has a score at once; `id` and `bias` start at zero and learn what the
+text cannot tell. There is no user id: a user is what happened in the session (ours; the paper leaves the encoder open).
 """
 
 from __future__ import annotations
@@ -18,34 +23,43 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from service.policy.types import Response, States
 
 N_PROFILES = 4
+# A profile of n items weighs n / (n + SHRINKAGE): one click is a hint, not a taste.
+SHRINKAGE = 2.0
+N_LIKED_LATEST, N_LATEST = 4, 14
+RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network; saved in every snapshot."""
+    """Sizes of the network and how its policy follows from its scores; saved in every snapshot."""
 
     dim: int = 64
     text_dim: int = 64  # after TextProjection
     max_history: int = 30
+    temperature: float = 0.3  # of the policy, in units of log odds
+    horizon: float = 25.0  # what a stay is worth, in items shown
+
+
+class ItemTable(NamedTuple):
+    """What scoring needs of the catalogue; may be computed once and used for many states."""
+
+    vectors: Tensor  # [A, dim]
+    directions: Tensor  # [A, dim] the same with length one
+    bias: Tensor  # [A]
 
 
 class Encoded(NamedTuple):
     """States as the network sees them."""
 
     hidden: Tensor  # [B, dim]
-    profiles: Tensor  # [B, 4, text_dim]: mean positive, last positive, mean negative, mean ignored
-
-
-class ItemTable(NamedTuple):
-    """What scoring needs of the catalogue; may be computed once and used for many states."""
-
-    text: Tensor  # [A, text_dim]
-    vectors: Tensor  # [A, dim]
-    bias: Tensor  # [A]
+    level: Tensor  # [B, 1]
+    latest: Tensor  # [B, M] items shown lately
+    is_latest: Tensor  # [B, M] bool, False where padded
 
 
 class ItemScorer(nn.Module):
@@ -63,16 +77,17 @@ class ItemScorer(nn.Module):
         self.id_bias = nn.Parameter(torch.zeros(len(text)))
         self.project = nn.Linear(config.text_dim, config.dim, bias=False)
         self.text_bias = nn.Linear(config.text_dim, 1, bias=False)
-        self.response = nn.Embedding(len(Response), config.dim)
-        self.encoder = nn.GRU(config.dim, config.dim, batch_first=True)
-        self.query = nn.Linear(config.dim, config.dim)
+        self.mixing = nn.Parameter(torch.zeros(N_PROFILES, config.dim, config.dim))
+        self.gain = nn.Parameter(torch.zeros(N_PROFILES))
+        self.level = nn.Parameter(torch.tensor([RARE, 0.0, 0.0]))  # of a stranger, per log(1 + liked), log(1 + ignored)
+        self.leave = nn.Parameter(torch.tensor([RARE, 1.0]))
+        self.prior_gain = nn.Parameter(torch.zeros(()))
         self.value = nn.Linear(config.dim, 1)
-        self.profile_gain = nn.Parameter(torch.zeros(N_PROFILES))
-        # Scores start near zero: the first policy is uniform and the first Q is flat.
-        nn.init.zeros_(self.text_bias.weight)
-        for layer in (self.query, self.value):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        # All items score alike: the first policy is uniform. Vectors start as the texts themselves.
+        nn.init.eye_(self.project.weight)
+        for layer in (self.text_bias, self.value):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.value.bias)
 
     @property
     def n_items(self) -> int:
@@ -81,55 +96,83 @@ class ItemScorer(nn.Module):
 
     def table(self) -> ItemTable:
         """Vectors and biases of all items, [A, ...]."""
-        return ItemTable(
-            text=self.text,
-            vectors=self.project(self.text) + self.id_vectors,
-            bias=self.text_bias(self.text).squeeze(-1) + self.id_bias,
-        )
+        vectors = self.project(self.text) + self.id_vectors
+        bias = self.text_bias(self.text).squeeze(-1) + self.id_bias
+        return ItemTable(vectors, functional.normalize(vectors, dim=1), bias)
 
     def encode(self, states: States, table: ItemTable) -> Encoded:
-        """Encode B states; an empty session is the zero vector with zero profiles."""
+        """Encode B states; an empty session is the zero vector at the stranger's level."""
         items, responses, lengths = states
-        steps = torch.arange(items.shape[1], device=items.device)
+        steps = torch.arange(items.shape[1])
         present = steps < lengths.unsqueeze(1)  # [B, L]
-        inputs = table.vectors[items] + self.response(responses)
-        outputs, _ = self.encoder(inputs)
-        last = (lengths - 1).clamp_min(0)
-        hidden = outputs[torch.arange(len(items)), last] * (lengths > 0).unsqueeze(1)
-
-        text = table.text[items]  # [B, L, text_dim]
-        liked = present & (responses == Response.POSITIVE)
-        disliked = present & (responses == Response.NEGATIVE)
-        ignored = present & (responses == Response.IGNORED)
+        liked, disliked, ignored = (
+            present & (responses == kind) for kind in (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
+        )
         is_last = liked & (steps == torch.where(liked, steps, -1).amax(1, keepdim=True))
-        weights = torch.stack([liked, is_last, disliked, ignored], dim=1).to(text.dtype)  # [B, 4, L]
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
-        return Encoded(hidden, weights @ text)
+        weights = torch.stack([liked, is_last, disliked, ignored], dim=1).to(table.vectors.dtype)  # [B, 4, L]
+        count = weights.sum(-1, keepdim=True)
+        profiles = (weights @ table.vectors[items]) / (count + SHRINKAGE)
+        hidden = torch.einsum("bcd,cde->be", profiles, self.mixing) + torch.einsum("bcd,c->bd", profiles, self.gain)
+        seen = torch.log1p(count[:, [0, 3], 0])
+        level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
+        latest, is_latest = _latest(items, liked, ignored | disliked)
+        return Encoded(hidden, level, latest, is_latest)
 
-    def scores(self, encoded: Encoded, table: ItemTable) -> Tensor:
-        """Score of every item, [B, A]."""
-        profile = (encoded.profiles * self.profile_gain.view(1, N_PROFILES, 1)).sum(1)
-        scores: Tensor = table.bias + self.query(encoded.hidden) @ table.vectors.T + profile @ table.text.T
-        return scores
+    def response(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Tensor:
+        """f without the prior: logit of a positive response to `actions` [B, K], or to every item [B, A]."""
+        if actions is None:
+            return encoded.level + encoded.hidden @ table.vectors.T + table.bias
+        chosen = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
+        return encoded.level + chosen + table.bias[actions]
+
+    def leaving(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Tensor:
+        """l: logit of the session's end once the item was shown, for `actions` [B, K] or every item [B, A]."""
+        latest = table.directions[encoded.latest]  # [B, M, dim]
+        if actions is not None:
+            close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0)
+            nearest = (close * encoded.is_latest.unsqueeze(1)).amax(-1)
+        else:
+            nearest = latest.new_zeros(len(latest), len(table.bias))
+            for j in range(latest.shape[1]):  # one at a time: [B, M, A] at once is slower and large
+                nearest = torch.maximum(nearest, (latest[:, j] @ table.directions.T) * encoded.is_latest[:, j : j + 1])
+        return self.leave[0] + self.leave[1] * nearest
+
+    def advantage(self, encoded: Encoded, table: ItemTable, response: Tensor) -> Tensor:
+        """f - horizon sigmoid(l) [B, A] in log odds, for the f that is given."""
+        return response - self.config.horizon * torch.sigmoid(self.leaving(encoded, table))
+
+    def scores(self, states: States, table: ItemTable, prior: Tensor | None = None) -> Tensor:
+        """The advantage [B, A] of every item; `prior` [B, A] is f of the network that ours builds on."""
+        encoded = self.encode(states, table)
+        response = self.response(encoded, table)
+        return self.advantage(encoded, table, response if prior is None else response + self.prior_gain * prior)
 
     def forward(self, states: States) -> Tensor:
-        """Scores [B, A]: the actor's logits."""
-        table = self.table()
-        scores: Tensor = self.scores(self.encode(states, table), table)
-        return scores
+        """The actor's logits [B, A], without a prior."""
+        return self.scores(states, self.table()) / self.config.temperature
 
     def q_values(self, states: States) -> Tensor:
-        """Q(s, .) [B, A]."""
-        table = self.table()
-        encoded = self.encode(states, table)
-        q: Tensor = self.value(encoded.hidden) + self.scores(encoded, table)
-        return q
+        """Q(s, .) [B, A] in units of reward, without a prior."""
+        return torch.sigmoid(self.scores(states, self.table()))
 
     def state_value(self, states: States) -> Tensor:
         """V(s) [B], for critics that do not look at actions."""
-        table = self.table()
-        value: Tensor = self.value(self.encode(states, table).hidden).squeeze(-1)
+        value: Tensor = self.value(self.encode(states, self.table()).hidden).squeeze(-1)
         return value
+
+    def residual(self) -> ItemScorer:
+        """A network that has learned nothing yet but, given our f as its prior, scores as we do (A-iALP_ap starts so).
+
+        What it learns later leaves our f as it is; `prior_gain` tells how far that can be trusted.
+        """
+        fresh = ItemScorer(self.config, self.text)
+        with torch.no_grad():
+            fresh.project.weight.copy_(self.project.weight)
+            fresh.id_vectors.copy_(self.id_vectors)
+            fresh.leave.copy_(self.leave)
+            fresh.level.zero_()
+            fresh.prior_gain.fill_(1.0)
+        return fresh
 
     def with_text(self, text: Tensor) -> ItemScorer:
         """A copy for the catalogue `text` [A', text_dim], A' >= A: the first A rows are ours, the others new items.
@@ -144,3 +187,12 @@ class ItemScorer(nn.Module):
             state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
         grown.load_state_dict(state)
         return grown
+
+
+def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The last few liked items and the last ones shown in vain, [B, M] each with what is real."""
+    from_end = liked.flip(1).cumsum(1).flip(1)
+    wanted = (liked & (from_end <= N_LIKED_LATEST)) | others
+    steps = torch.arange(items.shape[1])
+    places = torch.where(wanted, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
+    return items.gather(1, places), wanted.gather(1, places)

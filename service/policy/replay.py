@@ -59,6 +59,24 @@ class Replay:
         block["items"][row, : len(recent)] = [i.item for i in recent]
         block["responses"][row, : len(recent)] = [i.response for i in recent]
 
+    def extend(self, batch: Batch) -> None:
+        """Append B transitions at once, B <= capacity; histories and slates of at most our lengths."""
+        n = len(batch.discount)
+        assert n <= self.capacity
+        rows = np.arange(self.added, self.added + n) % self.capacity
+        for block, states in ((self._blocks["state"], batch.state), (self._blocks["next"], batch.next_state)):
+            width = states.items.shape[1]
+            for name, padded in (("items", states.items), ("responses", states.responses)):
+                block[name][rows] = 0
+                block[name][rows, :width] = padded.numpy()
+            block["lengths"][rows] = states.lengths.numpy()
+        slots, k = self._blocks["slots"], batch.actions.shape[1]
+        for name, empty in (("actions", EMPTY_SLOT), ("rewards", 0.0), ("propensities", 1.0)):
+            slots[name][rows] = empty
+            slots[name][rows, :k] = getattr(batch, name).numpy()
+        slots["discount"][rows] = batch.discount.numpy()
+        self.added += n
+
     def rows(self, index: npt.NDArray[np.int64]) -> Batch:
         """The transitions at `index` [B]."""
 

@@ -36,6 +36,35 @@ def sample_slate(probs: Probs, k: int, rng: np.random.Generator) -> Slate:
     return Slate(possible[chosen].astype(np.int64), _propensities(mass, chosen))
 
 
+class SlateBatch(NamedTuple):
+    """B slates of K slots; -1 and propensity 1 where a row has too few possible items."""
+
+    items: npt.NDArray[np.int64]  # [B, K]
+    propensities: Probs  # [B, K]
+
+
+def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
+    """`sample_slate` for every row of `probs` [B, A] at once.
+
+    The smallest of independent exponential times with rates `probs` is a draw from them, the k smallest a slate: the
+    same distribution as Gumbel top-k without its logarithms.
+    """
+    assert probs.ndim == 2 and 0 < k <= probs.shape[1]
+    with np.errstate(divide="ignore"):
+        times = rng.standard_exponential(probs.shape, np.float32) / probs
+    first = np.argpartition(times, k - 1, axis=1)[:, :k]
+    order = np.argsort(np.take_along_axis(times, first, axis=1), axis=1)
+    items = np.take_along_axis(first, order, axis=1)
+    shown = np.take_along_axis(probs, items, axis=1)
+    # As in `_propensities`: the mass left at a slot is a sum of positive numbers, not a difference.
+    rest = probs.copy()
+    np.put_along_axis(rest, items, 0.0, axis=1)
+    left = rest.sum(axis=1, keepdims=True) + np.cumsum(shown[:, ::-1], axis=1)[:, ::-1]
+    possible = shown > 0
+    propensities = np.divide(shown, left, out=np.ones_like(shown), where=possible)
+    return SlateBatch(np.where(possible, items, -1), propensities)
+
+
 def slate_propensities(probs: Probs, items: npt.NDArray[np.int64]) -> Probs:
     """Propensity of each slot had `items` [k] been drawn from `probs` [A]: how a target policy sees a logged slate."""
     return _propensities(probs, items)

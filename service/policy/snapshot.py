@@ -27,7 +27,7 @@ from service.policy.learner import prefixed, under
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.text import Embeddings, TextProjection
 
-FORMAT = 1
+FORMAT = 2  # 1: networks with a recurrent encoder
 _TENSORS, _ITEM_IDS, _MANIFEST = "policy.safetensors", "item_ids.json", "manifest.json"
 _ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
 
@@ -81,9 +81,13 @@ class Snapshot:
         lineage: dict[str, Any],
         metrics: dict[str, float],
     ) -> Snapshot:
-        """Take copies of the weights as they are now; the nets' rows are `item_ids` in order."""
+        """Take copies of the weights as they are now; the nets' rows are `item_ids` in order.
+
+        A critic that is the learned network itself is stored once.
+        """
         tensors = {"text.mean": projection.mean, "text.components": projection.components}
-        for name, net in (("pretrained", pretrained), ("learned", learned), ("critic", critic)):
+        nets = {"pretrained": pretrained, "learned": learned} | ({} if critic is learned else {"critic": critic})
+        for name, net in nets.items():
             assert net.n_items == len(item_ids), f"{name} has {net.n_items} rows for {len(item_ids)} items"
             tensors |= prefixed(name, net.state_dict())
         manifest = Manifest(
@@ -106,6 +110,11 @@ class Snapshot:
         """How this snapshot reads text embeddings."""
         return TextProjection(self.tensors["text.mean"], self.tensors["text.components"])
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether the critic is a network of its own, not the learned one."""
+        return bool(under("critic", self.tensors))
+
     def network(self, name: str, text: Tensor) -> ItemScorer:
         """The network "pretrained", "learned" or "critic" for projected `text` [n_items, text_dim] in row order."""
         network = ItemScorer(self.manifest.network, text)
@@ -115,8 +124,9 @@ class Snapshot:
     def serving_policy(self, text: Tensor) -> ServingPolicy:
         """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after."""
         known = text[: len(self.item_ids)]
-        nets = [self.network(name, known).with_text(text) for name in ("pretrained", "learned", "critic")]
-        return ServingPolicy(nets[0], nets[1], nets[2], self.manifest.serving)
+        pretrained, learned = (self.network(name, known).with_text(text) for name in ("pretrained", "learned"))
+        critic = self.network("critic", known).with_text(text) if self.has_critic else learned
+        return ServingPolicy(pretrained, learned, critic, self.manifest.serving)
 
 
 def catalogue_hash(item_ids: tuple[str, ...]) -> str:

@@ -35,19 +35,22 @@ def batch(rewards_of_first: float, n: int = 300) -> Batch:
     return Batch(states, actions, rewards, torch.full((n, 2), 1 / 29), torch.zeros(n), states)
 
 
-def test_snips_by_hand() -> None:
-    estimate = gate.snips(np.array([1.0, 0.0, 2.0]), np.array([1.0, 2.0, 1.0]))
-    value = (1 * 1 + 2 * 0 + 1 * 2) / 4
-    error = math.sqrt(1 * (1 - value) ** 2 + 4 * (0 - value) ** 2 + 1 * (2 - value) ** 2) / 4
-    assert estimate == pytest.approx((value, value - 1.96 * error, 16 / 6, 1.0))
-    assert gate.snips(np.zeros(0), np.zeros(0)) == (0.0, -math.inf, 0.0, 0.0)
-    assert gate.snips(np.ones(2), np.zeros(2)).ess == 0.0
-
-
-def test_snips_of_the_logging_policy_is_the_logged_mean() -> None:
-    rewards = np.random.default_rng(0).random(50)
-    estimate = gate.snips(rewards, np.ones(50))
-    assert (estimate.value, estimate.ess) == (pytest.approx(rewards.mean()), 50)
+def test_the_off_policy_estimate_by_hand() -> None:
+    """Slates of two under a uniform policy: the same as plain SNIPS, with each slate as one."""
+    histories = [[Interaction(29, Response.POSITIVE)]] * 3
+    actions = torch.tensor([[0, 1], [1, 2], [2, EMPTY_SLOT]])
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    propensities = torch.tensor([[0.02, 0.04], [0.04, 0.02], [0.02, 1.0]])
+    states = pack_states(histories, 5)
+    judged = gate.off_policy(
+        policy(torch.zeros(N_ITEMS)), Batch(states, actions, rewards, propensities, torch.zeros(3), states)
+    )
+    w = np.array([50 / 29, 25 / 28, 25 / 29, 50 / 28, 50 / 29])
+    r = np.array([1.0, 0.0, 0.0, 1.0, 2.0])
+    value = (w * r).sum() / w.sum()
+    psi = w * (r - value)
+    error = math.sqrt(3 / 2 * ((psi[0] + psi[1]) ** 2 + (psi[2] + psi[3]) ** 2 + psi[4] ** 2)) / w.sum()
+    assert judged == pytest.approx((value, value - 1.96 * error, w.sum() ** 2 / (w**2).sum(), 0.8), rel=1e-6)
 
 
 def test_entropy_and_kl_against_plain_numpy(settings: Settings) -> None:

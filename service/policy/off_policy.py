@@ -1,0 +1,79 @@
+"""Off-policy estimates as ratios of two sums, with intervals that know which rows belong together.
+
+Every estimator gives each logged row a numerator and a denominator; its value is sum / sum. So one delta method serves
+all: with psi_i = numerator_i - value denominator_i, summed within clusters (the slots of one slate, the slates of one
+user), the variance is C / (C - 1) sum_c psi_c^2 / (sum of denominators)^2 (Liang and Zeger 1986; Owen, "Monte Carlo
+theory, methods and examples", section 9.2). Rows of different clusters must be independent; rows of one need not be.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from service.policy.sampling import Probs
+
+_Z95 = 1.96
+
+
+class Terms(NamedTuple):
+    """An estimator's n rows; its value is the ratio of the sums."""
+
+    numerators: Probs  # [n]
+    denominators: Probs  # [n]
+
+
+class Estimate(NamedTuple):
+    """A value, in units of reward per row, and its 95% interval; infinite where the rows cannot tell."""
+
+    value: float
+    low: float
+    high: float
+
+
+def snips(rewards: Probs, ratios: Probs) -> Terms:
+    """Self-normalised importance sampling (Swaminathan and Joachims 2015): sum w r / sum w.
+
+    `rewards` and `ratios` w = pi / mu, both [n]. Slightly biased at small n, never outside the rewards' range, and
+    blind to what scales all ratios alike.
+    """
+    return Terms(ratios * rewards, ratios)
+
+
+def estimate(terms: Terms, clusters: npt.NDArray[np.int64] | None = None) -> Estimate:
+    """Value and 95% cluster-robust normal interval; `clusters` [n] says which rows belong together (None: none do).
+
+    The value is 0 with an infinite interval where the denominators sum to zero, and the interval is infinite with fewer
+    than two clusters.
+    """
+    by_cluster = summed(terms, clusters)
+    total = float(by_cluster.denominators.sum())
+    if total <= 0:
+        return Estimate(0.0, -math.inf, math.inf)
+    value = float(by_cluster.numerators.sum()) / total
+    n = len(by_cluster.numerators)
+    if n < 2:
+        return Estimate(value, -math.inf, math.inf)
+    psi = by_cluster.numerators - value * by_cluster.denominators
+    half = _Z95 * math.sqrt(n / (n - 1) * float((psi**2).sum())) / total
+    return Estimate(value, value - half, value + half)
+
+
+def summed(terms: Terms, clusters: npt.NDArray[np.int64] | None) -> Terms:
+    """One row for each cluster: the sums of its rows, [C]."""
+    assert terms.numerators.ndim == 1 and terms.numerators.shape == terms.denominators.shape
+    if clusters is None:
+        return terms
+    assert clusters.shape == terms.numerators.shape
+    _, index = np.unique(clusters, return_inverse=True)
+    numerators, denominators = (np.bincount(index, part).astype(np.float64) for part in terms)
+    return Terms(numerators, denominators)
+
+
+def effective_sample_size(ratios: Probs) -> float:
+    """(sum w)^2 / sum w^2 of `ratios` [n] (Kish 1965): how many equally weighted rows would tell as much; 0 if none."""
+    squares = float((ratios**2).sum())
+    return float(ratios.sum()) ** 2 / squares if squares > 0 else 0.0

@@ -1,0 +1,156 @@
+"""The declarative file: protocol, environments, judges, priors and methods; every table is checked before any run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from offline.sources import FOLDER_SOURCES
+from simulator.errors import SimulatorError
+
+DEFAULT_FILE = Path(__file__).with_name("experiments.toml")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every run goes, unless a method says otherwise."""
+
+    sessions: int = 10_000
+    seeds: int = 10
+    first_seed: int = 0
+    concurrent: int = 100  # users at a time; a method learns after each of their turns
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """Where a data set comes from: a source of `offline datasets`, with its folder below the data folder."""
+
+    title: str
+    source: str
+    folder: str | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)  # overrides of EnvironmentConfig
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """Who judges: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
+
+    kind: str = "gguf"  # gguf | text | synthetic
+    gguf: str | None = None
+    states: int = 150  # user states that are judged
+    accuracy: float = 1.0  # of a synthetic judge: correlation of its judgements with the truth
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """A pre-trained policy: whose judgements, what is done to them, and how they are weighed."""
+
+    title: str
+    judge: str
+    shuffled: bool = False  # judgements of one item go to another: a compromised prior
+    prior_weight: float = 1.0
+    personal_weight: float = 0.5
+    target_entropy: float = 0.45
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method: its kind (see `methods/`), options, and what it may use besides the catalogue."""
+
+    title: str
+    kind: str
+    group: str  # baseline | learner | ialp | control | ceiling
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # options by environment
+    prior: str | None = None
+    logs: bool = False  # learned from the fixed log of a popularity policy
+    environments: tuple[str, ...] | None = None
+    seeds: int | None = None
+    sessions: int | None = None
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The whole file."""
+
+    protocol: Protocol
+    environments: Mapping[str, EnvironmentSpec]
+    judges: Mapping[str, JudgeSpec]
+    priors: Mapping[str, PriorSpec]
+    methods: Mapping[str, MethodSpec]
+
+    def options(self, method: str, environment: str) -> dict[str, Any]:
+        """A method's options in an environment."""
+        spec = self.methods[method]
+        return {**spec.options, **spec.tuned.get(environment, {})}
+
+
+def read_experiments(path: Path = DEFAULT_FILE) -> Experiments:
+    """Read and check the file.
+
+    Raises:
+        SimulatorError: it is missing, not TOML, or a table names something unknown; the message says where.
+    """
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SimulatorError(f"{path}: {error}") from None
+    sections = {"protocol", "environments", "judges", "priors", "methods"}
+    if unknown := sorted(raw.keys() - sections):
+        raise SimulatorError(f"{path}: unknown section {', '.join(unknown)}; known are {', '.join(sorted(sections))}")
+    experiments = Experiments(
+        protocol=_table(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
+        environments=_tables(EnvironmentSpec, raw, "environments", path),
+        judges=_tables(JudgeSpec, raw, "judges", path),
+        priors=_tables(PriorSpec, raw, "priors", path),
+        methods=_tables(MethodSpec, raw, "methods", path),
+    )
+    _check(experiments, path)
+    return replace(
+        experiments,
+        methods={
+            name: replace(m, environments=tuple(m.environments) if m.environments is not None else None)
+            for name, m in experiments.methods.items()
+        },
+    )
+
+
+def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> dict[str, T]:
+    return {name: _table(kind, table, f"{path}: {section}.{name}") for name, table in raw.get(section, {}).items()}
+
+
+def _table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(table.keys() - known):
+        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return kind(**table)
+    except TypeError as error:
+        raise SimulatorError(f"{where}: {str(error).partition('() ')[2]}") from None
+
+
+def _check(experiments: Experiments, path: Path) -> None:
+    """References between the tables."""
+    from simulator.experiments.methods import method_kinds
+
+    kinds = {*method_kinds(), "oracle"}
+    sources = {"movielens", *FOLDER_SOURCES}
+    for name, environment in experiments.environments.items():
+        if environment.source not in sources:
+            raise SimulatorError(f"{path}: environments.{name}.source: expected one of {', '.join(sorted(sources))}")
+    for name, prior in experiments.priors.items():
+        if prior.judge not in experiments.judges:
+            raise SimulatorError(f"{path}: priors.{name}.judge: there is no judges.{prior.judge}")
+    for name, method in experiments.methods.items():
+        if method.kind not in kinds:
+            raise SimulatorError(f"{path}: methods.{name}.kind: expected one of {', '.join(sorted(kinds))}")
+        if method.prior is not None and method.prior not in experiments.priors:
+            raise SimulatorError(f"{path}: methods.{name}.prior: there is no priors.{method.prior}")
+        for environment_name in (*(method.environments or ()), *method.tuned):
+            if environment_name not in experiments.environments:
+                raise SimulatorError(f"{path}: methods.{name}: there is no environments.{environment_name}")

@@ -1,0 +1,118 @@
+"""A fixed log: what a service that ran before would have kept of its sessions, for methods that learn from logs."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline.artefacts import write_atomic
+from simulator.environment import World
+from simulator.errors import SimulatorError
+from simulator.experiments.agent import Agent, Bools, Catalogue, Ints, Outcome, Sessions, Setting, Slates
+from simulator.experiments.methods.simple import PopularityAgent
+from simulator.experiments.play import play_agent
+
+_ARRAYS = ("shown", "responses", "lengths")
+
+
+@dataclass(frozen=True)
+class Log:
+    """n finished sessions of at most T turns."""
+
+    shown: Ints  # [n, T, K] item index, -1 where nothing was shown
+    responses: Bools  # [n, T, K]
+    lengths: Ints  # [n] turns
+
+    def split(self, share: float, rng: np.random.Generator) -> tuple[Log, Log]:
+        """All but a share of the sessions, drawn at random, and that share (one session or more each)."""
+        order = rng.permutation(len(self.lengths))
+        cut = min(max(1, round(share * len(order))), len(order) - 1)
+        parts = (order[cut:], order[:cut])
+        first, second = (Log(self.shown[rows], self.responses[rows], self.lengths[rows]) for rows in parts)
+        return first, second
+
+    def turns(self, n_items: int) -> Iterator[tuple[Sessions, Ints, Bools, Bools]]:
+        """By turn, of the sessions that reached it: the session so far, the slate, the responses, was it the last?"""
+        seen = np.zeros((len(self.lengths), n_items), np.bool_)
+        for turn in range(self.shown.shape[1]):
+            live = self.lengths > turn
+            if not live.any():
+                return
+            before = Sessions(self.shown[live, :turn], self.responses[live, :turn], seen[live])
+            yield before, self.shown[live, turn], self.responses[live, turn], self.lengths[live] == turn + 1
+            session, slot = np.nonzero(self.shown[:, turn] >= 0)
+            seen[session, self.shown[session, turn, slot]] = True
+
+
+def record_log(
+    world: World,
+    catalogue: Catalogue,
+    path: Path,
+    seed: int,
+    n_sessions: int = 2000,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Play the method `popularity`, which learns as it serves, and write its sessions to `path` (.npz).
+
+    The log holds what was shown and answered, nothing of the truth. `options` are the method's.
+    """
+    recorder = _Recorder(PopularityAgent(Setting(catalogue, seed, options or {})), catalogue)
+    play_agent(world, recorder, seed, n_sessions)
+    log = recorder.log()
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: getattr(log, name) for name in _ARRAYS})
+    write_atomic(path, file.getvalue())
+
+
+def read_log(path: Path, catalogue: Catalogue) -> Log:
+    """Read what `record_log` wrote.
+
+    Raises:
+        SimulatorError: the file is missing, is not a log, or is one of another catalogue.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            log = Log(*(arrays[name] for name in _ARRAYS))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SimulatorError(f"{path}: not a log of sessions ({error}); delete it, it is recorded again") from None
+    n = len(log.lengths)
+    shape = (n, catalogue.max_turn, catalogue.slate_size)
+    if n < 2 or log.shown.shape != shape or log.responses.shape != shape or log.shown.max() >= catalogue.n_items:
+        raise SimulatorError(f"{path}: not a log of {catalogue.name!r}; delete it, it is recorded again")
+    return log
+
+
+class _Recorder:
+    """An agent that answers like another and remembers all of it."""
+
+    def __init__(self, agent: Agent, catalogue: Catalogue) -> None:
+        self._agent, self._catalogue = agent, catalogue
+        self._waves: list[Log] = []
+        self._rows = np.zeros(0, np.int64)  # of the wave, one for each live session
+
+    def act(self, sessions: Sessions) -> Slates:
+        return self._agent.act(sessions)
+
+    def observe(self, sessions: Sessions, slates: Slates, outcome: Outcome) -> None:
+        turn, n = sessions.shown.shape[1], len(sessions.shown)
+        if turn == 0:
+            shape = (n, self._catalogue.max_turn, self._catalogue.slate_size)
+            self._waves.append(Log(np.full(shape, -1, np.int32), np.zeros(shape, np.bool_), np.zeros(n, np.int32)))
+            self._rows = np.arange(n)
+        wave = self._waves[-1]
+        wave.shown[self._rows, turn], wave.responses[self._rows, turn] = slates.items, outcome.rewards > 0
+        wave.lengths[self._rows] += 1
+        self._rows = self._rows[~outcome.ended]
+        self._agent.observe(sessions, slates, outcome)
+
+    def diagnostics(self) -> dict[str, float]:
+        return self._agent.diagnostics()
+
+    def log(self) -> Log:
+        return Log(*(np.concatenate([getattr(wave, name) for wave in self._waves]) for name in _ARRAYS))

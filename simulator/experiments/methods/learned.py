@@ -1,0 +1,129 @@
+"""Our learners on live traffic: from scratch, or from a pre-trained policy as iALP, A-iALP_ft or A-iALP_ap.
+
+The same classes that serve and learn in production (`ServingPolicy`, `Boltzmann`, `A2C`, `Replay`), driven in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.factory import make_learner
+from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.replay import Replay
+from service.policy.sampling import sample_slates
+from service.policy.snapshot import load_snapshot
+from service.policy.text import TextProjection
+from service.policy.types import Batch, States
+from simulator.experiments.agent import Agent, Factory, Outcome, Sessions, Setting, Slates
+from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
+from simulator.experiments.options import read_options
+
+_CAPACITY = 50_000  # the service's default
+_GAMMA = 0.5
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """How the policy is served and learned; None keeps the network's own."""
+
+    learner: Literal["boltzmann", "a2c"] = "boltzmann"
+    variant: Literal["frozen", "ft", "ap"] = "ft"
+    mixture: Literal["fixed", "adaptive"] = "adaptive"
+    mixture_temperature: float = ServingConfig.temperature
+    fixed_weight: float = ServingConfig.fixed_weight
+    temperature: float | None = None
+    horizon: float | None = None
+    hyper_parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+class LearnedAgent:
+    """A serving policy that learns from every turn."""
+
+    def __init__(self, setting: Setting) -> None:
+        config = read_options(LearnedConfig, setting.options, "learned")
+        torch.manual_seed(setting.seed)
+        pretrained = self._pretrained(setting, config)
+        variant = Variant(config.variant)
+        learned = pretrained.residual() if variant == Variant.AP else deepcopy(pretrained)
+        self._serving = ServingConfig(variant, Mixture(config.mixture), config.fixed_weight, config.mixture_temperature)
+        self._pretrained_net = pretrained.requires_grad_(False)
+        self._learner, _ = make_learner(
+            config.learner,
+            variant,
+            self._pretrained_net,
+            learned.requires_grad_(True),
+            learned,
+            config.hyper_parameters,
+        )
+        self._slate_size = min(setting.catalogue.slate_size, setting.catalogue.n_items)
+        self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, self._slate_size)
+        self._rng = np.random.default_rng(setting.seed)
+        self._generator = torch.Generator().manual_seed(setting.seed)
+        self._states: States | None = None
+        self._held: list[Batch] = []
+        self._weights: list[float] = []
+        self._policy = self._current()
+
+    @staticmethod
+    def _pretrained(setting: Setting, config: LearnedConfig) -> ItemScorer:
+        """The snapshot's policy, or one that knows nothing but texts."""
+        if "prior" in setting.artefacts:
+            snapshot = load_snapshot(setting.artefacts["prior"])
+            text = snapshot.projection(torch.from_numpy(setting.catalogue.embeddings))
+            network = snapshot.network("pretrained", text)
+        else:
+            sizes = NetworkConfig()
+            embeddings = torch.from_numpy(setting.catalogue.embeddings)
+            network = ItemScorer(sizes, TextProjection.fit(embeddings, sizes.text_dim)(embeddings))
+        chosen = {name: getattr(config, name) for name in ("temperature", "horizon")}
+        network.config = replace(network.config, **{name: v for name, v in chosen.items() if v is not None})
+        return network
+
+    def _current(self) -> ServingPolicy:
+        return ServingPolicy(self._pretrained_net, self._learner.actor, self._learner.critic, self._serving)
+
+    def act(self, sessions: Sessions) -> Slates:
+        self._states = states_of(sessions)
+        batch = self._policy.distributions(self._states, ~sessions.seen)
+        self._weights.append(float(batch.weight.mean()))
+        slates = sample_slates(batch.probs, self._slate_size, self._rng)
+        return Slates(slates.items, slates.propensities)
+
+    def observe(self, sessions: Sessions, slates: Slates, outcome: Outcome) -> None:
+        assert self._states is not None and slates.propensities is not None
+        if self._serving.variant == Variant.FROZEN:
+            return
+        after = Sessions(
+            np.concatenate([sessions.shown, slates.items[:, None]], axis=1),
+            np.concatenate([sessions.responses, outcome.rewards[:, None] > 0], axis=1),
+            sessions.seen,
+        )
+        batch = Batch(
+            state=self._states,
+            actions=torch.from_numpy(slates.items),
+            rewards=torch.from_numpy(outcome.rewards),
+            propensities=torch.from_numpy(slates.propensities).float(),
+            discount=torch.from_numpy(np.where(outcome.ended, 0.0, _GAMMA)).float(),
+            next_state=states_of(after),
+        )
+        self._replay.extend(batch)
+        self._learner.update(self._replay, len(outcome.ended), self._generator)
+        self._policy = self._current()
+
+    def diagnostics(self) -> dict[str, float]:
+        gain = float(self._learner.actor.prior_gain.detach())
+        return {"mixture_weight_last": float(np.mean(self._weights[-100:])), "prior_gain": gain}
+
+
+def _learned(setting: Setting) -> Agent:
+    return LearnedAgent(setting)
+
+
+METHODS: Mapping[str, Factory] = {"learned": _learned}

@@ -1,0 +1,169 @@
+"""Runs of methods in environments: in parallel over the cores, each kept as soon as it is over, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from simulator.experiments.agent import Setting
+from simulator.experiments.config import Experiments, MethodSpec
+from simulator.experiments.methods import method_kinds
+from simulator.experiments.play import play_agent, play_policy
+from simulator.experiments.preparation import Prepared
+from simulator.experiments.record import Record, curves_of, metrics_of, run_key
+from simulator.rollout import oracle_slate
+
+_ROOT = Path(__file__).parents[2]
+_SOURCES = ("service/policy", "offline", "simulator")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of environments x methods x seeds, with all that a process needs to play it."""
+
+    environment: str
+    method: str
+    seed: int
+    sessions: int
+    concurrent: int
+    key: str
+    configuration: Mapping[str, Any]
+    options: Mapping[str, Any]
+    artefacts: Mapping[str, Path]
+
+
+def plan(
+    experiments: Experiments,
+    environments: Sequence[str],
+    methods: Sequence[str],
+    data: Path,
+    work: Path,
+    console: Console,
+) -> Iterator[Run]:
+    """All runs, seed by seed, so that an interrupted experiment has all methods with as many seeds as time allowed.
+
+    Prepares what is missing (see `preparation`).
+    """
+    torch.set_num_threads(1)
+    protocol = experiments.protocol
+    prepared = {name: Prepared(name, experiments.environments[name], data, work) for name in environments}
+    for name, environment in prepared.items():
+        world = environment.world
+        console.print(f"{name}: {world.n_items} items, {world.n_users} users, held-out AUC {world.users.auc:.3f}")
+    for seed in range(protocol.first_seed, protocol.first_seed + protocol.seeds):
+        for name, environment in prepared.items():
+            for method in methods:
+                spec = experiments.methods[method]
+                elsewhere = spec.environments is not None and name not in spec.environments
+                if elsewhere or seed - protocol.first_seed >= (spec.seeds or protocol.seeds):
+                    continue
+                yield _run(experiments, environment, method, spec, seed, console)
+
+
+def _run(
+    experiments: Experiments, environment: Prepared, method: str, spec: MethodSpec, seed: int, console: Console
+) -> Run:
+    options = experiments.options(method, environment.name)
+    sessions, concurrent = spec.sessions or experiments.protocol.sessions, experiments.protocol.concurrent
+    artefacts: dict[str, Path] = {}
+    configuration: dict[str, Any] = {
+        "environment": environment.configuration(),
+        "method": {"title": spec.title, "kind": spec.kind, "group": spec.group, "options": options},
+        "protocol": {"sessions": sessions, "concurrent": concurrent},
+    }
+    if spec.logs:
+        artefacts["log"] = environment.log()
+        configuration["log"] = artefacts["log"].name
+    if spec.prior is not None:
+        prior = experiments.priors[spec.prior]
+        artefacts["prior"] = environment.prior(experiments, spec.prior, console)
+        configuration["prior"] = {**asdict(prior), "snapshot": artefacts["prior"].name}
+        configuration["judge"] = asdict(experiments.judges[prior.judge])
+    key = run_key(environment.name, method, seed, configuration)
+    return Run(environment.name, method, seed, sessions, concurrent, key, configuration, options, artefacts)
+
+
+def execute(
+    runs: Sequence[Run], experiments: Experiments, data: Path, work: Path, processes: int
+) -> Iterator[tuple[Run, Record]]:
+    """Play the runs, `processes` at a time; yields each as it ends."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
+        waiting = iter(runs)
+        running: dict[Future[Record], Run] = {}
+        try:
+            while True:
+                while len(running) < processes and (run := next(waiting, None)) is not None:
+                    spec = experiments.environments[run.environment]
+                    running[pool.submit(_play, run, spec, data, work)] = run
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+_prepared: dict[str, Prepared] = {}
+
+
+def _play(run: Run, spec: Any, data: Path, work: Path) -> Record:
+    if run.environment not in _prepared:
+        _prepared.clear()  # one world at a time keeps memory bounded
+        _prepared[run.environment] = Prepared(run.environment, spec, data, work)
+    environment = _prepared[run.environment]
+    setting = Setting(environment.catalogue, run.seed, run.options, run.artefacts)
+    kind = run.configuration["method"]["kind"]
+    diagnostics: dict[str, float] = {}
+    if kind == "oracle":
+        played = play_policy(environment.world, oracle_slate, run.seed, run.sessions, run.concurrent)
+    else:
+        agent = method_kinds()[kind](setting)
+        played = play_agent(environment.world, agent, run.seed, run.sessions, run.concurrent)
+        diagnostics = agent.diagnostics()
+    return Record(
+        environment=run.environment,
+        method=run.method,
+        seed=run.seed,
+        sessions=run.sessions,
+        key=run.key,
+        configuration=run.configuration,
+        code=code_version(),
+        metrics=metrics_of(played, environment.world),
+        curves=curves_of(played),
+        diagnostics=diagnostics,
+    )
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """Version, commit and a hash of the sources that a result depends on."""
+    digest = hashlib.sha256()
+    for folder in _SOURCES:
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    found = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    return {"version": version("ialp"), "commit": found.stdout.strip() or "unknown", "sources": digest.hexdigest()[:12]}
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
