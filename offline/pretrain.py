@@ -50,7 +50,7 @@ class PretrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     states: StateConfig = field(default_factory=StateConfig)
-    target_entropy: float = 0.6  # of the policy, as a share of log(number of items)
+    target_entropy: float = 0.7  # of the policy, as a share of log(number of items)
     distil_states: int = 1024  # sampled once and gone through in batches
     distil_steps: int = 400
     batch_size: int = 64
@@ -197,8 +197,8 @@ class Pretraining:
         wanted = (logits - logits.mean()) * config.network.temperature / softness
         if number == 0:
             self._start_from_prior(config.network.temperature / softness)
-        # The imagined users answer for what the text tells; ids are for what only real ones can tell.
-        told = ("project.weight", "text_bias.weight", "id_bias", "mixing", "gain", "level")
+        # Imagined users tell how texts relate. Item vectors stay the texts themselves: what else they are, real users tell.
+        told = ("text_bias.weight", "id_bias", "mixing", "gain", "level")
         optimizer = torch.optim.Adam([dict(self.actor.named_parameters())[name] for name in told], config.learning_rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, config.distil_steps))
         divergence = torch.zeros(())

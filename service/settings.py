@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     variant: Variant = Field(Variant.AP, description="What the adaptive arm serves: frozen, ft or ap.")
     mixture: Mixture = Field(Mixture.ADAPTIVE, description="How ap weighs its two policies: fixed or adaptive.")
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
-    mixture_temperature: float = Field(0.005, gt=0, description="Of the adaptive mixture, in units of Q.")
+    mixture_temperature: float = Field(0.001, gt=0, description="Of the adaptive mixture, in units of Q.")
 
     # The worker
     learner: str = Field("boltzmann", pattern="^(boltzmann|a2c)$", description="Learning algorithm: boltzmann or a2c.")

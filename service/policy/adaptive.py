@@ -51,7 +51,7 @@ class ServingConfig:
     variant: Variant = Variant.AP
     mixture: Mixture = Mixture.ADAPTIVE
     fixed_weight: float = 0.5  # share of the learned policy when the mixture is fixed
-    temperature: float = 0.005  # of the adaptive mixture, in units of Q: differences of policies are small
+    temperature: float = 0.001  # of the adaptive mixture, in units of Q: differences of policies are small
 
 
 def mixture_weights(expected_q: Probs, temperature: float) -> Probs:

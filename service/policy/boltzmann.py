@@ -29,11 +29,12 @@ from service.policy.types import EMPTY_SLOT, Batch
 
 @dataclass(frozen=True)
 class BoltzmannConfig:
-    """Hyper-parameters. The three learning rates differ since an item's bias sees few of the batches, a gain all."""
+    """Hyper-parameters. Learning rates differ by what a parameter speaks for: one item, all items, a whole policy."""
 
     bias_learning_rate: float = 0.05
     vector_learning_rate: float = 0.01
     shared_learning_rate: float = 0.004
+    scalar_learning_rate: float = 0.02  # of levels, gains and the leave rule
     weight_decay: float = 1e-4
     batch_size: int = 256
     updates_per_transition: float = 0.02  # gradient steps for each transition that comes in
@@ -59,9 +60,10 @@ class Boltzmann:
         config, actor = self.config, self.actor
         actor.prior_gain.requires_grad_(self.prior is not None)
         unused = {"value.weight", "value.bias"}
-        by_item = {"id_bias": config.bias_learning_rate, "id_vectors": config.vector_learning_rate}
+        scalars = dict.fromkeys(("gain", "level", "leave", "prior_gain"), config.scalar_learning_rate)
+        by_name = {"id_bias": config.bias_learning_rate, "id_vectors": config.vector_learning_rate, **scalars}
         groups = [
-            {"params": [parameter], "lr": by_item.get(name, config.shared_learning_rate)}
+            {"params": [parameter], "lr": by_name.get(name, config.shared_learning_rate)}
             for name, parameter in actor.named_parameters()
             if name not in unused
         ]

@@ -50,8 +50,8 @@ def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
     same distribution as Gumbel top-k without its logarithms.
     """
     assert probs.ndim == 2 and 0 < k <= probs.shape[1]
-    with np.errstate(divide="ignore"):
-        times = rng.standard_exponential(probs.shape, np.float32) / probs
+    times = rng.standard_exponential(probs.shape)
+    times = np.divide(times, probs, out=np.full_like(times, np.inf), where=probs > 0)
     first = np.argpartition(times, k - 1, axis=1)[:, :k]
     order = np.argsort(np.take_along_axis(times, first, axis=1), axis=1)
     items = np.take_along_axis(first, order, axis=1)

@@ -1,6 +1,6 @@
 """Comparisons of two methods that met the same users: paired by seed, over all sessions or window by window.
 
-Arrays only. `a` and `b` hold one value a seed, in the same order of seeds; curves are [S seeds, P points of BIN sessions].
+Arrays only. `a` and `b` hold one value a seed, in the same order; curves are [S seeds, P points of BIN sessions].
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def average(intervals: Sequence[Interval]) -> Interval:
 
 
 def median_interval(values: Floats) -> Interval:
-    """The median with the sign test's interval (at least 95%): order statistics, so that infinite values are welcome."""
+    """The median with the sign test's interval (at least 95%): order statistics, so that values may be infinite."""
     n = len(values)
     ranked = np.sort(values)
     median = float(ranked[[(n - 1) // 2, n // 2]].mean()) if n else math.nan

@@ -55,7 +55,7 @@ class PriorSpec:
     shuffled: bool = False  # judgements of one item go to another: a compromised prior
     prior_weight: float = 1.0
     personal_weight: float = 0.5
-    target_entropy: float = 0.45
+    target_entropy: float = 0.7
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ class Prepared:
             target_entropy=spec.target_entropy,
             reward=RewardConfig(prior_weight=spec.prior_weight, personal_weight=spec.personal_weight),
         )
-        key = _hash([asdict(spec), asdict(judge), asdict(config), self._judged_hash(spec.judge, judge, console)])
+        sources = sources_hash("service/policy", "offline")
+        judged = self._judged_hash(spec.judge, judge, console)
+        key = _hash([asdict(spec), asdict(judge), asdict(config), judged, sources])
         folder = self.folder / "priors" / f"{name}-{key}"
         if not (folder / "manifest.json").exists():
             started = time.monotonic()
@@ -158,6 +161,16 @@ class Prepared:
         scorer = RecordedScorer(manifest["results"]["model"], manifest["config"]["style"], self.dataset.scenario)
         with closing(JudgementCache(run / STAGE / CACHE_FILE)) as cache:
             return collect(Judge(scorer, self.dataset.items, cache), self.dataset)
+
+
+@cache
+def sources_hash(*folders: str) -> str:
+    """Of all Python files below these folders of the repository."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _hash(value: Any) -> str:

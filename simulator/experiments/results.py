@@ -86,6 +86,18 @@ class Runs:
         return np.array([record.curves[name][:points] for record in records], np.float64)
 
 
+class Code(NamedTuple):
+    """The state of the code that a run was made with."""
+
+    version: str
+    commit: str
+    sources: str  # hash
+
+
+def code_of(record: Record) -> Code:
+    return Code(*(str(record.code.get(name, "unknown")) for name in Code._fields))
+
+
 class Pair(NamedTuple):
     """Values of two methods by common seed; `missing` says why there are none."""
 
@@ -101,7 +113,7 @@ class Results:
 
     cells: Mapping[str, Mapping[str, Runs]]  # environment -> method
     left_out: tuple[str, ...] = ()  # a sentence each
-    code: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # version, commit, sources -> runs
+    code: Mapping[Code, int] = field(default_factory=dict)  # -> runs
 
     def runs(self, environment: str, method: str) -> Runs | None:
         return self.cells.get(environment, {}).get(method)
@@ -171,8 +183,7 @@ def collect(records: Iterable[Record]) -> Results:
                 left_out.append(f"{len(own) - len(same)} older runs of `{method}` in `{environment}`")
             cells[environment][method] = Runs(environment, method, last, dict(sorted(same.items())))
     kept = [record for methods in cells.values() for runs in methods.values() for record in runs.records.values()]
-    code = Counter(tuple(record.code.get(k, "unknown") for k in ("version", "commit", "sources")) for record in kept)
-    return Results(cells, tuple(left_out), dict(sorted(code.items())))  # type: ignore[arg-type]
+    return Results(cells, tuple(left_out), dict(sorted(Counter(map(code_of, kept)).items())))
 
 
 def _place(environment: str) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import subprocess
@@ -21,12 +20,11 @@ from simulator.experiments.agent import Setting
 from simulator.experiments.config import Experiments, MethodSpec
 from simulator.experiments.methods import method_kinds
 from simulator.experiments.play import play_agent, play_policy
-from simulator.experiments.preparation import Prepared
+from simulator.experiments.preparation import Prepared, sources_hash
 from simulator.experiments.record import Record, curves_of, metrics_of, run_key
 from simulator.rollout import oracle_slate
 
 _ROOT = Path(__file__).parents[2]
-_SOURCES = ("service/policy", "offline", "simulator")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,9 @@ def _run(
         artefacts["prior"] = environment.prior(experiments, spec.prior, console)
         configuration["prior"] = {**asdict(prior), "snapshot": artefacts["prior"].name}
         configuration["judge"] = asdict(experiments.judges[prior.judge])
-    key = run_key(environment.name, method, seed, configuration)
+    # The snapshot's name changes with any source file: results stand until they are asked for --again.
+    asked = {**configuration, "prior": asdict(experiments.priors[spec.prior]) if spec.prior is not None else None}
+    key = run_key(environment.name, method, seed, asked)
     return Run(environment.name, method, seed, sessions, concurrent, key, configuration, options, artefacts)
 
 
@@ -155,14 +155,14 @@ def _play(run: Run, spec: Any, data: Path, work: Path) -> Record:
 @cache
 def code_version() -> dict[str, str]:
     """Version, commit and a hash of the sources that a result depends on."""
-    digest = hashlib.sha256()
-    for folder in _SOURCES:
-        for path in sorted((_ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     found = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=_ROOT, capture_output=True, text=True, check=False
     )
-    return {"version": version("ialp"), "commit": found.stdout.strip() or "unknown", "sources": digest.hexdigest()[:12]}
+    return {
+        "version": version("ialp"),
+        "commit": found.stdout.strip() or "unknown",
+        "sources": sources_hash("service/policy", "offline", "simulator"),
+    }
 
 
 def usable_cores() -> int:

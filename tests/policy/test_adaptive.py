@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from network_loops import logits_by_loop, q_by_loop
 from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.adaptive import (
@@ -54,8 +55,8 @@ def softmax_by_loop(logits: Probs, mask: Mask) -> Probs:
     return np.array([m / math.fsum(mass) for m in mass])
 
 
-def network_probs(scorer: ItemScorer, mask: Mask) -> Probs:
-    return softmax_by_loop(scorer(pack_states([HISTORY], CONFIG.max_history))[0].numpy(), mask)
+def network_probs(scorer: ItemScorer, mask: Mask, prior: ItemScorer | None = None) -> Probs:
+    return softmax_by_loop(logits_by_loop(scorer, HISTORY, prior), mask)
 
 
 def serve(config: ServingConfig, mask: Mask, arm: Arm = Arm.ADAPTIVE) -> Distribution:
@@ -106,32 +107,52 @@ def test_the_control_arm_serves_the_pretrained_policy(config: ServingConfig) -> 
 def test_frozen_serves_the_pretrained_and_ft_the_learned_policy() -> None:
     mask = available(2)
     pretrained, learned, _ = networks()
+    alone, on_its_prior = network_probs(learned, mask), network_probs(learned, mask, pretrained)
     np.testing.assert_allclose(serve(VARIANTS[0], mask).probs, network_probs(pretrained, mask), atol=1e-6)
-    np.testing.assert_allclose(serve(VARIANTS[1], mask).probs, network_probs(learned, mask), atol=1e-6)
-    assert np.abs(network_probs(pretrained, mask) - network_probs(learned, mask)).max() > 0.05
+    np.testing.assert_allclose(serve(VARIANTS[1], mask).probs, on_its_prior, atol=1e-6)
+    for other in (network_probs(pretrained, mask), alone):  # or the tolerance would not tell
+        assert np.abs(other - on_its_prior).max() > 0.05
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.4, 1.0, -1.5])
+def test_the_learned_policy_adds_the_priors_response_times_its_gain(gain: float) -> None:
+    mask = available(1)
+    pretrained, learned, critic = networks()
+    learned.prior_gain.fill_(gain)
+    served = ServingPolicy(pretrained, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    np.testing.assert_allclose(served.learned, network_probs(learned, mask, pretrained), atol=1e-6)
+    # Of the prior only f counts: that it would not bore is its own affair, and so is what it builds on.
+    pretrained.leave.add_(5.0)
+    pretrained.prior_gain.add_(5.0)
+    again = ServingPolicy(pretrained, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    np.testing.assert_array_equal(again.learned, served.learned)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_ap_fixed_is_the_convex_combination(weight: float) -> None:
     mask = available(0, 5)
     pretrained, learned, _ = networks()
-    oracle = (1 - weight) * network_probs(pretrained, mask) + weight * network_probs(learned, mask)
+    oracle = (1 - weight) * network_probs(pretrained, mask) + weight * network_probs(learned, mask, pretrained)
     served = serve(replace(VARIANTS[2], fixed_weight=weight), mask)
     assert served.weight == weight
     np.testing.assert_allclose(served.probs, oracle, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
-def test_ap_adaptive_weighs_by_expected_q(temperature: float) -> None:
+@pytest.mark.parametrize("own_critic", [True, False], ids=["a critic of its own", "learned network as critic"])
+@pytest.mark.parametrize("temperature", [0.02, 0.2, 1.0])
+def test_ap_adaptive_weighs_by_expected_q(temperature: float, own_critic: bool) -> None:
     mask = available(4)
     pretrained, learned, critic = networks()
-    old, new = network_probs(pretrained, mask), network_probs(learned, mask)
-    q = critic.q_values(pack_states([HISTORY], CONFIG.max_history))[0].numpy()
-    q_old, q_new = (sum(float(p) * float(x) for p, x in zip(probs, q, strict=True)) for probs in (old, new))
-    weight = math.exp(q_new / temperature) / (math.exp(q_old / temperature) + math.exp(q_new / temperature))
-    served = serve(replace(VARIANTS[3], temperature=temperature), mask)
-    assert served.weight == pytest.approx(weight, abs=1e-5)
-    np.testing.assert_allclose(served.probs, (1 - weight) * old + weight * new, atol=1e-5)
+    old, new = network_probs(pretrained, mask), network_probs(learned, mask, pretrained)
+    q = q_by_loop(critic, HISTORY) if own_critic else q_by_loop(learned, HISTORY, pretrained)
+    q_old, q_new = (math.fsum(p * x for p, x in zip(probs, q, strict=True)) for probs in (old, new))
+    assert abs(q_new - q_old) > 0.02  # or every critic would give even weights
+    weight = 1 / (1 + math.exp((q_old - q_new) / temperature))
+    config = replace(VARIANTS[3], temperature=temperature)
+    policy = ServingPolicy(pretrained, learned, critic if own_critic else learned, config)
+    served = policy.distribution(HISTORY, mask)
+    assert served.weight == pytest.approx(weight, abs=1e-4)
+    np.testing.assert_allclose(served.probs, (1 - weight) * old + weight * new, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
@@ -152,12 +173,16 @@ def test_nothing_available_gives_no_probability_and_no_error(config: ServingConf
 
 
 @pytest.mark.parametrize("config", VARIANTS[2:], ids=str)
-def test_ap_of_equal_policies_is_that_policy(config: ServingConfig) -> None:
+@pytest.mark.parametrize("start", ["copy", "residual"])
+def test_ap_of_equal_policies_is_that_policy(config: ServingConfig, start: str) -> None:
     pretrained, _, critic = networks()
+    pretrained.prior_gain.zero_()  # nothing came before it
+    learned = pretrained.with_text(pretrained.text) if start == "copy" else pretrained.residual()
     mask = available(7)
-    served = ServingPolicy(pretrained, networks()[0], critic, config).distribution(HISTORY, mask)
-    np.testing.assert_allclose(served.probs, network_probs(pretrained, mask), atol=1e-6)
-    assert served.weight == pytest.approx(config.fixed_weight if config.mixture == Mixture.FIXED else 0.5)
+    served = ServingPolicy(pretrained, learned, critic, config).distribution(HISTORY, mask)
+    for probs in (served.probs, served.learned):
+        np.testing.assert_allclose(probs, network_probs(pretrained, mask), atol=1e-6)
+    assert served.weight == pytest.approx(config.fixed_weight if config.mixture == Mixture.FIXED else 0.5, abs=1e-5)
 
 
 def test_sources_name_the_policy_that_contributed_more() -> None:

@@ -49,7 +49,7 @@ def example() -> Snapshot:
         pretrained=random_scorer(rng, text),
         learned=random_scorer(rng, text),
         critic=random_scorer(rng, text),
-        learner={"name": "mac", "learning_rate": 0.1},
+        learner={"name": "boltzmann", "learning_rate": 0.1},
         lineage={"run": "a", "position": "1-0"},
         metrics={"entropy": 1.5},
     )

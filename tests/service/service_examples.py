@@ -47,13 +47,13 @@ def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
     embeddings = HashingEncoder().encode([item_text(i.text, i.categories) for i in items])
     projection = TextProjection.fit(torch.from_numpy(embeddings), 16)
     text = projection(torch.from_numpy(embeddings))
-    config = NetworkConfig(dim=8, text_dim=16, max_history=10)
+    config = NetworkConfig(dim=8, text_dim=16, max_history=10, temperature=1.0, horizon=2.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pretrained, learned, critic = (ItemScorer(config, text) for _ in range(3))
+        pretrained, learned = (ItemScorer(config, text) for _ in range(2))
         with torch.no_grad():
             pretrained.id_bias.normal_(0, 0.5)
-            pretrained.profile_gain[:2] = torch.tensor([2.0, 1.0])
+            pretrained.gain[:2] = torch.tensor([2.0, 1.0])
             learned.load_state_dict(pretrained.state_dict())
     snapshot = Snapshot.of(
         version=1,
@@ -65,7 +65,7 @@ def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
         serving=ServingConfig(),
         pretrained=pretrained,
         learned=learned,
-        critic=critic,
+        critic=learned,
         learner={},
         lineage={},
         metrics={},

@@ -39,7 +39,7 @@ def test_versions_are_learned_published_and_served(settings: Settings, redis: sy
         listed = client.get("/policies").json()
         assert listed["live_version"] == version_of(client)
         newest = listed["policies"][0]
-        assert (newest["variant"], newest["gate_passed"], newest["learner"]["name"]) == (variant, True, "mac")
+        assert (newest["variant"], newest["gate_passed"], newest["learner"]["name"]) == (variant, True, "boltzmann")
         assert newest["lineage"]["closed"] >= 40
         arms = client.get("/evaluation").json()["arms"]
         assert arms["adaptive"]["reward_low"] <= arms["adaptive"]["reward_mean"] <= arms["adaptive"]["reward_high"]

@@ -36,11 +36,19 @@ class BanditConfig:
     """`width` multiplies the deviation: of the bound in `linucb`, of the draw (v above) in `linear_ts`."""
 
     dim: int = 24  # of the projected texts
-    width: float = 0.15
+    width: float = 0.3
     ridge: float = 1.0
     item_ridge: float = 5.0
     temperature: float = 0.0  # softens the choice, in units of reward; users tire of slates of one kind
-    leave_penalty: float = 0.0  # taken from the reward of each slot of a slate after which the user left early
+    leave_penalty: float = 1.0  # taken from the reward of each slot of a slate after which the user left early
+
+
+@dataclass(frozen=True)
+class DrawConfig(BanditConfig):
+    """A draw explores more than a bound of the same width: concurrent sessions each have their own."""
+
+    width: float = 0.1
+    leave_penalty: float = 2.0
 
 
 class HybridRidge:
@@ -78,7 +86,7 @@ class BanditAgent:
     """Both methods: they differ in how they rank."""
 
     def __init__(self, kind: Literal["linucb", "linear_ts"], setting: Setting) -> None:
-        self.config = read_options(BanditConfig, setting.options, kind)
+        self.config = read_options(BanditConfig if kind == "linucb" else DrawConfig, setting.options, kind)
         self._kind, self._catalogue = kind, setting.catalogue
         self._rng = np.random.default_rng(setting.seed)
         self._features = PairFeatures(setting, self.config.dim)

@@ -28,9 +28,9 @@ from simulator.experiments.text_profiles import SessionTexts
 class CQLConfig:
     dim: int = 64
     gamma: float = 0.9
-    alpha: float = 0.1
+    alpha: float = 1.0
     reward_scale: float = 10.0  # rewards are rare; the conservative term counts in units of Q
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3

@@ -113,7 +113,7 @@ class CloningConfig:
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
-    temperature: float = 1.0
+    temperature: float = 0.7
 
 
 def cloning_loss(logits: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:

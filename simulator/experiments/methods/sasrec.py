@@ -32,11 +32,11 @@ class SASRecConfig:
     heads: int = 2
     dropout: float = 0.2
     max_liked: int = 20
-    epochs: int = 40
+    epochs: int = 30
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
-    temperature: float = 1.0
+    temperature: float = 0.7
 
 
 class SASRec(nn.Module):

@@ -1,13 +1,13 @@
-"""A2C, PPO and DQN of Stable-Baselines3 (Raffin et al. 2021), starting from nothing.
+"""A2C and PPO of Stable-Baselines3 (Raffin et al. 2021), starting from nothing.
 
-The library wants to drive its environment; here a session's turns come to it instead. Its networks, buffers and
+The library wants to drive its environment; here a session's turns come to it instead. Its networks, returns and
 `train()` are used as they are; this file collects the transitions.
 
 - Observation: the session in terms of its items' texts (`SessionTexts.observations`).
-- Action: one item. A slate is K decisions in the same state, each a transition with its own reward, as in DQN "per
-  item": a joint action of K items would hear only the slate's sum.
+- Action: one item. A slate is K decisions in the same state, each a transition with its own reward: a joint action
+  (MultiDiscrete) would hear only the slate's sum and learn more slowly.
 - Masks: a slate is drawn slot by slot without replacement from the unseen items, so an item that would earn nothing
-  gives its place to the next draw (or the next best). Log-probabilities are those of the policy before masking.
+  gives its place to the next draw. Log-probabilities are those of the policy before masking.
 - The last layer sees the items' texts, too (`ItemHead`): with a weight vector per item alone, nothing learned of one
   item would tell about another.
 """
@@ -22,14 +22,12 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples, Schedule
-from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
 
 from simulator.experiments.agent import Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
 from simulator.experiments.item_networks import ItemHead, seeded
@@ -45,8 +43,9 @@ class A2CConfig:
     learning_rate: float = 2e-3
     gamma: float = 0.9
     gae_lambda: float = 0.95
-    entropy: float = 0.003
-    n_steps: int = 2  # turns between updates
+    entropy: float = 0.0003
+    n_steps: int = 1  # turns between updates
+    normalize_advantage: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,21 +61,6 @@ class PPOConfig:
     batch: int = 500
 
 
-@dataclass(frozen=True)
-class DQNConfig:
-    dim: int = 32
-    hidden: int = 64
-    learning_rate: float = 1e-3
-    gamma: float = 0.9
-    epsilon: float = 0.05  # share of slots filled at random, after a linear decrease from 1
-    exploration_sessions: int = 1000
-    temperature: float = 0.0  # softens the choice, in units of reward
-    buffer: int = 50_000
-    batch: int = 256
-    gradient_steps: int = 2  # after every turn
-    tau: float = 0.01
-
-
 class ItemActorCritic(ActorCriticPolicy):
     """The library's policy with an `ItemHead` for the actor."""
 
@@ -90,20 +74,7 @@ class ItemActorCritic(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
 
-class ItemQ(DQNPolicy):
-    """The library's Q network with an `ItemHead`."""
-
-    def __init__(self, *args: Any, texts: Floats, **kwargs: Any) -> None:
-        self._item_texts = texts
-        super().__init__(*args, **kwargs)
-
-    def make_q_net(self) -> QNetwork:
-        network = super().make_q_net()
-        network.q_net[-1] = ItemHead(network.net_arch[-1], torch.from_numpy(self._item_texts))
-        return network
-
-
-class _Spaces(gymnasium.Env[Floats, np.int64]):
+class ItemDecision(gymnasium.Env[Floats, np.int64]):
     """What the library asks of an environment before it starts; never stepped."""
 
     def __init__(self, observation_dim: int, n_items: int) -> None:
@@ -175,12 +146,12 @@ class OnPolicyAgent:
         with seeded(setting.seed):
             self.model = kind(
                 ItemActorCritic,
-                _Spaces(self._texts.observation_dim, setting.catalogue.n_items),
+                ItemDecision(self._texts.observation_dim, setting.catalogue.n_items),
                 learning_rate=config.learning_rate,
                 gamma=config.gamma,
                 gae_lambda=config.gae_lambda,
                 ent_coef=config.entropy,
-                normalize_advantage=True,
+                normalize_advantage=isinstance(config, PPOConfig) or config.normalize_advantage,
                 policy_kwargs={"net_arch": [config.hidden, config.hidden], "texts": self._texts.items},
                 device="cpu",
                 **own,
@@ -242,94 +213,6 @@ class OnPolicyAgent:
         return {"updates": float(self._updates)}
 
 
-class SlotReplay(ReplayBuffer):
-    """The library's buffer, filled many at a time and sampled with a generator of its own."""
-
-    def __init__(self, *args: Any, rng: np.random.Generator, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._rng = rng
-
-    def extend_rows(self, observations: Floats, after: Floats, items: Ints, rewards: Floats, ended: Bools) -> None:
-        """Append m transitions; the oldest make room."""
-        rows = (self.pos + np.arange(len(items))) % self.buffer_size
-        self.observations[rows, 0], self.next_observations[rows, 0] = observations, after
-        self.actions[rows, 0, 0], self.rewards[rows, 0], self.dones[rows, 0] = items, rewards, ended
-        self.full |= self.pos + len(items) >= self.buffer_size
-        self.pos = (self.pos + len(items)) % self.buffer_size
-
-    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
-        rows = self._rng.integers(self.buffer_size if self.full else self.pos, size=batch_size)
-        columns = (
-            self.observations[rows, 0],
-            self.actions[rows, 0],
-            self.next_observations[rows, 0],
-            self.dones[rows],
-            self.rewards[rows],
-        )
-        return ReplayBufferSamples(*map(self.to_torch, columns))
-
-
-class DQNAgent:
-    """Q of single items; a slate is the unseen items with the highest Q, and each slot at times a random one.
-
-    The target's maximum runs over all items, seen or not, as the library has it.
-    """
-
-    def __init__(self, setting: Setting) -> None:
-        self.config = read_options(DQNConfig, setting.options, "sb3_dqn")
-        self._k = setting.catalogue.slate_size
-        self._rng = np.random.default_rng(setting.seed)
-        self._texts = SessionTexts(setting.catalogue, self.config.dim)
-        with seeded(setting.seed):
-            self.model = DQN(
-                ItemQ,
-                _Spaces(self._texts.observation_dim, setting.catalogue.n_items),
-                learning_rate=self.config.learning_rate,
-                gamma=self.config.gamma,
-                buffer_size=self.config.buffer,
-                replay_buffer_class=SlotReplay,
-                replay_buffer_kwargs={"rng": self._rng, "handle_timeout_termination": False},
-                policy_kwargs={"net_arch": [self.config.hidden] * 2, "texts": self._texts.items},
-                device="cpu",
-            )
-        self.model.set_logger(Logger(None, []))
-        self._sessions = 0
-
-    def act(self, sessions: Sessions) -> Slates:
-        self._observations = self._texts.observations(sessions)
-        if not sessions.shown.shape[1]:
-            self._sessions += len(sessions.shown)
-        with torch.no_grad():
-            values = self.model.q_net(torch.from_numpy(self._observations)).numpy()
-        best = best_unseen(softened(values, self.config.temperature, self._rng), sessions.seen, self._k)
-        others = sessions.seen.copy()
-        np.put_along_axis(others, np.maximum(best, 0), True, axis=1)
-        chance = best_unseen(self._rng.random(others.shape, np.float32), others, self._k)
-        explored = (self._rng.random(best.shape) < self._epsilon()) & (chance >= 0)
-        return Slates(np.where(explored, chance, best))
-
-    def _epsilon(self) -> float:
-        return max(self.config.epsilon, 1 - self._sessions / self.config.exploration_sessions)
-
-    def observe(self, sessions: Sessions, slates: Slates, outcome: Outcome) -> None:
-        session, slot = np.nonzero(slates.items >= 0)
-        after = self._texts.observations(following(sessions, slates, outcome))
-        replay = self.model.replay_buffer
-        assert isinstance(replay, SlotReplay)
-        replay.extend_rows(
-            self._observations[session],
-            after[session],
-            slates.items[session, slot],
-            outcome.rewards[session, slot],
-            outcome.ended[session],
-        )
-        self.model.train(self.config.gradient_steps, self.config.batch)
-        polyak_update(self.model.q_net.parameters(), self.model.q_net_target.parameters(), self.config.tau)
-
-    def diagnostics(self) -> dict[str, float]:
-        return {"epsilon": self._epsilon()}
-
-
 def _a2c(setting: Setting) -> OnPolicyAgent:
     return OnPolicyAgent(A2C, read_options(A2CConfig, setting.options, "sb3_a2c"), setting)
 
@@ -338,4 +221,4 @@ def _ppo(setting: Setting) -> OnPolicyAgent:
     return OnPolicyAgent(PPO, read_options(PPOConfig, setting.options, "sb3_ppo"), setting)
 
 
-METHODS: Mapping[str, Factory] = {"sb3_a2c": _a2c, "sb3_ppo": _ppo, "sb3_dqn": DQNAgent}
+METHODS: Mapping[str, Factory] = {"sb3_a2c": _a2c, "sb3_ppo": _ppo}

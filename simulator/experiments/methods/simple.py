@@ -47,7 +47,7 @@ class PopularityConfig:
     ucb_width: float = 1.0  # in standard deviations of the rate
     # Users tire of items of one kind and leave, and a list of hits is of one kind. Three remedies:
     power: float = 0.0  # slates are drawn with probability ~ rate^power; 0: no draw, always the highest rates
-    variety: float = 0.0  # rates are multiplied by exp(-variety * closeness of the text to the last turns' mean)
+    variety: float = 6.0  # rates are multiplied by exp(-variety * closeness of the text to the last turns' mean)
     leave_penalty: float = 0.0  # each item of a slate after which the user left early counts as so many more failures
     dim: int = 64  # of the projected texts, for `variety`
 

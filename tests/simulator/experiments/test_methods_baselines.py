@@ -18,15 +18,15 @@ ONLINE = {
     "popularity": {},
     "linucb": {"dim": 3},
     "linear_ts": {"dim": 3},
-    "sb3_a2c": {"dim": 3, "n_steps": 1},
-    "sb3_ppo": {"dim": 3},
-    "sb3_dqn": {"dim": 3, "exploration_sessions": 300},
+    "sb3_a2c": {"dim": 3},
+    "sb3_ppo": {"dim": 3, "learning_rate": 3e-3, "epochs": 2},
+    "sb3_dqn": {"dim": 3, "exploration_sessions": 300, "gradient_steps": 2, "learning_rate": 1e-3},
 }
 FROZEN = {
     "text_similarity": {"dim": 3},
     "behaviour_cloning": {"dim": 3, "epochs": 8, "learning_rate": 5e-3},
     "sasrec": {"dim": 16, "epochs": 12, "learning_rate": 5e-3},
-    "cql": {"dim": 3, "steps": 300},
+    "cql": {"dim": 3, "steps": 200},
 }
 QUICK = {"behaviour_cloning": {"epochs": 1}, "sasrec": {"epochs": 1}, "cql": {"steps": 10}}
 ALL = {"random": {}, **ONLINE, **FROZEN}

@@ -7,7 +7,8 @@ import pytest
 from baseline_examples import make_agent
 
 from simulator.experiments.agent import Outcome, Sessions, Slates
-from simulator.experiments.methods.sb3 import DQNAgent, OnPolicyAgent, SessionRollouts, SlotReplay, _Turn
+from simulator.experiments.methods.sb3 import OnPolicyAgent, SessionRollouts, _Turn
+from simulator.experiments.methods.sb3_dqn import DQNAgent, SlotReplay
 
 EMPTY = Sessions(np.zeros((2, 0, 3), np.int64), np.zeros((2, 0, 3), np.bool_), np.zeros((2, 60), np.bool_))
 
