@@ -159,7 +159,8 @@ class Pretraining:
             with torch.no_grad():
                 entropies.append(float(losses.entropy(losses.mask_history(self.actor(states), states))))
                 table = self.actor.table()
-                response = self.actor.response(self.actor.encode(states, table), table)
+                encoded = self.actor.encode(states, table)
+                response = self.actor.response(encoded, table, self.actor.closeness(encoded, table))
             scores = response[0, [self.index[p.judgement.item_id] for p in judged]].numpy()
             wanted = [reward.prior_weight * p.prior_z + reward.personal_weight * p.personal_z for p in judged]
             if len(judged) > 2:
@@ -206,7 +207,8 @@ class Pretraining:
             rows = torch.randint(len(wanted), (config.batch_size,), generator=self._generator)
             states, target = States(*(part[rows] for part in pool)), wanted[rows]
             table = self.actor.table()
-            response = self.actor.response(self.actor.encode(states, table), table)
+            encoded = self.actor.encode(states, table)
+            response = self.actor.response(encoded, table, self.actor.closeness(encoded, table))
             policies = (losses.mask_history(f / config.network.temperature, states) for f in (target, response))
             divergence = losses.kl_divergence(*policies).mean()
             optimizer.zero_grad(set_to_none=True)

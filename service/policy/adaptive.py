@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs
@@ -75,7 +76,7 @@ class Distribution:
     """A policy's probabilities over the catalogue in one state, and what they are made of."""
 
     probs: Probs  # [A], sums to one, zero where an item is not available
-    pretrained: Probs  # [A]
+    pretrained: Probs  # [A]; equals `learned` where the pre-trained policy takes no part
     learned: Probs  # [A]; equals `pretrained` where nothing learned takes part
     weight: float  # share of `learned` in `probs`
 
@@ -130,20 +131,23 @@ class ServingPolicy:
         self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> DistributionBatch:
         """Probabilities in B states, over the items that are `available` [B, A]."""
-        zeros = np.zeros(len(available))
-        scorer, table = self._pretrained
-        encoded = scorer.encode(states, table)
-        known = scorer.response(encoded, table)  # what the learned network may build on
-        logits = scorer.advantage(encoded, table, known) / scorer.config.temperature
-        pretrained = masked_softmax(logits.numpy(), available)
         variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
+        zeros = np.zeros(len(available))
+        known: Tensor | None = None
+        pretrained = np.empty(0)
+        if variant != Variant.FT:
+            scorer, table = self._pretrained
+            encoded = scorer.encode(states, table)
+            close = scorer.closeness(encoded, table)
+            known = scorer.response(encoded, table, close)  # what the learned network may build on
+            pretrained = masked_softmax(scorer.logits(scorer.advantage(close, known)).numpy(), available)
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)
         scorer, table = self._learned
         advantage = scorer.scores(states, table, known)
-        learned = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
+        learned = masked_softmax(scorer.logits(advantage).numpy(), available)
         if variant == Variant.FT:
-            return DistributionBatch(learned, pretrained, learned, zeros + 1.0)
+            return DistributionBatch(learned, learned, learned, zeros + 1.0)
         weight = zeros + self.config.fixed_weight
         if self.config.mixture == Mixture.ADAPTIVE:
             if self._critic is not self._learned:

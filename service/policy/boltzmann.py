@@ -15,6 +15,7 @@ whole sessions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from torch.nn import functional
 
 from service.policy import losses
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
-from service.policy.networks import ItemScorer
+from service.policy.networks import Closeness, Encoded, ItemScorer, ItemTable
+from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
@@ -31,15 +33,26 @@ from service.policy.types import EMPTY_SLOT, Batch
 class BoltzmannConfig:
     """Hyper-parameters. Learning rates differ by what a parameter speaks for: one item, all items, a whole policy."""
 
-    bias_learning_rate: float = 0.05
-    vector_learning_rate: float = 0.01
-    shared_learning_rate: float = 0.004
-    scalar_learning_rate: float = 0.02  # of levels, gains and the leave rule
+    vector_learning_rate: float = 0.001  # of items' own vectors
+    shared_learning_rate: float = 0.001  # of matrices
+    leave_learning_rate: float = 0.02
     weight_decay: float = 1e-4
     batch_size: int = 256
     updates_per_transition: float = 0.02  # gradient steps for each transition that comes in
     leave_weight: float = 0.2
     reward_scale: float = 1.0  # the reward that counts as a full response; less counts in part, more no further
+
+
+class _Seen(NamedTuple):
+    """A batch in the network's eyes; [B, K] but for the first two."""
+
+    table: ItemTable
+    encoded: Encoded
+    close: Closeness
+    actions: Tensor  # 0 for an empty slot
+    prior: Tensor
+    response: Tensor
+    wanted: Tensor
 
 
 class Boltzmann:
@@ -48,6 +61,7 @@ class Boltzmann:
     def __init__(self, actor: ItemScorer, config: BoltzmannConfig, prior: ItemScorer | None = None) -> None:
         """`prior`: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed."""
         self.actor, self.config, self.prior = actor, config, prior
+        self.posterior = Posterior(actor.n_items)
         self._due = 0.0
         self._make_optimizer()
 
@@ -58,14 +72,10 @@ class Boltzmann:
 
     def _make_optimizer(self) -> None:
         config, actor = self.config, self.actor
-        actor.prior_gain.requires_grad_(self.prior is not None)
-        unused = {"value.weight", "value.bias"}
-        scalars = dict.fromkeys(("gain", "level", "leave", "prior_gain"), config.scalar_learning_rate)
-        by_name = {"id_bias": config.bias_learning_rate, "id_vectors": config.vector_learning_rate, **scalars}
         groups = [
-            {"params": [parameter], "lr": by_name.get(name, config.shared_learning_rate)}
-            for name, parameter in actor.named_parameters()
-            if name not in unused
+            {"params": [actor.id_vectors], "lr": config.vector_learning_rate},
+            {"params": [actor.mixing, actor.project.weight], "lr": config.shared_learning_rate},
+            {"params": [actor.leave], "lr": config.leave_learning_rate},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
@@ -81,30 +91,49 @@ class Boltzmann:
             "prior_gain": self.actor.prior_gain.item(),
         }
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both parts of the loss, in nats per filled slot."""
+    def _seen(self, batch: Batch) -> _Seen:
         actions = batch.actions.clamp_min(0)
         table = self.actor.table()
         encoded = self.actor.encode(batch.state, table)
-        response = self.actor.response(encoded, table, actions)
+        close = self.actor.closeness(encoded, table, actions)
+        response = self.actor.response(encoded, table, close, actions)
+        prior = torch.zeros_like(response)
         if self.prior is not None:
             with torch.no_grad():
                 known = self.prior.table()
-                prior = self.prior.response(self.prior.encode(batch.state, known), known, actions)
+                before = self.prior.encode(batch.state, known)
+                prior = self.prior.response(before, known, self.prior.closeness(before, known, actions), actions)
             response = response + self.actor.prior_gain * prior
         wanted = (batch.rewards / self.config.reward_scale).clamp(0.0, 1.0)
-        ended = (batch.discount == 0).to(response.dtype).unsqueeze(1).expand_as(response)
-        leaving = self.actor.leaving(encoded, table, actions)
+        return _Seen(table, encoded, close, actions, prior, response, wanted)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both parts of the loss, in nats per filled slot."""
+        seen = self._seen(batch)
+        leaving = self.actor.leaving(seen.close)
+        ended = (batch.discount == 0).to(leaving.dtype).unsqueeze(1).expand_as(leaving)
         # Nothing bores at the start of a session.
-        continued = batch.actions.masked_fill(~encoded.is_latest.any(1, keepdim=True), EMPTY_SLOT)
+        continued = batch.actions.masked_fill(~seen.encoded.is_latest.any(1, keepdim=True), EMPTY_SLOT)
         cross_entropy = functional.binary_cross_entropy_with_logits
         return (
-            losses.slot_mean(cross_entropy(response, wanted, reduction="none"), batch.actions),
+            losses.slot_mean(cross_entropy(seen.response, seen.wanted, reduction="none"), batch.actions),
             losses.slot_mean(cross_entropy(leaving, ended, reduction="none"), continued),
         )
 
+    @torch.no_grad()
+    def _filter(self, batch: Batch) -> None:
+        """Take the posterior from before to after these transitions."""
+        seen = self._seen(batch)
+        features = self.actor.linear_features(seen.encoded, seen.table, seen.close, seen.actions, seen.prior)
+        shown = batch.actions != EMPTY_SLOT
+        self.posterior.update(
+            self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown]
+        )
+
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
-        """Take `updates_per_transition` steps for each of the `new` transitions, on uniform samples of the replay."""
+        """Learn once from each of the `new` transitions, then take the gradient steps that they make due."""
+        if new > 0:
+            self._filter(replay.latest(new))
         self._due += new * self.config.updates_per_transition
         metrics: Metrics = {}
         while self._due >= 1:
@@ -116,6 +145,7 @@ class Boltzmann:
         """Take in a longer catalogue; see Learner.grow."""
         optimizer = optimizer_tensors(self._optimizer)
         self.actor = self.actor.with_text(text)
+        self.posterior.grow(len(text))
         if self.prior is not None:
             self.prior = self.prior.with_text(text).requires_grad_(False)
         self._make_optimizer()
@@ -126,11 +156,13 @@ class Boltzmann:
         return {
             "due": torch.tensor(self._due, dtype=torch.float64),
             **prefixed("actor", self.actor.state_dict()),
+            **prefixed("posterior", self.posterior.state_dict()),
             **prefixed("optimizer", optimizer_tensors(self._optimizer)),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
         self.actor.load_state_dict(under("actor", state))
+        self.posterior.load_state_dict(under("posterior", state))
         self._due = state["due"].item()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))

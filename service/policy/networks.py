@@ -2,15 +2,17 @@
 
     v(a)      = W text(a) + id(a)
     h(s)      = sum_c (M_c + g_c I) profile_c(s)
-    f(s, a)   = level(s) + bias(a) + v(a).h(s) + prior_gain f_prior(s, a)         logit of a positive response
-    l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j)), j among the latest items   logit of the session's end
-    logits    = (f - horizon sigmoid(l)) / temperature                          the actor
+    c(s, a)   = max_j, mean_j of the positive part of cos(v(a), v(j)), j among the latest items
+    f(s, a)   = level(s) + bias(a) + v(a).h(s) + repeat.c(s, a) + prior_gain f_prior(s, a)    logit of a response
+    l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j))                             logit of the session's end
     Q(s, a)   = sigmoid(f - horizon sigmoid(l))                                     the critic
+    logits    = (f - horizon sigmoid(l) + optimism(a)) / temperature            the actor
 
 Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
 linear view of the session, as a factor model would take it. No recurrent encoder: on the simulated worlds one learned
 less per impression and cost several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further
-items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes.
+items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. `optimism` is
+in proportion to the deviation of the item's own bias, so that what was hardly shown is tried.
 
 Items come in through their text, so a new item has a score at once; `id` and `bias` start at zero and learn what the
 text cannot tell. There is no user id: a user is what happened in the session (ours; the paper leaves the encoder open).
@@ -31,6 +33,8 @@ N_PROFILES = 4
 # A profile of n items weighs n / (n + SHRINKAGE): one click is a hint, not a taste.
 SHRINKAGE = 2.0
 N_LIKED_LATEST, N_LATEST = 4, 14
+N_LEADING = 24  # directions of the projected texts, which come by variance, that have weights of their own
+BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the item
 RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 
 
@@ -41,7 +45,8 @@ class NetworkConfig:
     dim: int = 64
     text_dim: int = 64  # after TextProjection
     max_history: int = 30
-    temperature: float = 0.3  # of the policy, in units of log odds
+    temperature: float = 0.1  # of the policy, in units of log odds
+    optimism: float = 0.7  # in standard deviations of an item's own bias
     horizon: float = 25.0  # what a stay is worth, in items shown
 
 
@@ -60,12 +65,22 @@ class Encoded(NamedTuple):
     level: Tensor  # [B, 1]
     latest: Tensor  # [B, M] items shown lately
     is_latest: Tensor  # [B, M] bool, False where padded
+    profiles: Tensor  # [B, N_PROFILES, dim]
+    seen: Tensor  # [B, 2] log(1 + liked), log(1 + ignored)
+
+
+class Closeness(NamedTuple):
+    """Of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
+
+    nearest: Tensor
+    mean: Tensor
 
 
 class ItemScorer(nn.Module):
     """Scores every item of the catalogue for a batch of states."""
 
     text: Tensor
+    information: Tensor
 
     def __init__(self, config: NetworkConfig, text: Tensor) -> None:
         """`text`: projected text embeddings [A, text_dim]; given, not learned, and not part of the state dict."""
@@ -79,10 +94,13 @@ class ItemScorer(nn.Module):
         self.text_bias = nn.Linear(config.text_dim, 1, bias=False)
         self.mixing = nn.Parameter(torch.zeros(N_PROFILES, config.dim, config.dim))
         self.gain = nn.Parameter(torch.zeros(N_PROFILES))
+        self.repeat = nn.Parameter(torch.zeros(2))
         self.level = nn.Parameter(torch.tensor([RARE, 0.0, 0.0]))  # of a stranger, per log(1 + liked), log(1 + ignored)
         self.leave = nn.Parameter(torch.tensor([RARE, 1.0]))
         self.prior_gain = nn.Parameter(torch.zeros(()))
         self.value = nn.Linear(config.dim, 1)
+        # What is known of each item's own bias, in impressions that could have gone either way times 1/4.
+        self.register_buffer("information", torch.zeros(len(text)))
         # All items score alike: the first policy is uniform. Vectors start as the texts themselves.
         nn.init.eye_(self.project.weight)
         for layer in (self.text_bias, self.value):
@@ -116,40 +134,80 @@ class ItemScorer(nn.Module):
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
         latest, is_latest = _latest(items, liked, ignored | disliked)
-        return Encoded(hidden, level, latest, is_latest)
+        return Encoded(hidden, level, latest, is_latest, profiles, seen)
 
-    def response(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Tensor:
-        """f without the prior: logit of a positive response to `actions` [B, K], or to every item [B, A]."""
-        if actions is None:
-            return encoded.level + encoded.hidden @ table.vectors.T + table.bias
-        chosen = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
-        return encoded.level + chosen + table.bias[actions]
-
-    def leaving(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Tensor:
-        """l: logit of the session's end once the item was shown, for `actions` [B, K] or every item [B, A]."""
+    def closeness(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Closeness:
+        """How much `actions` [B, K], or every item [B, A], are like the session's latest items."""
         latest = table.directions[encoded.latest]  # [B, M, dim]
+        counts = encoded.is_latest.sum(1, keepdim=True).clamp_min(1)
         if actions is not None:
-            close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0)
-            nearest = (close * encoded.is_latest.unsqueeze(1)).amax(-1)
-        else:
-            nearest = latest.new_zeros(len(latest), len(table.bias))
-            for j in range(latest.shape[1]):  # one at a time: [B, M, A] at once is slower and large
-                nearest = torch.maximum(nearest, (latest[:, j] @ table.directions.T) * encoded.is_latest[:, j : j + 1])
-        return self.leave[0] + self.leave[1] * nearest
+            close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0) * encoded.is_latest.unsqueeze(1)
+            return Closeness(close.amax(-1), close.sum(-1) / counts)
+        nearest = latest.new_zeros(len(latest), len(table.bias))
+        total = torch.zeros_like(nearest)
+        for j in range(latest.shape[1]):  # one at a time: [B, M, A] at once is slower and large
+            close = (latest[:, j] @ table.directions.T).clamp_min(0.0) * encoded.is_latest[:, j : j + 1]
+            nearest, total = torch.maximum(nearest, close), total + close
+        return Closeness(nearest, total / counts)
 
-    def advantage(self, encoded: Encoded, table: ItemTable, response: Tensor) -> Tensor:
+    def response(
+        self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None
+    ) -> Tensor:
+        """f without the prior: logit of a positive response to `actions` [B, K], or to every item [B, A]."""
+        again = self.repeat[0] * close.nearest + self.repeat[1] * close.mean
+        if actions is None:
+            return encoded.level + encoded.hidden @ table.vectors.T + table.bias + again
+        chosen = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
+        return encoded.level + chosen + table.bias[actions] + again
+
+    def linear_features(
+        self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor, prior: Tensor
+    ) -> Tensor:
+        """x [B, K, P], where f depends on `linear_weights` w as w.x; `prior` is f_prior of the actions [B, K]."""
+        vectors = table.vectors[actions]
+        liked = encoded.profiles[:, 0, :N_LEADING]
+        ones = torch.ones_like(prior).unsqueeze(2)
+        parts = (
+            self.text[actions][:, :, :N_LEADING],
+            liked.unsqueeze(1) * vectors[:, :, :N_LEADING],
+            vectors @ encoded.profiles.transpose(1, 2),
+            torch.stack(close, dim=2),
+            ones,
+            ones * encoded.seen.unsqueeze(1),
+            prior.unsqueeze(2),
+        )
+        return torch.cat(parts, dim=2)
+
+    def linear_weights(self) -> list[Tensor]:
+        """Views of the parameters that `linear_features` speak of, in its order; writing to them changes the network."""
+        mixing = self.mixing.detach()[0].diagonal()
+        text_bias = self.text_bias.weight.detach()[0]
+        own = (self.gain.detach(), self.repeat.detach(), self.level.detach(), self.prior_gain.detach().view(1))
+        return [text_bias[:N_LEADING], mixing[:N_LEADING], *own]
+
+    def leaving(self, close: Closeness) -> Tensor:
+        """l: logit of the session's end once the item was shown, of the shape of `close`."""
+        return self.leave[0] + self.leave[1] * close.nearest
+
+    def advantage(self, close: Closeness, response: Tensor) -> Tensor:
         """f - horizon sigmoid(l) [B, A] in log odds, for the f that is given."""
-        return response - self.config.horizon * torch.sigmoid(self.leaving(encoded, table))
+        return response - self.config.horizon * torch.sigmoid(self.leaving(close))
 
     def scores(self, states: States, table: ItemTable, prior: Tensor | None = None) -> Tensor:
         """The advantage [B, A] of every item; `prior` [B, A] is f of the network that ours builds on."""
         encoded = self.encode(states, table)
-        response = self.response(encoded, table)
-        return self.advantage(encoded, table, response if prior is None else response + self.prior_gain * prior)
+        close = self.closeness(encoded, table)
+        response = self.response(encoded, table, close)
+        return self.advantage(close, response if prior is None else response + self.prior_gain * prior)
+
+    def logits(self, advantage: Tensor) -> Tensor:
+        """The actor's logits [B, A] for the advantage that is given."""
+        deviation = (BIAS_PRECISION + self.information).rsqrt()
+        return (advantage + self.config.optimism * deviation) / self.config.temperature
 
     def forward(self, states: States) -> Tensor:
         """The actor's logits [B, A], without a prior."""
-        return self.scores(states, self.table()) / self.config.temperature
+        return self.logits(self.scores(states, self.table()))
 
     def q_values(self, states: States) -> Tensor:
         """Q(s, .) [B, A] in units of reward, without a prior."""
@@ -177,13 +235,13 @@ class ItemScorer(nn.Module):
     def with_text(self, text: Tensor) -> ItemScorer:
         """A copy for the catalogue `text` [A', text_dim], A' >= A: the first A rows are ours, the others new items.
 
-        New items have no id row yet (zeros): they are scored by their text alone.
+        New items have no id row yet (zeros): they are scored by their text, and tried because little is known of them.
         """
         assert len(text) >= self.n_items, "items may be appended, not removed"
         grown = ItemScorer(self.config, text.to(self.text))
         missing = len(text) - self.n_items
         state = self.state_dict()
-        for name in ("id_vectors", "id_bias"):
+        for name in ("id_vectors", "id_bias", "information"):
             state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
         grown.load_state_dict(state)
         return grown

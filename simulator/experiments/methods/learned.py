@@ -24,6 +24,7 @@ from service.policy.types import Batch, States
 from simulator.experiments.agent import Agent, Factory, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
 from simulator.experiments.options import read_options
+from simulator.experiments.slates import left_early
 
 _CAPACITY = 50_000  # the service's default
 _GAMMA = 0.5
@@ -40,6 +41,7 @@ class LearnedConfig:
     fixed_weight: float = ServingConfig.fixed_weight
     temperature: float | None = None
     horizon: float | None = None
+    optimism: float | None = None
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ class LearnedAgent:
             learned,
             config.hyper_parameters,
         )
+        self._max_turn = setting.catalogue.max_turn
         self._slate_size = min(setting.catalogue.slate_size, setting.catalogue.n_items)
         self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, self._slate_size)
         self._rng = np.random.default_rng(setting.seed)
@@ -82,7 +85,7 @@ class LearnedAgent:
             sizes = NetworkConfig()
             embeddings = torch.from_numpy(setting.catalogue.embeddings)
             network = ItemScorer(sizes, TextProjection.fit(embeddings, sizes.text_dim)(embeddings))
-        chosen = {name: getattr(config, name) for name in ("temperature", "horizon")}
+        chosen = {name: getattr(config, name) for name in ("temperature", "horizon", "optimism")}
         network.config = replace(network.config, **{name: v for name, v in chosen.items() if v is not None})
         return network
 
@@ -110,7 +113,8 @@ class LearnedAgent:
             actions=torch.from_numpy(slates.items),
             rewards=torch.from_numpy(outcome.rewards),
             propensities=torch.from_numpy(slates.propensities).float(),
-            discount=torch.from_numpy(np.where(outcome.ended, 0.0, _GAMMA)).float(),
+            # At the last turn nobody left: what is cut off (truncation) is no reaction to the slate (termination).
+            discount=torch.from_numpy(np.where(left_early(sessions, outcome, self._max_turn), 0.0, _GAMMA)).float(),
             next_state=states_of(after),
         )
         self._replay.extend(batch)
