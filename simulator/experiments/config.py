@@ -64,7 +64,7 @@ class MethodSpec:
 
     title: str
     kind: str
-    group: str  # baseline | learner | ialp | control | ceiling
+    group: str  # baseline | logs | learner | ialp | control | ceiling
     options: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # options by environment
     prior: str | None = None

@@ -40,23 +40,31 @@ def hidden_by_loop(scorer: ItemScorer, history: History) -> Array:
     return np.asarray(sum(profiles[c] @ w["mixing"][c] + w["gain"][c] * profiles[c] for c in range(4)))
 
 
+def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Array]:
+    """Nearest and mean cosine, [A] each, to the last four liked items and to all that were shown in vain or disliked."""
+    vectors = vectors_by_loop(scorer)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    latest = [i.item for i in history if i.response == POSITIVE][-4:]
+    latest += [i.item for i in history if i.response != POSITIVE]
+    close = [[max(0.0, float(unit[a] @ unit[j])) for j in latest] or [0.0] for a in range(len(unit))]
+    return np.array([max(row) for row in close]), np.array([sum(row) / len(row) for row in close])
+
+
 def response_by_loop(scorer: ItemScorer, history: History) -> Array:
     """f [A] without a prior."""
     w, text, vectors = weights(scorer), scorer.text.numpy(), vectors_by_loop(scorer)
     n_liked, n_ignored = (sum(i.response == kind for i in history) for kind in (POSITIVE, IGNORED))
     level = w["level"] @ np.array([1.0, math.log1p(n_liked), math.log1p(n_ignored)])
     bias = w["id_bias"] + text @ w["text_bias.weight"][0]
-    return np.asarray(level + bias + vectors @ hidden_by_loop(scorer, history))
+    nearest, mean = closeness_by_loop(scorer, history)
+    again = w["repeat"][0] * nearest + w["repeat"][1] * mean
+    return np.asarray(level + bias + vectors @ hidden_by_loop(scorer, history) + again)
 
 
 def leaving_by_loop(scorer: ItemScorer, history: History) -> Array:
-    """l [A]: closeness to the last four liked items, and to all that were shown in vain or disliked."""
-    w, vectors = weights(scorer), vectors_by_loop(scorer)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    latest = [i.item for i in history if i.response == POSITIVE][-4:]
-    latest += [i.item for i in history if i.response != POSITIVE]
-    nearest = [max([0.0, *(float(unit[a] @ unit[j]) for j in latest)]) for a in range(len(unit))]
-    return np.asarray(w["leave"][0] + w["leave"][1] * np.array(nearest))
+    """l [A]."""
+    w = weights(scorer)
+    return np.asarray(w["leave"][0] + w["leave"][1] * closeness_by_loop(scorer, history)[0])
 
 
 def advantage_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
@@ -68,8 +76,9 @@ def advantage_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | 
 
 
 def logits_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
-    """The actor's logits [A]."""
-    return advantage_by_loop(scorer, history, prior) / scorer.config.temperature
+    """The actor's logits [A]: what is hardly known is tried."""
+    optimism = [scorer.config.optimism / math.sqrt(2 + known) for known in weights(scorer)["information"]]
+    return (advantage_by_loop(scorer, history, prior) + np.array(optimism)) / scorer.config.temperature
 
 
 def q_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction, Response, States
 
 NEGATIVE, IGNORED, POSITIVE = Response.NEGATIVE, Response.IGNORED, Response.POSITIVE
 RESPONSES = (NEGATIVE, IGNORED, POSITIVE)
@@ -28,11 +28,12 @@ def orthogonal_text(rng: np.random.Generator, n_items: int) -> Tensor:
 def random_scorer(
     rng: np.random.Generator, text: Tensor, config: NetworkConfig = CONFIG, scale: float = 0.7
 ) -> ItemScorer:
-    """A network whose every parameter is N(0, scale^2), the id rows too."""
+    """A network whose every parameter is N(0, scale^2), the id rows too, and that knows some items well."""
     scorer = ItemScorer(config, text)
     with torch.no_grad():
         for parameter in scorer.parameters():
             parameter.copy_(torch.from_numpy(rng.normal(scale=scale, size=parameter.shape)))
+        scorer.information.copy_(torch.from_numpy(rng.exponential(3.0, size=len(text))))
     return scorer
 
 
@@ -41,6 +42,19 @@ def fresh_scorer(seed: int, text: Tensor, config: NetworkConfig = CONFIG) -> Ite
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ItemScorer(config, text)
+
+
+def responses(scorer: ItemScorer, states: States) -> Tensor:
+    """f [B, A] without a prior."""
+    table = scorer.table()
+    encoded = scorer.encode(states, table)
+    return scorer.response(encoded, table, scorer.closeness(encoded, table))
+
+
+def leaving(scorer: ItemScorer, states: States) -> Tensor:
+    """l [B, A]."""
+    table = scorer.table()
+    return scorer.leaving(scorer.closeness(scorer.encode(states, table), table))
 
 
 def liked(*items: int) -> tuple[Interaction, ...]:

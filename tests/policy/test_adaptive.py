@@ -109,9 +109,19 @@ def test_frozen_serves_the_pretrained_and_ft_the_learned_policy() -> None:
     pretrained, learned, _ = networks()
     alone, on_its_prior = network_probs(learned, mask), network_probs(learned, mask, pretrained)
     np.testing.assert_allclose(serve(VARIANTS[0], mask).probs, network_probs(pretrained, mask), atol=1e-6)
-    np.testing.assert_allclose(serve(VARIANTS[1], mask).probs, on_its_prior, atol=1e-6)
-    for other in (network_probs(pretrained, mask), alone):  # or the tolerance would not tell
-        assert np.abs(other - on_its_prior).max() > 0.05
+    np.testing.assert_allclose(serve(VARIANTS[1], mask).probs, alone, atol=1e-6)
+    for other in (network_probs(pretrained, mask), on_its_prior):  # or the tolerance would not tell
+        assert np.abs(other - alone).max() > 0.05
+
+
+def test_in_ft_the_pretrained_policy_takes_no_part() -> None:
+    mask = available(2)
+    served, (one, learned, critic) = serve(VARIANTS[1], mask), networks()
+    other = random_scorer(np.random.default_rng(65), one.text).requires_grad_(False)
+    again = ServingPolicy(other, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    for probs in (served.pretrained, served.learned, again.probs):
+        np.testing.assert_array_equal(probs, served.probs)
+    assert served.weight == 1
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.4, 1.0, -1.5])
@@ -119,12 +129,13 @@ def test_the_learned_policy_adds_the_priors_response_times_its_gain(gain: float)
     mask = available(1)
     pretrained, learned, critic = networks()
     learned.prior_gain.fill_(gain)
-    served = ServingPolicy(pretrained, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    served = ServingPolicy(pretrained, learned, critic, VARIANTS[2]).distribution(HISTORY, mask)
     np.testing.assert_allclose(served.learned, network_probs(learned, mask, pretrained), atol=1e-6)
-    # Of the prior only f counts: that it would not bore is its own affair, and so is what it builds on.
+    # Of the prior only f counts: that it would not bore, what it builds on and what it knows is its own affair.
     pretrained.leave.add_(5.0)
     pretrained.prior_gain.add_(5.0)
-    again = ServingPolicy(pretrained, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    pretrained.information.add_(5.0)
+    again = ServingPolicy(pretrained, learned, critic, VARIANTS[2]).distribution(HISTORY, mask)
     np.testing.assert_array_equal(again.learned, served.learned)
 
 
@@ -176,7 +187,8 @@ def test_nothing_available_gives_no_probability_and_no_error(config: ServingConf
 @pytest.mark.parametrize("start", ["copy", "residual"])
 def test_ap_of_equal_policies_is_that_policy(config: ServingConfig, start: str) -> None:
     pretrained, _, critic = networks()
-    pretrained.prior_gain.zero_()  # nothing came before it
+    pretrained.prior_gain.zero_()  # nothing came before it,
+    pretrained.information.zero_()  # and it met no users
     learned = pretrained.with_text(pretrained.text) if start == "copy" else pretrained.residual()
     mask = available(7)
     served = ServingPolicy(pretrained, learned, critic, config).distribution(HISTORY, mask)

@@ -53,13 +53,16 @@ def inside(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def violations(importers: tuple[str, ...], of: tuple[str, ...], allowed: tuple[str, ...]) -> list[str]:
-    """Imports by modules in `importers` of modules in `of`, other than those in `allowed` and the empty packages."""
+def violations(
+    importers: tuple[str, ...], of: tuple[str, ...], allowed: tuple[str, ...], free: tuple[str, ...] = ()
+) -> list[str]:
+    """Imports by modules in `importers` of modules in `of`, other than those in `allowed` and the empty packages; what
+    modules in `free` import is not looked at."""
     ours = modules(ROOT)
     return [
         f"{importer} imports {module}"
         for importer in ours
-        if inside(importer, *importers)
+        if inside(importer, *importers) and not inside(importer, *free)
         for module in imports(importer, ours)
         if inside(module, *of) and not inside(module, *allowed) and module not in ("service", "offline", "simulator")
     ]
@@ -83,7 +86,11 @@ def test_offline_takes_only_the_policy_from_the_service() -> None:
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    assert violations(("simulator",), ("service",), ("service.schemas",)) == []
+    assert violations(("simulator",), ("service",), ("service.schemas",), free=("simulator.experiments",)) == []
+
+
+def test_the_experiments_take_only_the_policy_from_the_service() -> None:
+    assert violations(("simulator.experiments",), ("service",), ("service.policy",)) == []
 
 
 def test_api_and_worker_never_load_each_other() -> None:

@@ -1,22 +1,33 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from network_loops import hidden_by_loop, leaving_by_loop, logits_by_loop, q_by_loop, response_by_loop, weights
+from network_loops import (
+    closeness_by_loop,
+    hidden_by_loop,
+    leaving_by_loop,
+    logits_by_loop,
+    q_by_loop,
+    response_by_loop,
+    weights,
+)
 from policy_examples import (
     CONFIG,
     IGNORED,
     NEGATIVE,
     POSITIVE,
     fresh_scorer,
+    leaving,
     liked,
     orthogonal_text,
     random_history,
     random_scorer,
     random_text,
+    responses,
 )
 
 from service.policy.networks import ItemScorer
@@ -55,35 +66,43 @@ def test_chosen_actions_score_as_they_do_among_all(scorer: ItemScorer, rng: np.r
     states, table = pack_states(histories(rng), CONFIG.max_history), scorer.table()
     encoded = scorer.encode(states, table)
     actions = torch.from_numpy(rng.integers(ITEMS, size=(len(states.lengths), 3)))
-    for part in (scorer.response, scorer.leaving):
-        chosen = part(encoded, table, actions)
-        torch.testing.assert_close(chosen, part(encoded, table).gather(1, actions), atol=1e-5, rtol=0)
+    close, close_to_all = scorer.closeness(encoded, table, actions), scorer.closeness(encoded, table)
+    chosen = (*close, scorer.leaving(close), scorer.response(encoded, table, close, actions))
+    among_all = (*close_to_all, scorer.leaving(close_to_all), scorer.response(encoded, table, close_to_all))
+    for part, whole in zip(chosen, among_all, strict=True):
+        torch.testing.assert_close(part, whole.gather(1, actions), atol=1e-5, rtol=0)
+
+
+def test_closeness_equals_a_numpy_loop(scorer: ItemScorer, rng: np.random.Generator) -> None:
+    given, table = histories(rng), scorer.table()
+    nearest, mean = scorer.closeness(scorer.encode(pack_states(given, CONFIG.max_history), table), table)
+    for row, history in enumerate(given):
+        oracle = closeness_by_loop(scorer, history)
+        np.testing.assert_allclose(nearest[row].numpy(), oracle[0], atol=1e-5)
+        np.testing.assert_allclose(mean[row].numpy(), oracle[1], atol=1e-5)
 
 
 def test_response_and_leaving_equal_a_numpy_loop(scorer: ItemScorer, rng: np.random.Generator) -> None:
-    given, table = histories(rng), scorer.table()
-    encoded = scorer.encode(pack_states(given, CONFIG.max_history), table)
-    for part, by_loop in ((scorer.response, response_by_loop), (scorer.leaving, leaving_by_loop)):
+    given = histories(rng)
+    states = pack_states(given, CONFIG.max_history)
+    for part, by_loop in ((responses, response_by_loop), (leaving, leaving_by_loop)):
         oracle = np.stack([by_loop(scorer, history) for history in given])
-        np.testing.assert_allclose(part(encoded, table).numpy(), oracle, atol=1e-5)
+        np.testing.assert_allclose(part(scorer, states).numpy(), oracle, atol=1e-5)
 
 
 def test_the_last_four_liked_items_bore_and_the_fifth_does_not(rng: np.random.Generator) -> None:
     scorer = fresh_scorer(32, orthogonal_text(rng, CONFIG.text_dim)).requires_grad_(False)
-    table = scorer.table()
-    leaving = scorer.leaving(scorer.encode(pack_states([liked(2, 0, 1, 3, 4)], CONFIG.max_history), table), table)[0]
-    risen = leaving - scorer.leave[0]
+    risen = leaving(scorer, pack_states([liked(2, 0, 1, 3, 4)], CONFIG.max_history))[0] - scorer.leave[0]
     torch.testing.assert_close(risen, scorer.leave[1] * torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0]), atol=1e-5, rtol=0)
 
 
 def test_of_many_items_shown_in_vain_the_last_fourteen_bore(rng: np.random.Generator) -> None:
     config = replace(CONFIG, dim=20, text_dim=20, max_history=18)
     scorer = fresh_scorer(33, orthogonal_text(rng, 20), config).requires_grad_(False)
-    table = scorer.table()
     history = tuple(Interaction(item, IGNORED) for item in range(16))
-    leaving = scorer.leaving(scorer.encode(pack_states([history], config.max_history), table), table)[0]
+    risen = leaving(scorer, pack_states([history], config.max_history))[0] - scorer.leave[0]
     oracle = torch.tensor([float(2 <= item < 16) for item in range(20)])
-    torch.testing.assert_close(leaving - scorer.leave[0], scorer.leave[1] * oracle, atol=1e-5, rtol=0)
+    torch.testing.assert_close(risen, scorer.leave[1] * oracle, atol=1e-5, rtol=0)
 
 
 def test_a_prior_adds_its_response_times_the_gain(scorer: ItemScorer, rng: np.random.Generator) -> None:
@@ -96,11 +115,38 @@ def test_a_prior_adds_its_response_times_the_gain(scorer: ItemScorer, rng: np.ra
 
 def test_a_residual_network_on_its_prior_scores_as_the_prior_does(scorer: ItemScorer, rng: np.random.Generator) -> None:
     states = pack_states(histories(rng), CONFIG.max_history)
-    residual, table = scorer.residual().requires_grad_(False), scorer.table()
-    known = scorer.response(scorer.encode(states, table), table)
-    torch.testing.assert_close(
-        residual.scores(states, residual.table(), known), scorer.scores(states, table), atol=1e-5, rtol=0
-    )
+    residual = scorer.residual().requires_grad_(False)
+    on_its_prior = residual.scores(states, residual.table(), responses(scorer, states))
+    torch.testing.assert_close(on_its_prior, scorer.scores(states, scorer.table()), atol=1e-5, rtol=0)
+    assert residual.information.abs().max() == 0  # all that it may learn is still to be found out
+
+
+def test_what_is_better_known_is_drawn_less_all_else_equal(rng: np.random.Generator) -> None:
+    scorer = fresh_scorer(34, random_text(rng, ITEMS)).requires_grad_(False)
+    scorer.information.copy_(torch.arange(ITEMS) ** 2)
+    stranger = pack_states([()], CONFIG.max_history)
+    probs = torch.softmax(scorer(stranger)[0], 0)
+    assert (probs.diff() < 0).all()
+    # Twice the precision is a standard deviation smaller by sqrt(2).
+    scorer.information.copy_(torch.tensor([0.0, 2.0] + [1e9] * (ITEMS - 2)))
+    logits = scorer(stranger)[0]
+    assert logits[0] - logits[2] == pytest.approx(math.sqrt(2) * (logits[1] - logits[2]).item(), rel=1e-3)
+
+
+def test_the_critic_knows_no_optimism(scorer: ItemScorer, rng: np.random.Generator) -> None:
+    states = pack_states(histories(rng), CONFIG.max_history)
+    q, scores, logits = scorer.q_values(states), scorer.scores(states, scorer.table()), scorer(states)
+    scorer.information.mul_(10.0).add_(1.0)
+    assert torch.equal(scorer.q_values(states), q)
+    assert torch.equal(scorer.scores(states, scorer.table()), scores)
+    assert (scorer(states) < logits).all()
+
+
+def test_without_optimism_what_is_known_does_not_matter(rng: np.random.Generator) -> None:
+    scorer = random_scorer(rng, random_text(rng, ITEMS), replace(CONFIG, optimism=0.0)).requires_grad_(False)
+    states = pack_states(histories(rng), CONFIG.max_history)
+    oracle = scorer.scores(states, scorer.table()) / CONFIG.temperature
+    torch.testing.assert_close(scorer(states), oracle, atol=1e-5, rtol=0)
 
 
 def test_an_empty_session_is_the_zero_vector_that_nothing_bores(scorer: ItemScorer) -> None:
@@ -170,7 +216,8 @@ def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(
     assert grown.n_items == ITEMS + 3
     torch.testing.assert_close(grown(states)[:, :ITEMS], scorer(states), atol=1e-5, rtol=0)
     # The oracle of the grown network reads its id rows: that these are zero makes the score one of text alone.
-    assert grown.id_vectors[ITEMS:].abs().max() == grown.id_bias[ITEMS:].abs().max() == 0
+    for row in (grown.id_vectors, grown.id_bias, grown.information):
+        assert row[ITEMS:].abs().max() == 0
     for row, history in enumerate(given):
         np.testing.assert_allclose(grown(states)[row].numpy(), logits_by_loop(grown, history), atol=2e-5)
 
@@ -178,6 +225,7 @@ def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(
 def test_a_new_item_with_an_old_items_text_scores_like_it(scorer: ItemScorer, rng: np.random.Generator) -> None:
     scorer.id_vectors.zero_()
     scorer.id_bias.zero_()
+    scorer.information.zero_()
     grown = scorer.with_text(torch.cat([scorer.text, scorer.text[4:5]])).requires_grad_(False)
     scores = grown(pack_states(histories(rng), CONFIG.max_history))
     torch.testing.assert_close(scores[:, ITEMS], scores[:, 4], atol=1e-5, rtol=0)

@@ -38,9 +38,11 @@ SERVED = {
 
 
 def serving_policy(config: ServingConfig) -> ServingPolicy:
+    """Three networks whose policies are soft: with most of the mass on one item there would be little to test."""
     rng = np.random.default_rng(20)
     text = random_text(rng, ITEMS)
-    return ServingPolicy(random_scorer(rng, text), random_scorer(rng, text), random_scorer(rng, text), config)
+    pretrained, learned, critic = (random_scorer(rng, text, scale=0.4) for _ in range(3))
+    return ServingPolicy(pretrained, learned, critic, config)
 
 
 def states() -> list[tuple[tuple[Interaction, ...], npt.NDArray[np.bool_]]]:

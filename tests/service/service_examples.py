@@ -22,7 +22,7 @@ from service.keys import Keys
 from service.main import create_app
 from service.metrics import WorkerReport
 from service.policy.adaptive import ServingConfig
-from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig
 from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
 from service.policy.text import HashingEncoder, TextProjection, item_text
 from service.settings import Settings
@@ -45,9 +45,9 @@ def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
     """A snapshot of `n_items` films in three genres with a mildly opinionated random policy; written to `folder`."""
     items = tuple(CatalogueItem(f"film-{n}", f"Film number {n}", (GENRES[n % 3],)) for n in range(n_items))
     embeddings = HashingEncoder().encode([item_text(i.text, i.categories) for i in items])
-    projection = TextProjection.fit(torch.from_numpy(embeddings), 16)
+    projection = TextProjection.fit(torch.from_numpy(embeddings), N_LEADING)
     text = projection(torch.from_numpy(embeddings))
-    config = NetworkConfig(dim=8, text_dim=16, max_history=10, temperature=1.0, horizon=2.0)
+    config = NetworkConfig(dim=N_LEADING, text_dim=N_LEADING, max_history=10, temperature=1.0, horizon=2.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         pretrained, learned = (ItemScorer(config, text) for _ in range(2))

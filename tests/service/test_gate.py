@@ -20,7 +20,7 @@ FT = ServingConfig(Variant.FT)
 
 def policy(bias: torch.Tensor) -> ServingPolicy:
     """A policy with logits `bias` [N_ITEMS] in every state."""
-    net = ItemScorer(NetworkConfig(dim=4, text_dim=4, max_history=5), torch.zeros(N_ITEMS, 4))
+    net = ItemScorer(NetworkConfig(dim=4, text_dim=4, max_history=5, temperature=1.0), torch.zeros(N_ITEMS, 4))
     with torch.no_grad():
         net.id_bias.copy_(bias)
     return ServingPolicy(net, net, net, FT)

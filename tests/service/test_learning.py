@@ -70,7 +70,7 @@ def assert_same(one: Learning, other: Learning) -> None:
 def deployment(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     changes: dict[str, Any] = {"learner": request.param, "reward_window_s": 0.3}
     if request.param == "boltzmann":
-        changes["learner_config"] = {"anchor_weight": 0.1, "updates_per_transition": 0.13, "batch_size": 8}
+        changes["learner_config"] = {"leave_weight": 0.1, "updates_per_transition": 0.13, "batch_size": 8}
     return learning_settings(settings, **changes)
 
 
