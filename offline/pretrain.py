@@ -198,7 +198,7 @@ class Pretraining:
         wanted = (logits - logits.mean()) * config.network.temperature / softness
         if number == 0:
             self._start_from_prior(config.network.temperature / softness)
-        # Imagined users tell how texts relate. Item vectors stay the texts themselves: what else they are, real users tell.
+        # Imagined users tell how texts relate; item vectors stay the texts. What else items are, real users tell.
         told = ("text_bias.weight", "id_bias", "mixing", "gain", "level")
         optimizer = torch.optim.Adam([dict(self.actor.named_parameters())[name] for name in told], config.learning_rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, config.distil_steps))

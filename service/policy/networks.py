@@ -150,9 +150,7 @@ class ItemScorer(nn.Module):
             nearest, total = torch.maximum(nearest, close), total + close
         return Closeness(nearest, total / counts)
 
-    def response(
-        self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None
-    ) -> Tensor:
+    def response(self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None) -> Tensor:
         """f without the prior: logit of a positive response to `actions` [B, K], or to every item [B, A]."""
         again = self.repeat[0] * close.nearest + self.repeat[1] * close.mean
         if actions is None:
@@ -179,7 +177,7 @@ class ItemScorer(nn.Module):
         return torch.cat(parts, dim=2)
 
     def linear_weights(self) -> list[Tensor]:
-        """Views of the parameters that `linear_features` speak of, in its order; writing to them changes the network."""
+        """Views of the parameters that `linear_features` speak of, in its order: to write to them changes us."""
         mixing = self.mixing.detach()[0].diagonal()
         text_bias = self.text_bias.weight.detach()[0]
         own = (self.gain.detach(), self.repeat.detach(), self.level.detach(), self.prior_gain.detach().view(1))

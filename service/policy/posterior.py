@@ -71,11 +71,11 @@ class Posterior:
             b -= step_b.clamp(-_LARGEST_STEP, _LARGEST_STEP)
         self.shared, self.by_item = shared, by_item
         network.information.copy_(precision - BIAS_PRECISION)
-        network.id_bias += b.to(network.id_bias.dtype)
+        network.id_bias.add_(b.to(network.id_bias.dtype))
         weights = network.linear_weights()
         ends = torch.tensor([0, *(len(part) for part in weights)]).cumsum(0).tolist()
         for part, (start, end) in zip(weights, pairwise(ends), strict=True):
-            part += w[start:end].to(part.dtype)
+            part.add_(w[start:end].to(part.dtype))
         return torch.nn.functional.binary_cross_entropy_with_logits(f0, wanted).item()
 
     def grow(self, n_items: int) -> None:

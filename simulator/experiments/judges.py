@@ -25,7 +25,7 @@ _UNCALIBRATED = Calibration(0.0, 0.0, 1.0, 0.0, 1.0)
 
 
 def text_preferences(dataset: Dataset, embeddings: Embeddings, config: DistilConfig) -> Preferences:
-    """What closeness of texts alone says: no item is better than another, a user likes what reads like their history."""
+    """What closeness of texts alone says: no item is better than another, users like what reads like their history."""
     centred = embeddings - embeddings.mean(axis=0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
 
