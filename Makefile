@@ -11,11 +11,13 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test lint container-test clean help
+.PHONY: demo test lint experiments results container-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
+	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make clean           remove .venv and runs/"
 
@@ -37,6 +39,16 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The public data sets are not part of the repository; see docs/experiments.md.
+DATA ?= ../shared/data
+
+experiments: $(VENV)/.stamp-demo
+	$(BIN)/python -m simulator experiment --data $(DATA)
+	$(MAKE) --no-print-directory results
+
+results: $(VENV)/.stamp-demo
+	$(BIN)/python -m simulator results
 
 container-test:
 	bash tests/containers/run.sh

@@ -10,6 +10,7 @@ from offline.errors import OfflineError
 from simulator.demo import demo
 from simulator.errors import SimulatorError
 from simulator.experiments.experiment_command import experiment
+from simulator.experiments.results_command import results
 from simulator.load_command import load, users
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app.command("load")(load)
 app.command("users")(users)
 app.command("demo")(demo)
 app.command("experiment")(experiment)
+app.command("results")(results)
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ GROUP_COLOURS = {
     "control": "#A98FD0",
     "learner": "#009E73",
     "baseline": "#E0A83C",
+    "logs": "#B5651D",
     "ceiling": "#4a4f57",
 }
 GROUP_TITLES = {
@@ -48,6 +49,7 @@ GROUP_TITLES = {
     "control": "control prior",
     "learner": "ours, from scratch",
     "baseline": "others' methods",
+    "logs": "others' methods, given logs",
     "ceiling": "knows the truth",
 }
 STYLE: dict[Any, Any] = {

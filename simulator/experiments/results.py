@@ -17,7 +17,8 @@ from simulator.experiments.record import BIN, EARLY, Record
 
 PROTOCOL = Protocol()
 ENVIRONMENTS = ("lfm", "industry", "coat")  # the published ones, on which goals are judged
-CEILING = "ceiling"
+CEILING, LOGS = "ceiling", "logs"
+CONSTANT = (CEILING, LOGS)  # groups that do not learn: any of their sessions tell what all would
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Runs:
         return bool(self.configuration.get("judge", {}).get("kind") == "gguf")
 
     def has(self, measure: Measure) -> bool:
-        """A ceiling does not learn: any of its sessions tell what all would."""
-        return self.group == CEILING or self.sessions >= measure.sessions
+        """Is there enough of it to tell the measure?"""
+        return self.group in CONSTANT or self.sessions >= measure.sessions
 
     def values(self, measure: Measure) -> Floats:
         """[S] by seed."""

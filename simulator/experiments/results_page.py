@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from simulator.experiments.claims import goals
 from simulator.experiments.comparison import ONE_SIDED, WINDOW
 from simulator.experiments.goal_tables import goal_in_detail, goals_in_short
-from simulator.experiments.results import PROTOCOL, Results, code_of
+from simulator.experiments.results import CONSTANT, PROTOCOL, Results, code_of
 from simulator.experiments.tables import reward_table, summary_table, table, variety_table
 
 HEAD = """\
@@ -40,7 +40,8 @@ READING = f"""\
 - **CPU s** is the processor time of {PROTOCOL.sessions:,} sessions, the simulated users' own included, on machines that
   had other work as well: it tells orders of magnitude.
 - **Groups**: `ialp` uses a language model's judgements, `control` uses other judgements or spoils them, `learner` is
-  ours without any prior, `baseline` is other people's method, `ceiling` knows the truth.
+  ours without any prior, `baseline` is other people's method, `logs` are such that were given 2,000 sessions of a
+  popularity policy before the first user and learn no more, `ceiling` knows the truth.
 - **Intervals.** A seed brings the same users in the same order to every method. So two methods are compared by their
   differences seed by seed, with Student's 95% interval; a ratio is one of means, its interval by the delta method on
   the same pairs. "x ± y" is a mean over seeds with half its 95% interval. A mean over environments takes them as
@@ -102,7 +103,7 @@ def _warnings(results: Results) -> str:
         f"`{runs.method}` in {results.environment_title(environment)}"
         for environment, methods in results.cells.items()
         for runs in methods.values()
-        if len(runs.records) < PROTOCOL.seeds or (runs.sessions < PROTOCOL.sessions and runs.group != "ceiling")
+        if len(runs.records) < PROTOCOL.seeds or (runs.sessions < PROTOCOL.sessions and runs.group not in CONSTANT)
     }
     if short:
         warnings.append(

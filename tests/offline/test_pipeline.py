@@ -97,13 +97,9 @@ def test_held_out_preferences_of_policies_that_know_and_that_do_not() -> None:
     assert data.interactions is not None
     parity = np.zeros((N_ITEMS, 4), np.float32)
     parity[np.arange(N_ITEMS), np.arange(N_ITEMS) % 2] = 1
-    blind = ItemScorer(NetworkConfig(dim=4, text_dim=4), torch.from_numpy(parity))
+    blind, knowing = (ItemScorer(NetworkConfig(dim=4, text_dim=4, horizon=0.0), torch.from_numpy(parity)) for _ in "ab")
     with torch.no_grad():
-        blind.query.weight.zero_()
-    knowing = ItemScorer(NetworkConfig(dim=4, text_dim=4), torch.from_numpy(parity))
-    with torch.no_grad():
-        knowing.query.weight.zero_()
-        knowing.profile_gain[0] = 5.0  # show what is like what was liked
+        knowing.gain[0] = 5.0  # show what is like what was liked
     aucs = []
     for scorer in (blind, knowing):
         policy = ServingPolicy(scorer, scorer, scorer, ServingConfig())

@@ -12,6 +12,8 @@ from service.policy.types import Interaction, Response, States
 NEGATIVE, IGNORED, POSITIVE = Response.NEGATIVE, Response.IGNORED, Response.POSITIVE
 RESPONSES = (NEGATIVE, IGNORED, POSITIVE)
 CONFIG = NetworkConfig(dim=6, text_dim=5, max_history=5, temperature=0.8, horizon=1.5)
+# Wide enough for all weights of the posterior, and a little more.
+WIDE = NetworkConfig(dim=26, text_dim=25, max_history=6, temperature=0.8, horizon=1.5)
 
 
 def random_text(rng: np.random.Generator, n_items: int, text_dim: int = CONFIG.text_dim) -> Tensor:

@@ -1,0 +1,75 @@
+"""The declarative file: the one we ship holds together, and a mistake is named with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from baseline_examples import KINDS, make_catalogue, make_toy_world
+from experiment_examples import FAST_METHODS, experiments_file
+
+from simulator.errors import SimulatorError
+from simulator.experiments.agent import Setting
+from simulator.experiments.config import read_experiments
+
+SHIPPED = read_experiments()
+ONLINE = [name for name, m in SHIPPED.methods.items() if m.kind != "oracle" and m.prior is None and not m.logs]
+
+
+@pytest.mark.parametrize("method", ONLINE)
+@pytest.mark.parametrize("environment", SHIPPED.environments)
+def test_methods_take_the_options_they_are_given(method: str, environment: str) -> None:
+    spec = SHIPPED.methods[method]
+    catalogue = make_catalogue(make_toy_world())
+    options = SHIPPED.options(method, environment)
+    if "dim" in options:
+        options["dim"] = 3  # the toy's texts have no more
+    KINDS[spec.kind](Setting(catalogue, 0, options))
+
+
+def test_the_issue_of_controls_is_in_the_file() -> None:
+    priors = {m.prior for m in SHIPPED.methods.values()}
+    assert {"llm", "item", "shuffled", "text"} <= priors
+    assert SHIPPED.priors["shuffled"].shuffled and SHIPPED.priors["shuffled"].judge == SHIPPED.priors["llm"].judge
+    assert SHIPPED.priors["item"].personal_weight == 0
+    assert SHIPPED.protocol.seeds >= 10 and SHIPPED.protocol.sessions == 10_000
+
+
+MISTAKES = {
+    "[methods.x]\ntitle = 'X'\nkind = 'nonsense'\ngroup = 'baseline'": "methods.x.kind: expected one of",
+    "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\nprior = 'none'": "methods.x.prior: there is no",
+    "[methods.x]\ntitle = 'X'\nkind = 'random'": "methods.x: missing",
+    "[methods.x]\ntitel = 'X'\nkind = 'random'\ngroup = 'baseline'": "methods.x: unknown titel",
+    "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\ntuned.mars = {}": "there is no environments.mars",
+    "[priors.y]\ntitle = 'Y'\njudge = 'nobody'": "priors.y.judge: there is no judges.nobody",
+    "[environments.z]\ntitle = 'Z'\nsource = 'mars'": "environments.z.source: expected one of",
+    "[method.x]\ntitle = 'X'": "unknown section method",
+    "[methods": "experiments.toml",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place(mistake: str, tmp_path: Path) -> None:
+    path = experiments_file(tmp_path / "experiments.toml", f"{FAST_METHODS}\n{mistake}")
+    with pytest.raises(SimulatorError) as caught:
+        read_experiments(path)
+    assert MISTAKES[mistake] in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SimulatorError, match=r"no\.toml"):
+        read_experiments(tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lerner": "a2c"}, "'lerner' is unknown"),
+        ({"learner": "sarsa"}, "one of 'boltzmann', 'a2c'"),
+        ({"horizon": "long"}, "horizon"),
+        ({"hyper_parameters": {"batch_size": "many"}}, "hyper_parameters"),
+    ],
+)
+def test_a_wrong_option_of_a_learner_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SimulatorError, match=message):
+        KINDS["learned"](Setting(make_catalogue(make_toy_world()), 0, options))
