@@ -96,13 +96,14 @@ def _turn(
         responses = rng.random(len(slate.items)) < expected[row, slate.items]
         session.shown += slate.items.tolist()
         session.history += [(item, 1.0) for item in slate.items[responses].tolist()]
-        session.left = bool(last or rng.random() >= stays)
+        left = bool(rng.random() >= stays)
+        session.left = left or last  # who is cut off at the last turn does not leave because of the slate
         transition = Transition(
             history=before[row],
             actions=tuple(slate.items.tolist()),
             rewards=tuple(expected[row, slate.items].tolist()),  # expectations are less noisy than draws
             propensities=tuple(slate.propensities.tolist()),
-            discount=0.0 if session.left else 1.0,
+            discount=0.0 if left else 1.0,
             next_history=session.state(config.shown),
         )
         replay.add(transition)

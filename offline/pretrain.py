@@ -261,7 +261,7 @@ class Pretraining:
     # -- interaction -----------------------------------------------------------------------------------------------
 
     def _interact(self, number: int) -> tuple[float, list[tuple[tuple[int, float], ...]]]:
-        """One round with imagined users; returns the mean reward of a session and the states visited."""
+        """One round with imagined users; returns the mean reward of a session after it and the states visited."""
         config = self.config
         imagined = interact(self.actor, self.reward, config.imagination, self._rng)
         learner = Boltzmann(self.actor, BoltzmannConfig())
@@ -271,8 +271,9 @@ class Pretraining:
             optimizer.zero_grad(set_to_none=True)
             leave_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        again = interact(self.actor, self.reward, config.imagination, self._rng)
         self._progress(f"interacting, round {number + 1}", (number + 1) / config.rounds)
-        return imagined.reward, imagined.visited
+        return again.reward, [*imagined.visited, *again.visited]
 
     def _questions(self, visited: Sequence[tuple[tuple[int, float], ...]]) -> list[Question]:
         """Questions about some of the states visited; half of the candidates are what the policy itself would show."""

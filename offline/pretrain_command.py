@@ -41,7 +41,7 @@ def command(
         float, typer.Option(min=0, help="Time for asking the model of RUN/distil about states that the policy visits.")
     ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps of distillation.")] = _DEFAULT.distil_steps,
-    rounds: Annotated[int, typer.Option(min=0, help="Interaction rounds.")] = _DEFAULT.rounds,
+    rounds: Annotated[int, typer.Option(min=1, help="Interaction rounds.")] = _DEFAULT.rounds,
     target_entropy: Annotated[
         float, typer.Option(min=0.05, max=0.99, help="Exploration: entropy as a share of log(items).")
     ] = _DEFAULT.target_entropy,

@@ -7,9 +7,11 @@ importance ratios nor bootstrapped targets:
     L = BCE(f(s, a_k), reward_k) + leave_weight BCE(l(s, a_k), ended)          mean over filled slots
 
 The actor needs no gradient of its own: the policy that maximises E[Q] + temperature * entropy is
-softmax(Q / temperature) (Haarnoja et al. 2017, eq. 6), which `ItemScorer.forward` computes in log odds. Exploration is
-its entropy, and every propensity is exact. The price: values are one stay ahead (`horizon`), not discounted sums over
-whole sessions.
+softmax(Q / temperature) (Haarnoja et al. 2017, eq. 6), which `ItemScorer.forward` computes in log odds, with a share of
+optimism where the posterior leaves much open. Every propensity is exact. The price: values are one stay ahead
+(`horizon`), not discounted sums over whole sessions.
+
+Few weights that speak for all, and each item's bias, are learned exactly (`Posterior`); the many others by gradient.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Boltzmann:
     def __init__(self, actor: ItemScorer, config: BoltzmannConfig, prior: ItemScorer | None = None) -> None:
         """`prior`: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed."""
         self.actor, self.config, self.prior = actor, config, prior
-        self.posterior = Posterior(actor.n_items)
+        # A network comes without the weights' precision, so that of its biases would say too much.
+        actor.information.zero_()
+        self.posterior = Posterior(actor)
         self._due = 0.0
         self._make_optimizer()
 

@@ -6,13 +6,15 @@
     f(s, a)   = level(s) + bias(a) + v(a).h(s) + repeat.c(s, a) + prior_gain f_prior(s, a)    logit of a response
     l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j))                             logit of the session's end
     Q(s, a)   = sigmoid(f - horizon sigmoid(l))                                     the critic
-    logits    = (f - horizon sigmoid(l) + optimism(a)) / temperature            the actor
+    pi(u)     = softmax((f - horizon sigmoid(l) + u d(a)) / temperature)
+    pi        = (1 - curiosity) pi(0) + curiosity pi(optimism)                      the actor
 
 Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
 linear view of the session, as a factor model would take it. No recurrent encoder: on the simulated worlds one learned
 less per impression and cost several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further
-items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. `optimism` is
-in proportion to the deviation of the item's own bias, so that what was hardly shown is tried.
+items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a)
+is the standard deviation of the item's own bias: a share of what is shown goes to the upper confidence bound, where
+items that were hardly shown come first, and the rest to what is best as far as is known.
 
 Items come in through their text, so a new item has a score at once; `id` and `bias` start at zero and learn what the
 text cannot tell. There is no user id: a user is what happened in the session (ours; the paper leaves the encoder open).
@@ -20,6 +22,7 @@ text cannot tell. There is no user id: a user is what happened in the session (o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,7 +49,8 @@ class NetworkConfig:
     text_dim: int = 64  # after TextProjection
     max_history: int = 30
     temperature: float = 0.1  # of the policy, in units of log odds
-    optimism: float = 0.7  # in standard deviations of an item's own bias
+    curiosity: float = 0.2  # share of the optimistic policy
+    optimism: float = 1.5  # in standard deviations of an item's own bias
     horizon: float = 25.0  # what a stay is worth, in items shown
 
 
@@ -199,9 +203,13 @@ class ItemScorer(nn.Module):
         return self.advantage(close, response if prior is None else response + self.prior_gain * prior)
 
     def logits(self, advantage: Tensor) -> Tensor:
-        """The actor's logits [B, A] for the advantage that is given."""
-        deviation = (BIAS_PRECISION + self.information).rsqrt()
-        return (advantage + self.config.optimism * deviation) / self.config.temperature
+        """The actor's logits [B, A] for the advantage that is given: log pi over all items, up to a constant."""
+        config = self.config
+        if config.curiosity == 0 or not self.information.any():  # every item is as good a guess
+            return advantage / config.temperature
+        bound = advantage + config.optimism * (BIAS_PRECISION + self.information).rsqrt()
+        known, curious = (torch.log_softmax(score / config.temperature, dim=-1) for score in (advantage, bound))
+        return torch.logaddexp(known + math.log1p(-config.curiosity), curious + math.log(config.curiosity))
 
     def forward(self, states: States) -> Tensor:
         """The actor's logits [B, A], without a prior."""

@@ -19,28 +19,28 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from service.policy.networks import BIAS_PRECISION, N_LEADING, N_PROFILES, ItemScorer
+from service.policy.networks import BIAS_PRECISION, ItemScorer
 
-# Prior precision of each shared weight: text, product with the liked profile, gains, repeat, level, the prior's gain.
-_PRECISIONS = (
-    *(N_LEADING * (1.0,)),
-    *(N_LEADING * (0.25,)),
-    *(N_PROFILES * (0.25,)),
-    *(0.25, 0.25),
-    *(0.05, 1.0, 1.0),
-    4.0,
-)
-N_SHARED = len(_PRECISIONS)
-_NEWTON_STEPS = 4
+# Prior precision of what each part of `ItemScorer.linear_weights` is: text, product with the liked profile, gains,
+# repeat, level of a stranger and with what was seen, the prior's gain.
+_PRECISIONS: tuple[float | tuple[float, ...], ...] = (1.0, 0.25, 0.25, 0.25, (0.05, 1.0, 1.0), 4.0)
+_NEWTON_STEPS = 20
 _LARGEST_STEP = 1.0  # of any weight in one Newton step, in log odds: far from the mode the curvature says little
+_CLOSE = 1e-4  # a step below this is the last
 
 
 class Posterior:
     """Gaussian over (w, b): its mode is in the network's parameters, its precision here and in `information`."""
 
-    def __init__(self, n_items: int) -> None:
-        self.shared = torch.diag(torch.tensor(_PRECISIONS, dtype=torch.float64))  # S [P, P]
-        self.by_item = torch.zeros(n_items, N_SHARED, dtype=torch.float64)  # B [A, P]
+    def __init__(self, network: ItemScorer) -> None:
+        """What is known before the first impression, beside the `information` of the network."""
+        weights = network.linear_weights()
+        parts = [
+            torch.tensor(precision, dtype=torch.float64).expand(len(part))
+            for precision, part in zip(_PRECISIONS, weights, strict=True)
+        ]
+        self.shared = torch.diag(torch.cat(parts))  # S [P, P]
+        self.by_item = torch.zeros(network.n_items, len(self.shared), dtype=torch.float64)  # B [A, P]
 
     @torch.no_grad()
     def update(self, network: ItemScorer, features: Tensor, items: Tensor, response: Tensor, wanted: Tensor) -> float:
@@ -51,24 +51,24 @@ class Posterior:
         """
         x, f0, wanted = features.double(), response.double(), wanted.double()
         diagonal = BIAS_PRECISION + network.information.double()
-        w, b = torch.zeros(N_SHARED, dtype=torch.float64), torch.zeros(len(diagonal), dtype=torch.float64)
-        for step in range(_NEWTON_STEPS + 1):
+        w, b = x.new_zeros(len(self.shared)), x.new_zeros(len(diagonal))
+        for _ in range(_NEWTON_STEPS):
             probability = torch.sigmoid(f0 + x @ w + b[items])
-            curvature = probability * (1 - probability)
-            weighted = x * curvature.unsqueeze(1)
-            shared = self.shared + x.T @ weighted
-            by_item = self.by_item.index_add(0, items, weighted)
-            precision = diagonal.index_add(0, items, curvature)
-            if step == _NEWTON_STEPS:
-                break
+            shared, by_item, precision = self._curvature(x, items, probability, diagonal)
             error = probability - wanted
             slope_w = self.shared @ w + self.by_item.T @ b + x.T @ error
             slope_b = (self.by_item @ w + diagonal * b).index_add(0, items, error)
             scaled = by_item / precision.unsqueeze(1)
             step_w = torch.linalg.solve(shared - by_item.T @ scaled, slope_w - scaled.T @ slope_b)
             step_b = slope_b / precision - scaled @ step_w
-            w -= step_w.clamp(-_LARGEST_STEP, _LARGEST_STEP)
-            b -= step_b.clamp(-_LARGEST_STEP, _LARGEST_STEP)
+            largest = max(step_w.abs().max().item(), step_b.abs().max().item())
+            share = min(1.0, _LARGEST_STEP / max(largest, _LARGEST_STEP))
+            w -= share * step_w
+            b -= share * step_b
+            if largest < _CLOSE:
+                break
+        probability = torch.sigmoid(f0 + x @ w + b[items])
+        shared, by_item, precision = self._curvature(x, items, probability, diagonal)
         self.shared, self.by_item = shared, by_item
         network.information.copy_(precision - BIAS_PRECISION)
         network.id_bias.add_(b.to(network.id_bias.dtype))
@@ -78,10 +78,22 @@ class Posterior:
             part.add_(w[start:end].to(part.dtype))
         return torch.nn.functional.binary_cross_entropy_with_logits(f0, wanted).item()
 
+    def _curvature(
+        self, x: Tensor, items: Tensor, probability: Tensor, diagonal: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """S, B and the diagonal of D with what the impressions add."""
+        weight = probability * (1 - probability)
+        weighted = x * weight.unsqueeze(1)
+        return (
+            self.shared + x.T @ weighted,
+            self.by_item.index_add(0, items, weighted),
+            diagonal.index_add(0, items, weight),
+        )
+
     def grow(self, n_items: int) -> None:
         """Nothing is known of the items that were appended."""
         missing = n_items - len(self.by_item)
-        self.by_item = torch.cat([self.by_item, self.by_item.new_zeros(missing, N_SHARED)])
+        self.by_item = torch.cat([self.by_item, self.by_item.new_zeros(missing, len(self.shared))])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The precision, without the part that the network keeps."""

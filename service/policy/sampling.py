@@ -51,8 +51,8 @@ def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
     """
     assert probs.ndim == 2 and 0 < k <= probs.shape[1]
     times = rng.standard_exponential(probs.shape)
-    with np.errstate(over="ignore"):  # of a rate that is all but zero: it never comes
-        times = np.divide(times, probs, out=np.full_like(times, np.inf), where=probs > 0)
+    # Rates in another unit of time, so that the smallest ones do not overflow.
+    times = np.divide(times, probs * 2.0**600, out=np.full_like(times, np.inf), where=probs > 0)
     first = np.argpartition(times, k - 1, axis=1)[:, :k]
     order = np.argsort(np.take_along_axis(times, first, axis=1), axis=1)
     items = np.take_along_axis(first, order, axis=1)

@@ -97,7 +97,8 @@ def test_held_out_preferences_of_policies_that_know_and_that_do_not() -> None:
     assert data.interactions is not None
     parity = np.zeros((N_ITEMS, 4), np.float32)
     parity[np.arange(N_ITEMS), np.arange(N_ITEMS) % 2] = 1
-    blind, knowing = (ItemScorer(NetworkConfig(dim=4, text_dim=4, horizon=0.0), torch.from_numpy(parity)) for _ in "ab")
+    patient = NetworkConfig(dim=4, text_dim=4, horizon=0.0)  # tastes are measured, not boredom
+    blind, knowing = (ItemScorer(patient, torch.from_numpy(parity)) for _ in range(2))
     with torch.no_grad():
         knowing.gain[0] = 5.0  # show what is like what was liked
     aucs = []

@@ -41,7 +41,7 @@ def hidden_by_loop(scorer: ItemScorer, history: History) -> Array:
 
 
 def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Array]:
-    """Nearest and mean cosine, [A] each, to the last four liked items and to all that were shown in vain or disliked."""
+    """Nearest and mean cosine, [A] each, to the last four liked items and all that were shown in vain or disliked."""
     vectors = vectors_by_loop(scorer)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     latest = [i.item for i in history if i.response == POSITIVE][-4:]

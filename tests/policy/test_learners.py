@@ -176,9 +176,9 @@ def test_boltzmann_finds_out_how_far_its_prior_can_be_trusted(right: bool) -> No
     prior = fresh_scorer(71, TEXT[:ITEMS], NETWORK)
     shift = torch.roll(torch.eye(ITEMS), 1 if right else 3, dims=1)
     with torch.no_grad():
-        # f(i -> j) = RARE + t_i M t_j / (1 + 2), and M maps the text of i to that of the item the prior wants, times 12.
-        wanted = 12 * TEXT[:ITEMS].T @ shift @ TEXT[:ITEMS]
-        prior.mixing[0] = wanted  # vectors are the texts
+        # Vectors are the texts, so f(i -> j) = RARE + t_i M t_j / (1 + 2).
+        # M maps the text of i to that of the item the prior wants, times 12.
+        prior.mixing[0] = 12 * TEXT[:ITEMS].T @ shift @ TEXT[:ITEMS]
         f = responses(prior, pack_states([liked(i) for i in range(ITEMS)], NETWORK.max_history))
     torch.testing.assert_close(f, RARE + 4 * shift, atol=1e-4, rtol=0)
     before = as_checkpoint(prior.state_dict())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,10 +72,10 @@ def unpacked(batch: Batch) -> list[Transition]:
     return read
 
 
-def kept(transition: Transition) -> Transition:
-    """The part of a transition that the replay promises to keep."""
-    cut = {name: getattr(transition, name)[:SLOTS] for name in ("actions", "rewards", "propensities")}
-    histories = {name: getattr(transition, name)[-HISTORY:] for name in ("history", "next_history")}
+def kept(transition: Transition, history: int = HISTORY, slots: int = SLOTS) -> Transition:
+    """The part of a transition that a replay of these sizes promises to keep."""
+    cut = {name: getattr(transition, name)[:slots] for name in ("actions", "rewards", "propensities")}
+    histories = {name: getattr(transition, name)[-history:] for name in ("history", "next_history")}
     return dataclasses.replace(transition, **cut, **histories)
 
 
@@ -144,3 +145,39 @@ def test_samples_are_uniform_over_what_is_held() -> None:
 def test_a_replay_that_is_not_full_draws_only_what_it_holds() -> None:
     drawn = filled(2).sample(200, torch.Generator().manual_seed(4)).actions[:, 0]
     assert set(drawn.tolist()) == {0, 1}
+
+
+def packed(transitions: list[Transition], history: int, slots: int) -> Batch:
+    """As a batch with rooms of these sizes."""
+    replay = Replay(max(1, len(transitions)), history, slots)
+    for transition in transitions:
+        replay.add(transition)
+    return replay.latest(len(transitions))
+
+
+@given(
+    st.lists(transitions(), max_size=9),
+    st.lists(transitions(), max_size=5),
+    st.integers(1, HISTORY),
+    st.integers(1, SLOTS),
+)
+def test_many_at_once_are_as_one_after_the_other(
+    before: list[Transition], added: list[Transition], history: int, slots: int
+) -> None:
+    capacity = 5  # so what came before ends anywhere in the ring, which `added` may pass
+    at_once, one_by_one = Replay(capacity, HISTORY, SLOTS), Replay(capacity, HISTORY, SLOTS)
+    for transition in before:
+        at_once.add(transition)
+        one_by_one.add(transition)
+    at_once.extend(packed(added, history, slots))
+    for transition in added:
+        one_by_one.add(kept(transition, history, slots))
+    assert at_once.added == one_by_one.added == len(before) + len(added)
+    states = at_once.state_dict(), one_by_one.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    assert unpacked(at_once.latest(len(added))) == [kept(t, history, slots) for t in added]
+
+
+def test_more_than_the_ring_holds_is_refused() -> None:
+    with pytest.raises(AssertionError):
+        Replay(2, HISTORY, SLOTS).extend(packed([numbered(i) for i in range(3)], HISTORY, SLOTS))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.stats import chi2
 
 from service.policy.losses import slate_log_probs
-from service.policy.sampling import sample_slate, slate_propensities
+from service.policy.sampling import sample_slate, sample_slates, slate_propensities
 
 Probs = npt.NDArray[np.float64]
 
@@ -111,3 +114,102 @@ def test_nothing_possible_gives_an_empty_slate() -> None:
     for probs, k in ((np.zeros(3), 2), (np.ones(3), 0), (np.empty(0), 1)):
         slate = sample_slate(probs, k, np.random.default_rng(6))
         assert len(slate.items) == len(slate.propensities) == 0
+
+
+def matrices(*elements: st.SearchStrategy[float]) -> st.SearchStrategy[Probs]:
+    """Masses [B, A], up to 6 x 6."""
+    return arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.one_of(*elements))
+
+
+@given(matrices(st.just(0.0), st.floats(1e-300, 1.0), st.floats(0.5, 1.0)), st.data(), st.integers(0, 2**32))
+def test_slates_at_once_are_distinct_possible_items_with_exact_propensities(
+    probs: Probs, data: st.DataObject, seed: int
+) -> None:
+    k = data.draw(st.integers(1, probs.shape[1]))
+    slates = sample_slates(probs, k, np.random.default_rng(seed))
+    assert slates.items.shape == slates.propensities.shape == (len(probs), k)
+    assert (slates.items.dtype, slates.propensities.dtype) == (np.int64, np.float64)
+    for mass, items, propensities in zip(probs, slates.items, slates.propensities, strict=True):
+        n = min(k, int((mass > 0).sum()))
+        shown = items[:n]
+        assert len(set(shown.tolist())) == n
+        assert (mass[shown] > 0).all()
+        np.testing.assert_allclose(propensities[:n], slate_propensities(mass, shown), rtol=1e-12)
+        # Too few items are possible: the rest of the row is empty.
+        assert (items[n:] == -1).all() and (propensities[n:] == 1).all()
+
+
+@given(matrices(st.just(0.0), st.floats(5e-324, 1e-307), st.floats(0.5, 1.0)), st.data(), st.integers(0, 2**32))
+def test_masses_next_to_nothing_do_no_harm(probs: Probs, data: st.DataObject, seed: int) -> None:
+    k = data.draw(st.integers(1, probs.shape[1]))
+    slates = sample_slates(probs, k, np.random.default_rng(seed))
+    for mass, items, propensities in zip(probs, slates.items, slates.propensities, strict=True):
+        shown = items[items >= 0]
+        assert len(set(shown.tolist())) == len(shown) >= min(k, int((mass >= 0.5).sum()))
+        assert (mass[shown] > 0).all()
+        np.testing.assert_allclose(propensities[items >= 0], slate_propensities(mass, shown), rtol=1e-12)
+        assert (propensities[items < 0] == 1).all()
+
+
+def test_nothing_possible_gives_rows_of_empty_slots() -> None:
+    slates = sample_slates(np.array([[0.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), 2, np.random.default_rng(7))
+    assert slates.items.tolist() == [[-1, -1], [1, -1]]
+    assert slates.propensities.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def at_once(probs: Probs, n: int) -> npt.NDArray[np.int64]:
+    return sample_slates(np.tile(probs, (n, 1)), 2, np.random.default_rng(8)).items
+
+
+def one_by_one(probs: Probs, n: int) -> npt.NDArray[np.int64]:
+    rng = np.random.default_rng(9)
+    return np.stack([sample_slate(probs, 2, rng).items for _ in range(n)])
+
+
+def by_mass_alone(probs: Probs, n: int) -> npt.NDArray[np.int64]:
+    """Wrong: each slot from the masses, whatever is above."""
+    return np.random.default_rng(10).choice(len(probs), size=(n, 2), p=probs / probs.sum())
+
+
+@pytest.mark.parametrize(("draw", "right"), [(at_once, True), (one_by_one, True), (by_mass_alone, False)])
+def test_slates_come_as_often_as_plackett_luce_says(
+    draw: Callable[[Probs, int], npt.NDArray[np.int64]], right: bool
+) -> None:
+    probs, n = np.array([0.5, 0.0, 1.0, 0.1, 0.4]), 20_000
+    items = draw(probs, n)
+    slates = list(itertools.permutations(np.flatnonzero(probs).tolist(), 2))
+    expected = np.array([n * slate_probability(probs, slate) for slate in slates])
+    counts = np.array([(items == slate).all(axis=1).sum() for slate in slates])
+    assert expected.min() > 20 and expected.sum() == pytest.approx(n)
+    p = chi2.sf(((counts - expected) ** 2 / expected).sum(), len(slates) - 1)
+    assert (p > 1e-4) == right
+
+
+def test_every_row_follows_its_own_masses() -> None:
+    n = 20_000
+    probs = np.tile([[0.9, 0.1], [0.2, 0.8]], (n, 1))
+    first = sample_slates(probs, 1, np.random.default_rng(11)).items[:, 0].reshape(n, 2)
+    for share, mass in zip(first.mean(axis=0), (0.1, 0.8), strict=True):
+        assert abs(share - mass) < 4 * math.sqrt(mass * (1 - mass) / n)
+
+
+def test_masses_are_left_as_they_are() -> None:
+    probs = np.random.default_rng(12).dirichlet(np.ones(6), size=3)
+    before = probs.copy()
+    first, again, other = (sample_slates(probs, 4, np.random.default_rng(seed)) for seed in (13, 13, 14))
+    np.testing.assert_array_equal(probs, before)
+    np.testing.assert_array_equal(first.items, again.items)
+    assert (first.items != other.items).any()
+
+
+@pytest.mark.parametrize("rest", [1e-15, 1e-30, 1e-300])
+def test_extreme_concentration_keeps_all_propensities_exact_at_once(rest: float) -> None:
+    probs = np.tile([rest * 0.5, 1.0 - rest, rest * 0.3, rest * 0.2], (5, 1))
+    slates = sample_slates(probs, 4, np.random.default_rng(15))
+    for items, propensities in zip(slates.items, slates.propensities, strict=True):
+        assert items[0] == 1
+        left = np.array([0.5, 1.0, 0.3, 0.2])
+        for item, propensity in zip(items[1:], propensities[1:], strict=True):
+            left[items[0]] = 0.0
+            assert propensity == pytest.approx(left[item] / math.fsum(left), rel=1e-12)
+            left[item] = 0.0

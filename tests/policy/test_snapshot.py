@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_examples import CONFIG, fresh_scorer, random_history, random_scorer, random_text
+from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.adaptive import Arm, Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.networks import ItemScorer
 from service.policy.snapshot import (
     CatalogueItem,
     Snapshot,
@@ -25,6 +26,7 @@ from service.policy.snapshot import (
     save_snapshot,
 )
 from service.policy.text import TEXT_DIM, TextProjection
+from service.policy.types import pack_states
 
 ITEMS = 6
 SERVING = ServingConfig(Variant.AP, Mixture.ADAPTIVE, fixed_weight=0.25, temperature=0.7)
@@ -32,27 +34,35 @@ FILES = ["policy.safetensors", "item_ids.json", "manifest.json"]
 CATALOGUE_FILES = ["items.jsonl", "embeddings.safetensors"]
 
 
-def example() -> Snapshot:
-    rng = np.random.default_rng(70)
-    text = random_text(rng, ITEMS)
-    projection = TextProjection.fit(
-        torch.from_numpy(rng.normal(size=(9, TEXT_DIM)).astype(np.float32)), CONFIG.text_dim
-    )
+def snapshot_of(pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer) -> Snapshot:
+    embeddings = np.random.default_rng(70).normal(size=(9, TEXT_DIM)).astype(np.float32)
     return Snapshot.of(
         version=3,
         parent=2,
         created_at=1.75e9,
         item_ids=tuple(f"item-{i}-é" for i in range(ITEMS)),
         text_encoder="hashing",
-        projection=projection,
+        projection=TextProjection.fit(torch.from_numpy(embeddings), CONFIG.text_dim),
         serving=SERVING,
-        pretrained=random_scorer(rng, text),
-        learned=random_scorer(rng, text),
-        critic=random_scorer(rng, text),
+        pretrained=pretrained,
+        learned=learned,
+        critic=critic,
         learner={"name": "boltzmann", "learning_rate": 0.1},
         lineage={"run": "a", "position": "1-0"},
         metrics={"entropy": 1.5},
     )
+
+
+def networks() -> tuple[ItemScorer, ItemScorer, ItemScorer]:
+    """Pre-trained, learned, critic; the same at every call."""
+    rng = np.random.default_rng(70)
+    text = random_text(rng, ITEMS)
+    one, two, three = (random_scorer(rng, text) for _ in range(3))
+    return one, two, three
+
+
+def example() -> Snapshot:
+    return snapshot_of(*networks())
 
 
 def catalogue(ids: tuple[str, ...]) -> SnapshotCatalogue:
@@ -120,29 +130,30 @@ def test_a_loaded_snapshot_serves_items_that_came_later(saved: Path) -> None:
 
 
 def test_a_snapshot_is_a_copy() -> None:
-    text = random_text(np.random.default_rng(74), ITEMS)
-    nets = [fresh_scorer(seed, text) for seed in range(3)]
-    written = example()
-    snapshot = Snapshot.of(
-        version=1,
-        parent=None,
-        created_at=0.0,
-        item_ids=written.item_ids,
-        text_encoder="hashing",
-        projection=written.projection,
-        serving=SERVING,
-        pretrained=nets[0],
-        learned=nets[1],
-        critic=nets[2],
-        learner={},
-        lineage={},
-        metrics={},
-    )
+    nets = networks()
+    snapshot = snapshot_of(*nets)
     before = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
     with torch.no_grad():
         for tensor in nets[1].state_dict().values():
             tensor.add_(1.0)
     assert all(torch.equal(snapshot.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_a_critic_that_is_the_learned_network_is_stored_once(tmp_path: Path) -> None:
+    pretrained, learned, critic = networks()
+    save_snapshot(snapshot_of(pretrained, learned, learned), tmp_path / "one")
+    save_snapshot(snapshot_of(pretrained, learned, critic), tmp_path / "two")
+    one, two = load_snapshot(tmp_path / "one"), load_snapshot(tmp_path / "two")
+    assert (one.has_critic, two.has_critic) == (False, True)
+    assert {name for name in two.tensors if name not in one.tensors} == {f"critic.{n}" for n in critic.state_dict()}
+    text, states = learned.text, pack_states([liked(3, 1)], CONFIG.max_history)
+    available = np.ones((1, ITEMS), dtype=bool)
+    for snapshot, judge in ((one, learned), (two, critic)):
+        served = snapshot.serving_policy(text).distributions(states, available)
+        oracle = ServingPolicy(pretrained, learned, judge, SERVING).distributions(states, available)
+        np.testing.assert_array_equal(served.probs, oracle.probs)
+        assert served.weight == oracle.weight
+    assert one.serving_policy(text).distributions(states, available).weight != served.weight
 
 
 def test_the_projection_comes_back(saved: Path) -> None:

@@ -16,8 +16,12 @@ from service.catalogue import pack_embedding
 from service.checkpoint import CheckpointStore
 from service.events import Event, Feedback, Impression, ItemChanged, UserErased
 from service.learning import Learning, Meta
+from service.policy.adaptive import Variant
+from service.policy.boltzmann import Boltzmann
+from service.policy.networks import ItemScorer
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.text import HashingEncoder
+from service.policy.types import Interaction, Response
 from service.settings import Settings
 
 N_IMPRESSIONS = 220
@@ -118,6 +122,43 @@ def test_the_next_snapshot_can_be_started_from(deployment: Settings) -> None:
         torch.equal(a, b)
         for a, b in zip(again.learner.actor.parameters(), learning.learner.actor.parameters(), strict=True)
     )
+
+
+def same_weights(one: ItemScorer, other: ItemScorer) -> bool:
+    state, wanted = one.state_dict(), other.state_dict()
+    return state.keys() == wanted.keys() and all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+def test_straight_from_pretraining_ap_starts_beside_the_pretrained_policy(settings: Settings) -> None:
+    learning = start(learning_settings(settings, variant=Variant.AP))
+    learner = learning.learner
+    assert isinstance(learner, Boltzmann)
+    assert learner.prior is learning.pretrained
+    assert learner.critic is learner.actor
+    assert same_weights(learner.actor, learning.pretrained.residual())
+    assert not same_weights(learner.actor, learning.pretrained)
+    everything = np.ones(N_ITEMS, dtype=bool)
+    for history in ((), (Interaction(4, Response.POSITIVE), Interaction(9, Response.IGNORED))):
+        served = learning.serving_policy().distribution(history, everything)
+        np.testing.assert_allclose(served.learned, served.pretrained, atol=1e-6)
+        assert served.pretrained.std() > 1e-3  # or every start would do
+
+
+@pytest.mark.parametrize(("learner", "variant"), [("boltzmann", Variant.FT), ("a2c", Variant.AP), ("a2c", Variant.FT)])
+def test_other_learners_start_as_the_snapshot_says(settings: Settings, learner: str, variant: Variant) -> None:
+    learning = start(learning_settings(settings, learner=learner, variant=variant))
+    assert same_weights(learning.learner.actor, learning.snapshot.network("learned", learning.pretrained.text))
+
+
+def test_a_later_version_goes_on_from_what_was_learned(settings: Settings) -> None:
+    settings = learning_settings(settings, variant=Variant.AP, reward_window_s=0.3)
+    learning = start(settings)
+    take(learning, log_with_everything())
+    later = Learning(learning.next_snapshot({}), torch.from_numpy(learning.embeddings.astype(np.float32)), settings)
+    assert same_weights(later.learner.actor, learning.learner.actor)
+    assert later.learner.actor.information.any()
+    assert not same_weights(later.learner.actor, later.pretrained.residual())
+    assert isinstance(later.learner, Boltzmann) and later.learner.prior is later.pretrained
 
 
 def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> None:

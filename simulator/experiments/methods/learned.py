@@ -41,6 +41,7 @@ class LearnedConfig:
     fixed_weight: float = ServingConfig.fixed_weight
     temperature: float | None = None
     horizon: float | None = None
+    curiosity: float | None = None
     optimism: float | None = None
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
 
@@ -85,7 +86,7 @@ class LearnedAgent:
             sizes = NetworkConfig()
             embeddings = torch.from_numpy(setting.catalogue.embeddings)
             network = ItemScorer(sizes, TextProjection.fit(embeddings, sizes.text_dim)(embeddings))
-        chosen = {name: getattr(config, name) for name in ("temperature", "horizon", "optimism")}
+        chosen = {name: getattr(config, name) for name in ("temperature", "horizon", "curiosity", "optimism")}
         network.config = replace(network.config, **{name: v for name, v in chosen.items() if v is not None})
         return network
 
