@@ -76,9 +76,14 @@ def advantage_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | 
 
 
 def logits_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
-    """The actor's logits [A]: what is hardly known is tried."""
-    optimism = [scorer.config.optimism / math.sqrt(2 + known) for known in weights(scorer)["information"]]
-    return (advantage_by_loop(scorer, history, prior) + np.array(optimism)) / scorer.config.temperature
+    """The actor's logits [A]: log of a mixture of what looks best and of what may be best."""
+    config, known = scorer.config, weights(scorer)["information"]
+    advantage = advantage_by_loop(scorer, history, prior)
+    if not known.any():
+        return advantage / config.temperature
+    bound = advantage + config.optimism / np.sqrt(2 + known)
+    best, maybe = (scipy.special.softmax(score / config.temperature) for score in (advantage, bound))
+    return np.asarray(np.log((1 - config.curiosity) * best + config.curiosity * maybe))
 
 
 def q_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:

@@ -124,13 +124,26 @@ def test_a_residual_network_on_its_prior_scores_as_the_prior_does(scorer: ItemSc
 def test_what_is_better_known_is_drawn_less_all_else_equal(rng: np.random.Generator) -> None:
     scorer = fresh_scorer(34, random_text(rng, ITEMS)).requires_grad_(False)
     scorer.information.copy_(torch.arange(ITEMS) ** 2)
-    stranger = pack_states([()], CONFIG.max_history)
-    probs = torch.softmax(scorer(stranger)[0], 0)
+    probs = torch.softmax(scorer(pack_states([()], CONFIG.max_history))[0], 0)
     assert (probs.diff() < 0).all()
-    # Twice the precision is a standard deviation smaller by sqrt(2).
+    assert probs.min() > (1 - CONFIG.curiosity) / ITEMS  # the rest of the traffic does not mind
+
+
+def test_the_bound_is_so_many_standard_deviations_above(rng: np.random.Generator) -> None:
+    scorer = fresh_scorer(34, random_text(rng, ITEMS), replace(CONFIG, curiosity=1 - 1e-6)).requires_grad_(False)
     scorer.information.copy_(torch.tensor([0.0, 2.0] + [1e9] * (ITEMS - 2)))
-    logits = scorer(stranger)[0]
-    assert logits[0] - logits[2] == pytest.approx(math.sqrt(2) * (logits[1] - logits[2]).item(), rel=1e-3)
+    logits = scorer(pack_states([()], CONFIG.max_history))[0]
+    for item, precision in ((0, 2.0), (1, 4.0)):
+        above = CONFIG.optimism / math.sqrt(precision) / CONFIG.temperature
+        assert logits[item] - logits[2] == pytest.approx(above, rel=1e-3)
+
+
+def test_before_anything_is_known_nobody_is_curious(rng: np.random.Generator) -> None:
+    scorer = random_scorer(rng, random_text(rng, ITEMS)).requires_grad_(False)
+    scorer.information.zero_()
+    states = pack_states(histories(rng), CONFIG.max_history)
+    oracle = scorer.scores(states, scorer.table()) / CONFIG.temperature
+    torch.testing.assert_close(scorer(states), oracle, atol=1e-5, rtol=0)
 
 
 def test_the_critic_knows_no_optimism(scorer: ItemScorer, rng: np.random.Generator) -> None:
@@ -139,11 +152,11 @@ def test_the_critic_knows_no_optimism(scorer: ItemScorer, rng: np.random.Generat
     scorer.information.mul_(10.0).add_(1.0)
     assert torch.equal(scorer.q_values(states), q)
     assert torch.equal(scorer.scores(states, scorer.table()), scores)
-    assert (scorer(states) < logits).all()
+    assert not torch.equal(scorer(states), logits)
 
 
-def test_without_optimism_what_is_known_does_not_matter(rng: np.random.Generator) -> None:
-    scorer = random_scorer(rng, random_text(rng, ITEMS), replace(CONFIG, optimism=0.0)).requires_grad_(False)
+def test_without_curiosity_what_is_known_does_not_matter(rng: np.random.Generator) -> None:
+    scorer = random_scorer(rng, random_text(rng, ITEMS), replace(CONFIG, curiosity=0.0)).requires_grad_(False)
     states = pack_states(histories(rng), CONFIG.max_history)
     oracle = scorer.scores(states, scorer.table()) / CONFIG.temperature
     torch.testing.assert_close(scorer(states), oracle, atol=1e-5, rtol=0)
@@ -214,7 +227,8 @@ def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(
     given = histories(rng)
     states = pack_states(given, CONFIG.max_history)
     assert grown.n_items == ITEMS + 3
-    torch.testing.assert_close(grown(states)[:, :ITEMS], scorer(states), atol=1e-5, rtol=0)
+    old, new = scorer.scores(states, scorer.table()), grown.scores(states, grown.table())
+    torch.testing.assert_close(new[:, :ITEMS], old, atol=1e-5, rtol=0)
     # The oracle of the grown network reads its id rows: that these are zero makes the score one of text alone.
     for row in (grown.id_vectors, grown.id_bias, grown.information):
         assert row[ITEMS:].abs().max() == 0
