@@ -1,7 +1,7 @@
 """A2C: on-policy advantage actor-critic with an entropy bonus (Mnih et al. 2016), the paper's kind of learner.
 
 Every transition is used once, when it closes; serving lags learning by a version or so, which the V-trace-style clipped
-ratio corrects (Espeholt et al. 2018). This is the faithful reference; `mac` is the learner that we would deploy.
+ratio corrects (Espeholt et al. 2018). This is the faithful reference; `boltzmann` is the learner that we deploy.
 """
 
 from __future__ import annotations

@@ -40,20 +40,10 @@ def td_target(rewards: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return rewards + (discount * next_value).unsqueeze(1)
 
 
-def expected_value(logits: Tensor, q: Tensor) -> Tensor:
-    """V(s) = sum_a pi(a|s) Q(s, a), [B, A], [B, A] -> [B] (expected SARSA, van Seijen et al. 2009)."""
-    return (functional.softmax(logits, dim=-1) * q).sum(-1)
-
-
 def slot_mean(values: Tensor, actions: Tensor) -> Tensor:
     """Mean of [B, K] values over the slots that hold an item; 0 if none does."""
     present = actions != EMPTY_SLOT
     return (values * present).sum() / present.sum().clamp_min(1)
-
-
-def gather_slots(values: Tensor, actions: Tensor) -> Tensor:
-    """values[b, actions[b, k]], [B, A], [B, K] -> [B, K]; empty slots read item 0 and must be masked."""
-    return values.gather(1, actions.clamp_min(0))
 
 
 def slate_log_probs(logits: Tensor, actions: Tensor) -> Tensor:
@@ -75,18 +65,6 @@ def slate_log_probs(logits: Tensor, actions: Tensor) -> Tensor:
 def clipped_importance_ratios(log_probs: Tensor, propensities: Tensor, clip: float) -> Tensor:
     """rho = min(clip, pi(a_k) / mu(a_k)), [B, K] -> [B, K] (V-trace's rho-bar, Espeholt et al. 2018, eq. 1)."""
     return (log_probs.detach().exp() / propensities).clamp_max(clip)
-
-
-def mean_actor_critic_loss(logits: Tensor, q: Tensor) -> Tensor:
-    """-E_s sum_a pi(a|s) (Q(s, a) - V(s)), [B, A], [B, A] -> scalar.
-
-    The all-action policy gradient (mean actor-critic, Allen et al. 2017; expected policy gradients, Ciosek and Whiteson
-    2018): every item of the catalogue contributes, not only the one that was shown. Q is taken as given.
-    """
-    q = q.detach()
-    pi = functional.softmax(logits, dim=-1)
-    advantage = q - (pi.detach() * q).sum(-1, keepdim=True)
-    return -(pi * advantage).sum(-1).mean()
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, ratios: Tensor, actions: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from simulator.experiments.results import ALL, ENVIRONMENTS, PROTOCOL, Results, 
 from simulator.statistics import Interval
 
 ADAPTIVE = ("ialp_ft", "ialp_ap", "ialp_ap_fixed")  # A-iALP in its variants
+DEEP = "sb3_"
 GAIN = 1.236  # published: +23.6% on average over the three environments
 RIVALS = {
     "others' methods": ("baseline",),
@@ -50,7 +51,25 @@ def gain_goal(results: Results) -> Goal:
             if method is not None and rival is not None:
                 shares |= {_gap_closed(results, environment, m, rival): None for m in (method, rival.method)}
         parts.append(_average(what, ratios, results))
-    return Goal("G1", _TEXT, (*parts, *shares))
+    return Goal("G1", _TEXT, (*parts, *shares, *_against_deep_learning(results)))
+
+
+def _against_deep_learning(results: Results) -> list[Finding]:
+    """The published comparison was with learners of this kind; no goal of ours."""
+    strongest = {e: results.strongest(e, ("baseline",), prefix=DEEP) for e in ENVIRONMENTS}
+    method, what = _better(results, strongest), "against deep reinforcement learning by others alone (no goal)"
+    findings, ratios = [], []
+    for environment, rival in strongest.items():
+        if method is None or rival is None:
+            continue
+        pair = results.pair(environment, method, rival.method, ALL)
+        if not pair.missing:
+            ratios.append(paired_ratio(pair.a, pair.b))
+            where = results.environment_title(environment)
+            findings.append(noted(where, f"{method} {what}, `{rival.method}`", ratios[-1], percent_more))
+    if len(ratios) == len(ENVIRONMENTS):
+        findings.append(noted("average", f"{method} {what}", average(ratios), percent_more))
+    return findings
 
 
 def _better(results: Results, strongest: Mapping[str, Runs | None]) -> str | None:

@@ -144,12 +144,17 @@ class Results:
             return Pair(empty, empty, missing=f"no `{measure.name}` in some runs of `{a}` or `{b}`")
         return Pair(left, right, seeds)
 
-    def strongest(self, environment: str, groups: Sequence[str], measure: Measure = ALL) -> Runs | None:
-        """The method without a language model that has the highest mean, of those with all the sessions."""
+    def strongest(
+        self, environment: str, groups: Sequence[str], measure: Measure = ALL, prefix: str = ""
+    ) -> Runs | None:
+        """The method without a language model that has the highest mean, of those with all the sessions.
+
+        `prefix`: only methods whose names start so.
+        """
         rivals = [
             runs
             for runs in self.cells.get(environment, {}).values()
-            if runs.group in groups and not runs.uses_llm and runs.has(measure)
+            if runs.group in groups and runs.method.startswith(prefix) and not runs.uses_llm and runs.has(measure)
         ]
         return max(rivals, key=lambda runs: (float(runs.values(measure).mean()), runs.method), default=None)
 
