@@ -67,8 +67,7 @@ def interact(actor: ItemScorer, reward: RewardModel, config: ImaginationConfig, 
     for turn in range(config.turns):
         here = [session for session in sessions if not session.left]
         for start in range(0, len(here), _BATCH):
-            last = turn + 1 == config.turns
-            _turn(here[start : start + _BATCH], actor, reward, config, rng, replay, last)
+            _turn(here[start : start + _BATCH], actor, reward, config, rng, replay, turn)
         visited += [tuple(session.history) for session in here if session.history]
     return Imagined(replay, float(np.mean([len(session.history) for session in sessions])), visited)
 
@@ -80,7 +79,7 @@ def _turn(
     config: ImaginationConfig,
     rng: np.random.Generator,
     replay: Replay,
-    last: bool,
+    turn: int,
 ) -> None:
     """Show one slate to each session and record what follows."""
     before = [session.state(config.shown) for session in sessions]
@@ -96,15 +95,15 @@ def _turn(
         responses = rng.random(len(slate.items)) < expected[row, slate.items]
         session.shown += slate.items.tolist()
         session.history += [(item, 1.0) for item in slate.items[responses].tolist()]
-        left = bool(rng.random() >= stays)
-        session.left = left or last  # who is cut off at the last turn does not leave because of the slate
+        session.left = bool(turn + 1 == config.turns or rng.random() >= stays)
         transition = Transition(
             history=before[row],
             actions=tuple(slate.items.tolist()),
             rewards=tuple(expected[row, slate.items].tolist()),  # expectations are less noisy than draws
             propensities=tuple(slate.propensities.tolist()),
-            discount=0.0 if left else 1.0,
+            discount=0.0 if session.left else 1.0,
             next_history=session.state(config.shown),
+            turn=turn,
         )
         replay.add(transition)
 

@@ -265,12 +265,14 @@ class Pretraining:
         config = self.config
         imagined = interact(self.actor, self.reward, config.imagination, self._rng)
         learner = Boltzmann(self.actor, BoltzmannConfig())
+        learner.count_ends(imagined.replay.latest(len(imagined.replay)))
         optimizer = torch.optim.Adam([self.actor.leave], lr=0.05)
         for _ in range(config.steps_a_round):
             _, leave_loss = learner.loss(imagined.replay.sample(learner.config.batch_size, self._generator))
             optimizer.zero_grad(set_to_none=True)
             leave_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        learner.renew_baseline()
         again = interact(self.actor, self.reward, config.imagination, self._rng)
         self._progress(f"interacting, round {number + 1}", (number + 1) / config.rounds)
         return again.reward, [*imagined.visited, *again.visited]

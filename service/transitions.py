@@ -30,6 +30,7 @@ class OpenImpression(msgspec.Struct):
     at_ms: int
     rewards: dict[str, float] = {}  # best reward by item
     next_history: tuple[tuple[str, float], ...] | None = None
+    turn: int = 0  # how many impressions of the session came before
 
     @property
     def slot_rewards(self) -> tuple[float, ...]:
@@ -51,9 +52,11 @@ class Joiner:
     def add_impression(self, impression: Impression, at_ms: int) -> None:
         """Open an impression; it is the next state of the user's previous one."""
         previous = self._open.get(self._latest.get(impression.user, ""))
+        turn = 0
         if previous is not None:
             previous.next_history = impression.history
-        self._open[impression.recommendation_id] = OpenImpression(impression, at_ms)
+            turn = previous.turn + 1
+        self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, turn=turn)
         self._latest[impression.user] = impression.recommendation_id
 
     def add_feedback(self, feedback: Feedback) -> Joined:
@@ -112,6 +115,7 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -
         propensities=tuple(impression.propensities[slot] for slot in kept),
         discount=0.0 if closed.next_history is None else gamma,
         next_history=_history(closed.next_history or (), index),
+        turn=closed.turn,
     )
 
 

@@ -74,7 +74,7 @@ class A2C:
             part = slice(start, start + self.config.batch_size)
             state, next_state = (type(s)(*(t[part] for t in s)) for s in (latest.state, latest.next_state))
             slots = (latest.actions[part], latest.rewards[part], latest.propensities[part], latest.discount[part])
-            metrics = self.step(Batch(state, *slots, next_state))
+            metrics = self.step(Batch(state, *slots, next_state, latest.turn[part]))
         return metrics
 
     def grow(self, text: Tensor) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.policy import losses
+from service.policy.hazard import N_TURNS, Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from service.policy.networks import Closeness, Encoded, ItemScorer, ItemTable
 from service.policy.posterior import Posterior
@@ -65,7 +66,7 @@ class Boltzmann:
         self.actor, self.config, self.prior = actor, config, prior
         # A network comes without the weights' precision, so that of its biases would say too much.
         actor.information.zero_()
-        self.posterior = Posterior(actor)
+        self.posterior, self.hazard = Posterior(actor), Hazard()
         self._due = 0.0
         self._make_optimizer()
 
@@ -114,7 +115,9 @@ class Boltzmann:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both parts of the loss, in nats per filled slot."""
         seen = self._seen(batch)
-        leaving = self.actor.leaving(seen.close)
+        turn = batch.turn.clamp_max(N_TURNS - 1)
+        by_itself, usual = (part[turn].float().unsqueeze(1) for part in self.hazard.by_turn())
+        leaving = by_itself + self.actor.leave[1] * (seen.close.nearest - usual)
         ended = (batch.discount == 0).to(leaving.dtype).unsqueeze(1).expand_as(leaving)
         # Nothing bores at the start of a session.
         continued = batch.actions.masked_fill(~seen.encoded.is_latest.any(1, keepdim=True), EMPTY_SLOT)
@@ -134,15 +137,32 @@ class Boltzmann:
             self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown]
         )
 
+    @torch.no_grad()
+    def count_ends(self, batch: Batch) -> None:
+        """Count after which slots of these transitions the session ended."""
+        seen = self._seen(batch)
+        counted = (batch.actions != EMPTY_SLOT) & seen.encoded.is_latest.any(1, keepdim=True)
+        turn, ended = (part.unsqueeze(1).expand_as(counted)[counted] for part in (batch.turn, batch.discount == 0))
+        self.hazard.add(turn, ended, seen.close.nearest[counted])
+
+    @torch.no_grad()
+    def renew_baseline(self) -> None:
+        """Let the network's leave_0 follow from the counts and leave_1."""
+        if (baseline := self.hazard.baseline(self.actor.leave[1].item())) is not None:
+            self.actor.leave[0] = baseline
+
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
         """Learn once from each of the `new` transitions, then take the gradient steps that they make due."""
         if new > 0:
-            self._filter(replay.latest(new))
+            latest = replay.latest(new)
+            self._filter(latest)
+            self.count_ends(latest)
         self._due += new * self.config.updates_per_transition
         metrics: Metrics = {}
         while self._due >= 1:
             self._due -= 1
             metrics = self.step(replay.sample(self.config.batch_size, generator))
+        self.renew_baseline()
         return metrics
 
     def grow(self, text: Tensor) -> None:
@@ -159,6 +179,7 @@ class Boltzmann:
         """Weights, optimiser and the fraction of a step that is due."""
         return {
             "due": torch.tensor(self._due, dtype=torch.float64),
+            "hazard": self.hazard.counts.clone(),
             **prefixed("actor", self.actor.state_dict()),
             **prefixed("posterior", self.posterior.state_dict()),
             **prefixed("optimizer", optimizer_tensors(self._optimizer)),
@@ -169,4 +190,5 @@ class Boltzmann:
         self.actor.load_state_dict(under("actor", state))
         self.posterior.load_state_dict(under("posterior", state))
         self._due = state["due"].item()
+        self.hazard.counts = state["hazard"].clone()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))

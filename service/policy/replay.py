@@ -31,6 +31,7 @@ class Replay:
                 "rewards": np.zeros((capacity, slate_size), np.float32),
                 "propensities": np.ones((capacity, slate_size), np.float32),
                 "discount": np.zeros(capacity, np.float32),
+                "turn": np.zeros(capacity, np.int32),
             },
         }
         self.capacity, self.max_history, self.slate_size = capacity, max_history, slate_size
@@ -51,6 +52,7 @@ class Replay:
         slots["rewards"][row, :k] = transition.rewards[:k]
         slots["propensities"][row, :k] = transition.propensities[:k]
         slots["discount"][row] = transition.discount
+        slots["turn"][row] = transition.turn
         self.added += 1
 
     def _put_history(self, block: Block, row: int, history: tuple[Interaction, ...]) -> None:
@@ -75,6 +77,7 @@ class Replay:
             slots[name][rows] = empty
             slots[name][rows, :k] = getattr(batch, name).numpy()
         slots["discount"][rows] = batch.discount.numpy()
+        slots["turn"][rows] = batch.turn.numpy()
         self.added += n
 
     def rows(self, index: npt.NDArray[np.int64]) -> Batch:
@@ -92,6 +95,7 @@ class Replay:
             propensities=slots["propensities"],
             discount=slots["discount"],
             next_state=states("next"),
+            turn=slots["turn"].long(),
         )
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:

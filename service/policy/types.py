@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     propensities: Tensor  # [B, K] float32, of the behaviour policy, given the slots above
     discount: Tensor  # [B] float32, gamma, or 0 at the end of a session
     next_state: States
+    turn: Tensor  # [B] int64, how many slates of the session came before
 
 
 Key = TypeVar("Key")
@@ -85,6 +86,7 @@ class Transition:
     propensities: tuple[float, ...]
     discount: float
     next_history: tuple[Interaction, ...]
+    turn: int = 0
 
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:

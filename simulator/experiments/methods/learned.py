@@ -24,7 +24,6 @@ from service.policy.types import Batch, States
 from simulator.experiments.agent import Agent, Factory, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
 from simulator.experiments.options import read_options
-from simulator.experiments.slates import left_early
 
 _CAPACITY = 50_000  # the service's default
 _GAMMA = 0.5
@@ -65,7 +64,6 @@ class LearnedAgent:
             learned,
             config.hyper_parameters,
         )
-        self._max_turn = setting.catalogue.max_turn
         self._slate_size = min(setting.catalogue.slate_size, setting.catalogue.n_items)
         self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, self._slate_size)
         self._rng = np.random.default_rng(setting.seed)
@@ -114,9 +112,9 @@ class LearnedAgent:
             actions=torch.from_numpy(slates.items),
             rewards=torch.from_numpy(outcome.rewards),
             propensities=torch.from_numpy(slates.propensities).float(),
-            # At the last turn nobody left: what is cut off (truncation) is no reaction to the slate (termination).
-            discount=torch.from_numpy(np.where(left_early(sessions, outcome, self._max_turn), 0.0, _GAMMA)).float(),
+            discount=torch.from_numpy(np.where(outcome.ended, 0.0, _GAMMA)).float(),
             next_state=states_of(after),
+            turn=torch.full((len(outcome.ended),), sessions.shown.shape[1]),
         )
         self._replay.extend(batch)
         self._learner.update(self._replay, len(outcome.ended), self._generator)
