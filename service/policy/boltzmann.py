@@ -4,7 +4,9 @@ Every shown item tells two things without delay: was it answered, and did the se
 maximum likelihood from a replay of everything that was shown, whichever policy showed it, so it needs neither
 importance ratios nor bootstrapped targets:
 
-    L = BCE(f(s, a_k), reward_k) + leave_weight BCE(l(s, a_k), ended)          mean over filled slots
+    L = BCE(f(s, a_k), reward_k) + leave_weight BCE(l_t(s, a_k), ended)        mean over filled slots
+
+where l_t has a baseline for each turn t of a session (`Hazard`), and l, which the policy uses, their mean.
 
 The actor needs no gradient of its own: the policy that maximises E[Q] + temperature * entropy is
 softmax(Q / temperature) (Haarnoja et al. 2017, eq. 6), which `ItemScorer.forward` computes in log odds, with a share of

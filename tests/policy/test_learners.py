@@ -138,7 +138,7 @@ def test_boltzmann_learns_what_makes_users_leave() -> None:
     states = pack_states([(Interaction(8, Response.IGNORED),)], NETWORK.max_history)
     with torch.no_grad():
         left = leaving(learner.actor, states)[0].sigmoid().numpy()
-    assert left[9] > 5 * np.delete(left, [8, 9]).max()
+    assert left[9] > 4 * np.delete(left, [8, 9]).max()
 
 
 def test_boltzmanns_loss_equals_a_loop() -> None:
@@ -146,21 +146,35 @@ def test_boltzmanns_loss_equals_a_loop() -> None:
     scorer, prior = (random_scorer(rng, TEXT[:ITEMS], NETWORK, scale=0.5) for _ in range(2))
     learner = Boltzmann(scorer, replace(BOLTZMANN_CONFIG, reward_scale=2.0), prior)
     replay = Replay(8, NETWORK.max_history, SLOTS)
-    rows = [((), (1, 2), (1.0, 0.0), 0.5), (liked(3), (4,), (3.0,), 0.0), (liked(3, 5), (0, 7), (-1.0, 2.0), 0.5)]
-    for history, actions, rewards, discount in rows:
-        replay.add(Transition(history, actions, rewards, (0.5,) * len(actions), discount, history))
-    response_losses, leave_losses = [], []
+    rows = [
+        ((), (1, 2), (1.0, 0.0), 0.5, 0),
+        (liked(3), (4,), (3.0,), 0.0, 1),
+        (liked(3, 5), (0, 7), (-1.0, 2.0), 0.5, 2),
+        (liked(5), (6,), (0.0,), 0.5, 1),
+    ]
+    for history, actions, rewards, discount, turn in rows:
+        replay.add(Transition(history, actions, rewards, (0.5,) * len(actions), discount, history, turn))
+    response_losses = []
+    slots: list[tuple[int, bool, float]] = []  # turn, ended, closeness; of those where something was shown before
     with torch.no_grad():
-        for history, actions, rewards, discount in rows:
+        for history, actions, rewards, discount, turn in rows:
             states = pack_states([history], NETWORK.max_history)
             f = responses(scorer, states) + scorer.prior_gain * responses(prior, states)
-            leave = leaving(scorer, states)
+            nearest = (leaving(scorer, states) - scorer.leave[0]) / scorer.leave[1]
             for action, reward in zip(actions, rewards, strict=True):
                 wanted = min(max(reward / 2.0, 0.0), 1.0)
                 response_losses.append(cross_entropy(f[0, action].item(), wanted))
                 if history:
-                    leave_losses.append(cross_entropy(leave[0, action].item(), float(discount == 0)))
-    losses_ = learner.loss(replay.latest(3))
+                    slots.append((turn, discount == 0, nearest[0, action].item()))
+    leave_losses = []
+    for turn, ended, close in slots:
+        alike = [slot for slot in slots if slot[0] == turn]
+        hazard = (sum(e for _, e, _ in alike) + 1 / (1 + math.exp(-RARE))) / (len(alike) + 1)
+        usual = sum(c for _, _, c in alike) / len(alike)
+        logit = math.log(hazard / (1 - hazard)) + scorer.leave[1].item() * (close - usual)
+        leave_losses.append(cross_entropy(logit, float(ended)))
+    learner.count_ends(replay.latest(4))
+    losses_ = learner.loss(replay.latest(4))
     assert losses_[0].item() == pytest.approx(np.mean(response_losses), abs=1e-5)
     assert losses_[1].item() == pytest.approx(np.mean(leave_losses), abs=1e-5)
 

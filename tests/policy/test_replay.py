@@ -31,6 +31,7 @@ def transitions(draw: st.DrawFn) -> Transition:
         propensities=tuple(draw(st.lists(propensities, min_size=k, max_size=k))),
         discount=draw(st.floats(0, 1, width=32)),
         next_history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
+        turn=draw(st.integers(0, 100)),
     )
 
 
@@ -38,7 +39,7 @@ def numbered(n: int) -> Transition:
     """One that can be told from the others."""
     history = tuple(Interaction(n + i, Response.POSITIVE) for i in range(n % 6))
     after = (*history, Interaction(n, Response.NEGATIVE))
-    return Transition(history, (n, n + 1), (float(n), 0.0), (0.5, 0.25), 0.9, after)
+    return Transition(history, (n, n + 1), (float(n), 0.0), (0.5, 0.25), 0.9, after, turn=n)
 
 
 def unpacked(batch: Batch) -> list[Transition]:
@@ -67,6 +68,7 @@ def unpacked(batch: Batch) -> list[Transition]:
                 propensities=tuple(batch.propensities[row, filled].tolist()),
                 discount=float(batch.discount[row]),
                 next_history=history("next_state", row),
+                turn=int(batch.turn[row]),
             )
         )
     return read

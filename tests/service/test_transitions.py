@@ -71,6 +71,7 @@ def test_the_next_state_is_the_same_users_next_impression() -> None:
     closed = {c.impression.recommendation_id: c for c in waiting.close(10 * WINDOW_MS)}
     assert closed["r1"].next_history == (("c", 1.0),)
     assert closed["other"].next_history is closed["r2"].next_history is None
+    assert [closed[key].turn for key in ("r1", "r2", "other")] == [0, 1, 0]
 
 
 def test_an_erased_user_leaves_nothing_open() -> None:
