@@ -152,6 +152,9 @@ class CatalogueStore:
             pipe.hmget(self._keys.items, part)
             pipe.hmget(self._keys.item_index, part)
             records, indices = await pipe.execute()
+            if None in records or None in indices:  # Redis is being emptied right now
+                catalogue.clear()
+                return True
             for item_id, data, index in zip(part, records, indices, strict=True):
                 changes.append((int(index), item_id.decode(), _decoder.decode(data)))
         return catalogue.apply(changes, scored[-1][1]) or emptied

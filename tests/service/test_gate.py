@@ -32,7 +32,7 @@ def batch(rewards_of_first: float, n: int = 300) -> Batch:
     actions = torch.tensor([[0 if row % 2 == 0 else 1 + row % 20, EMPTY_SLOT] for row in range(n)])
     rewards = torch.where(actions == 0, rewards_of_first, 0.0)
     states = pack_states(histories, 5)
-    return Batch(states, actions, rewards, torch.full((n, 2), 1 / 29), torch.zeros(n), states)
+    return Batch(states, actions, rewards, torch.full((n, 2), 1 / 29), torch.zeros(n), states, torch.zeros(n))
 
 
 def test_the_off_policy_estimate_by_hand() -> None:
@@ -43,7 +43,8 @@ def test_the_off_policy_estimate_by_hand() -> None:
     propensities = torch.tensor([[0.02, 0.04], [0.04, 0.02], [0.02, 1.0]])
     states = pack_states(histories, 5)
     judged = gate.off_policy(
-        policy(torch.zeros(N_ITEMS)), Batch(states, actions, rewards, propensities, torch.zeros(3), states)
+        policy(torch.zeros(N_ITEMS)),
+        Batch(states, actions, rewards, propensities, torch.zeros(3), states, torch.zeros(3)),
     )
     w = np.array([50 / 29, 25 / 28, 25 / 29, 50 / 28, 50 / 29])
     r = np.array([1.0, 0.0, 0.0, 1.0, 2.0])

@@ -73,12 +73,13 @@ def test_the_adaptive_mixture_starts_from_the_pre_trained_policy_and_ends_with_t
     assert adaptive.diagnostics()["mixture_weight_last"] > 0.5
 
 
-def test_a_session_cut_off_is_not_one_that_was_left(prepared: Prepared, prior: Path) -> None:
+def test_every_turn_is_learned_from_with_its_place_in_the_session(prepared: Prepared, prior: Path) -> None:
     agent = learned(prepared, prior, variant="ft")
     played = play_agent(prepared.world, agent, seed=7, n_sessions=200)
     transitions = agent._replay.latest(10_000)
-    short = int((played.length < prepared.rules.max_turn).sum())
-    assert int((transitions.discount == 0).sum()) == short < 200
+    assert len(transitions.discount) == played.length.sum()
+    ends = transitions.turn[transitions.discount == 0]
+    assert sorted((ends + 1).tolist()) == sorted(played.length.tolist())
 
 
 def test_the_seed_decides(prepared: Prepared, prior: Path) -> None:
