@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +16,7 @@ from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
 from service.metrics import ArmTotals
 from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
-from service.policy.factory import make_learner
+from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
@@ -87,9 +88,12 @@ class Learning:
         known = text[: len(snapshot.item_ids)]
         learned = snapshot.network("learned", known).with_text(text)
         critic = snapshot.network("critic", known).with_text(text) if snapshot.has_critic else learned
-        if snapshot.manifest.parent is None and self.settings.variant == Variant.AP and self.settings.learner != "a2c":
-            # Straight from pre-training: the second policy starts as the first, and learns beside it.
-            learned = critic = self.pretrained.residual()
+        published = snapshot.manifest.parent is not None
+        manifest = snapshot.manifest
+        builds = builds_on_pretrained(self.settings.learner, self.settings.variant)
+        if builds != (published and builds_on_pretrained(str(manifest.learner.get("name")), manifest.serving.variant)):
+            # Straight from pre-training, or from another variant: the second policy starts as the first.
+            learned = critic = self.pretrained.residual() if builds else deepcopy(self.pretrained)
         self.learner, self.description = make_learner(
             self.settings.learner,
             self.settings.variant,
@@ -106,7 +110,9 @@ class Learning:
     def fingerprint(self) -> str:
         """Settings that a checkpoint must have been written with to be resumed."""
         s = self.settings
-        return repr((s.learner, s.learner_config, s.replay_capacity, s.replay_slots, self.snapshot.manifest.network))
+        return repr(
+            (s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, self.snapshot.manifest.network)
+        )
 
     def take(self, event: Event, entry_id: str, at_ms: int) -> None:
         """Take in one event of the log."""

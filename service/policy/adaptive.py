@@ -132,7 +132,7 @@ class ServingPolicy:
     ) -> DistributionBatch:
         """Probabilities in B states, over the items that are `available` [B, A]."""
         variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
-        zeros = np.zeros(len(available))
+        zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
         known: Tensor | None = None
         pretrained = np.empty(0)
         if variant != Variant.FT:
@@ -140,20 +140,23 @@ class ServingPolicy:
             encoded = scorer.encode(states, table)
             close = scorer.closeness(encoded, table)
             known = scorer.response(encoded, table, close)  # what the learned network may build on
-            pretrained = masked_softmax(scorer.logits(scorer.advantage(close, known)).numpy(), available)
+            logits = scorer.logits(scorer.advantage(close, known).masked_fill(absent, -torch.inf))
+            pretrained = masked_softmax(logits.numpy(), available)
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)
         scorer, table = self._learned
         advantage = scorer.scores(states, table, known)
-        learned = masked_softmax(scorer.logits(advantage).numpy(), available)
+        learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
         if variant == Variant.FT:
             return DistributionBatch(learned, learned, learned, zeros + 1.0)
         weight = zeros + self.config.fixed_weight
         if self.config.mixture == Mixture.ADAPTIVE:
+            # What the learned policy spends on curiosity is no reason to prefer the other.
+            settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
             if self._critic is not self._learned:
                 advantage = self._critic[0].scores(states, self._critic[1])
             q = torch.sigmoid(advantage).double().numpy()
-            expected = np.stack([(pretrained * q).sum(1), (learned * q).sum(1)])
+            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return DistributionBatch(mixed, pretrained, learned, weight)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from service.policy import losses
 from service.policy.hazard import N_TURNS, Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
-from service.policy.networks import Closeness, Encoded, ItemScorer, ItemTable
+from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
@@ -81,7 +81,9 @@ class Boltzmann:
         config, actor = self.config, self.actor
         groups = [
             {"params": [actor.id_vectors], "lr": config.vector_learning_rate},
-            {"params": [actor.mixing, actor.project.weight], "lr": config.shared_learning_rate},
+            {"params": [actor.project.weight], "lr": config.shared_learning_rate},
+            # No decay: part of it is the posterior's.
+            {"params": [actor.mixing], "lr": config.shared_learning_rate, "weight_decay": 0.0},
             {"params": [actor.leave], "lr": config.leave_learning_rate},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
@@ -91,6 +93,8 @@ class Boltzmann:
         response_loss, leave_loss = self.loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
         (response_loss + self.config.leave_weight * leave_loss).backward()  # type: ignore[no-untyped-call]
+        if self.actor.mixing.grad is not None:
+            self.actor.mixing.grad[0].diagonal()[:N_LEADING].zero_()
         self._optimizer.step()
         return {
             "response_loss": response_loss.item(),

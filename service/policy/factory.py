@@ -29,6 +29,11 @@ def configured(config: Config, overrides: Mapping[str, float]) -> Config:
     return replace(config, **{name: kinds[name](value) for name, value in overrides.items()})
 
 
+def builds_on_pretrained(name: str, variant: Variant) -> bool:
+    """Is what the learner `name` learns an addition to the frozen policy, and nothing without it?"""
+    return name == "boltzmann" and variant == Variant.AP
+
+
 def make_learner(
     name: str,
     variant: Variant,
@@ -50,6 +55,6 @@ def make_learner(
         return A2C(learned, deepcopy(learned) if critic is learned else critic, a2c), {"name": name, **asdict(a2c)}
     if name == "boltzmann":
         config = configured(BoltzmannConfig(), overrides)
-        prior = pretrained if variant == Variant.AP else None
+        prior = pretrained if builds_on_pretrained(name, variant) else None
         return Boltzmann(learned, config, prior), {"name": name, **asdict(config)}
     raise ValueError(f"learner {name!r} is unknown; known are 'boltzmann' and 'a2c'")

@@ -12,9 +12,9 @@
 Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
 linear view of the session, as a factor model would take it. No recurrent encoder: on the simulated worlds one learned
 less per impression and cost several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further
-items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a)
-is the standard deviation of the item's own bias: a share of what is shown goes to the upper confidence bound, where
-items that were hardly shown come first, and the rest to what is best as far as is known.
+items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a) is the
+standard deviation of the item's own bias, given all else: a share of what is shown goes to the upper confidence bound,
+where items that were hardly shown come first, and the rest to what is best as far as is known.
 
 Items come in through their text, so a new item has a score at once; `id` and `bias` start at zero and learn what the
 text cannot tell. There is no user id: a user is what happened in the session (ours; the paper leaves the encoder open).
@@ -203,7 +203,10 @@ class ItemScorer(nn.Module):
         return self.advantage(close, response if prior is None else response + self.prior_gain * prior)
 
     def logits(self, advantage: Tensor) -> Tensor:
-        """The actor's logits [B, A] for the advantage that is given: log pi over all items, up to a constant."""
+        """The actor's logits [B, A] for the advantage that is given, -inf where an item is not available.
+
+        They are log pi up to a constant.
+        """
         config = self.config
         if config.curiosity == 0 or not self.information.any():  # every item is as good a guess
             return advantage / config.temperature

@@ -24,7 +24,7 @@ class Played:
 
     reward: npt.NDArray[np.float32]  # [n] positive responses
     length: npt.NDArray[np.int64]  # [n] turns
-    bored: npt.NDArray[np.bool_]  # [n] the user left before the last turn's limit
+    bored: npt.NDArray[np.bool_]  # [n] the user left because of a slate, be it the last one
     diversity: npt.NDArray[np.float32]  # [n] mean of 1 - cos over pairs of items shown; NaN with fewer than two
     novelty: npt.NDArray[np.float32]  # [n] mean of -log2 of the items' true popularity share
     counts: npt.NDArray[np.int64]  # [A] how often each item was shown
@@ -46,9 +46,9 @@ def play(
     """
     assert n_sessions > 0 and concurrent > 0
     started = time.process_time()
-    rng = np.random.default_rng(seed)
-    users = rng.integers(world.n_users, size=n_sessions)
-    batch = SessionBatch(world, rng)
+    # Streams of their own: neither how many sessions there are nor what an agent draws from its seed touches the luck.
+    users = np.random.default_rng([seed, 0]).integers(world.n_users, size=n_sessions)
+    batch = SessionBatch(world, np.random.default_rng([seed, 1]))
     surprise = -np.log2(world.popularity / world.popularity.sum())
     counts, counts_last = np.zeros(world.n_items, np.int64), np.zeros(world.n_items, np.int64)
     rows = []

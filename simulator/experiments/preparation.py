@@ -97,7 +97,8 @@ class Prepared:
 
     def log(self) -> Path:
         """The fixed log of a popularity policy."""
-        path = self.folder / f"log-{_hash(asdict(self.rules))}.npz"
+        users = hashlib.sha256(self.world.users.affinity.tobytes()).hexdigest()
+        path = self.folder / f"log-{_hash([asdict(self.rules), users, sources_hash('simulator')])}.npz"
         if not path.exists():
             record_log(self.world, self.catalogue, path, LOG_SEED)
         return path

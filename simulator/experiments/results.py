@@ -184,7 +184,7 @@ def collect(records: Iterable[Record]) -> Results:
         cells[environment] = {}
         for method, own in sorted(by_method.items()):
             last = own[-1].configuration
-            same = {record.seed: record for record in own if _text(record.configuration) == _text(last)}
+            same = {record.seed: record for record in own if _asked(record.configuration) == _asked(last)}
             if len(same) < len(own):
                 left_out.append(f"{len(own) - len(same)} older runs of `{method}` in `{environment}`")
             cells[environment][method] = Runs(environment, method, last, dict(sorted(same.items())))
@@ -194,6 +194,13 @@ def collect(records: Iterable[Record]) -> Results:
 
 def _place(environment: str) -> tuple[int, str]:
     return (ENVIRONMENTS.index(environment) if environment in ENVIRONMENTS else len(ENVIRONMENTS), environment)
+
+
+def _asked(configuration: Mapping[str, Any]) -> str:
+    """What was asked for: names of files made on the way change with the code, which the page tells by itself."""
+    prior = configuration.get("prior") or {}
+    asked = {name: value for name, value in prior.items() if name != "snapshot"}
+    return _text({**configuration, "prior": asked, "log": None})
 
 
 def _text(configuration: Any) -> str:

@@ -40,6 +40,7 @@ class Run:
     configuration: Mapping[str, Any]
     options: Mapping[str, Any]
     artefacts: Mapping[str, Path]
+    code: Mapping[str, str]  # as it was when the run was planned
 
 
 def plan(
@@ -89,10 +90,13 @@ def _run(
         artefacts["prior"] = environment.prior(experiments, spec.prior, console)
         configuration["prior"] = {**asdict(prior), "snapshot": artefacts["prior"].name}
         configuration["judge"] = asdict(experiments.judges[prior.judge])
-    # The snapshot's name changes with any source file: results stand until they are asked for --again.
-    asked = {**configuration, "prior": asdict(experiments.priors[spec.prior]) if spec.prior is not None else None}
+    # The names of what is prepared change with any source file: results stand until they are asked for --again.
+    prior_asked = asdict(experiments.priors[spec.prior]) if spec.prior is not None else None
+    asked = {**configuration, "prior": prior_asked, "log": spec.logs}
     key = run_key(environment.name, method, seed, asked)
-    return Run(environment.name, method, seed, sessions, concurrent, key, configuration, options, artefacts)
+    return Run(
+        environment.name, method, seed, sessions, concurrent, key, configuration, options, artefacts, code_version()
+    )
 
 
 def execute(
@@ -145,7 +149,7 @@ def _play(run: Run, spec: Any, data: Path, work: Path) -> Record:
         sessions=run.sessions,
         key=run.key,
         configuration=run.configuration,
-        code=code_version(),
+        code=run.code,
         metrics=metrics_of(played, environment.world),
         curves=curves_of(played),
         diagnostics=diagnostics,

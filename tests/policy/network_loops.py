@@ -75,15 +75,23 @@ def advantage_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | 
     return np.asarray(response - scorer.config.horizon * scipy.special.expit(leaving_by_loop(scorer, history)))
 
 
-def logits_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
-    """The actor's logits [A]: log of a mixture of what looks best and of what may be best."""
+def logits_by_loop(
+    scorer: ItemScorer,
+    history: History,
+    prior: ItemScorer | None = None,
+    available: npt.NDArray[np.bool_] | None = None,
+) -> Array:
+    """The actor's logits [A]: log of a mixture of what looks best and of what may be best, of what is available."""
     config, known = scorer.config, weights(scorer)["information"]
     advantage = advantage_by_loop(scorer, history, prior)
+    if available is not None:
+        advantage = np.where(available, advantage, -np.inf)
     if not known.any():
         return advantage / config.temperature
     bound = advantage + config.optimism / np.sqrt(2 + known)
     best, maybe = (scipy.special.softmax(score / config.temperature) for score in (advantage, bound))
-    return np.asarray(np.log((1 - config.curiosity) * best + config.curiosity * maybe))
+    mixed = (1 - config.curiosity) * best + config.curiosity * maybe
+    return np.asarray([math.log(p) if p > 0 else -math.inf for p in mixed])
 
 
 def q_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:

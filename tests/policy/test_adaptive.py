@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from network_loops import logits_by_loop, q_by_loop
+from network_loops import advantage_by_loop, logits_by_loop, q_by_loop
 from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.adaptive import (
@@ -50,13 +51,26 @@ def available(*hidden: int) -> Mask:
     return mask
 
 
+def test_what_is_hidden_takes_no_share_of_the_curiosity() -> None:
+    """A hidden item of which nothing is known does not make the others be tried any less."""
+    rng = np.random.default_rng(66)
+    scorer = random_scorer(rng, random_text(rng, ITEMS)).requires_grad_(False)
+    scorer.information[2], scorer.information[5] = 0.0, 0.5
+    mask = available(2)
+    grown = scorer.with_text(torch.cat([scorer.text, scorer.text[2:3]])).requires_grad_(False)  # one more such item
+    alone = network_probs(scorer, mask)
+    policy = ServingPolicy(grown, grown, grown, VARIANTS[1])
+    served = policy.distribution(HISTORY, np.append(mask, False)).probs
+    np.testing.assert_allclose(served[:ITEMS], alone, atol=1e-5)
+
+
 def softmax_by_loop(logits: Probs, mask: Mask) -> Probs:
     mass = [math.exp(float(x)) if ok else 0.0 for x, ok in zip(logits, mask, strict=True)]
     return np.array([m / math.fsum(mass) for m in mass])
 
 
 def network_probs(scorer: ItemScorer, mask: Mask, prior: ItemScorer | None = None) -> Probs:
-    return softmax_by_loop(logits_by_loop(scorer, HISTORY, prior), mask)
+    return softmax_by_loop(logits_by_loop(scorer, HISTORY, prior, mask), mask)
 
 
 def serve(config: ServingConfig, mask: Mask, arm: Arm = Arm.ADAPTIVE) -> Distribution:
@@ -156,7 +170,9 @@ def test_ap_adaptive_weighs_by_expected_q(temperature: float, own_critic: bool) 
     pretrained, learned, critic = networks()
     old, new = network_probs(pretrained, mask), network_probs(learned, mask, pretrained)
     q = q_by_loop(critic, HISTORY) if own_critic else q_by_loop(learned, HISTORY, pretrained)
-    q_old, q_new = (math.fsum(p * x for p, x in zip(probs, q, strict=True)) for probs in (old, new))
+    # What the learned policy would do without curiosity.
+    settled = softmax_by_loop(advantage_by_loop(learned, HISTORY, pretrained) / learned.config.temperature, mask)
+    q_old, q_new = (math.fsum(p * x for p, x in zip(probs, q, strict=True)) for probs in (old, settled))
     assert abs(q_new - q_old) > 0.02  # or every critic would give even weights
     weight = 1 / (1 + math.exp((q_old - q_new) / temperature))
     config = replace(VARIANTS[3], temperature=temperature)

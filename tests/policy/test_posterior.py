@@ -340,3 +340,5 @@ def test_boltzmanns_gradient_steps_leave_to_the_filter_what_is_the_filters() -> 
     after = learner.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"actor.{name}" for name in ("id_vectors", "mixing", "project.weight", "leave")}
+    old, new = (state["actor.mixing"][0].diagonal()[:N_LEADING] for state in (before, after))
+    assert torch.equal(old, new)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
-from service.policy.factory import make_learner
+from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.replay import Replay
 from service.policy.sampling import sample_slates
@@ -53,7 +53,7 @@ class LearnedAgent:
         torch.manual_seed(setting.seed)
         pretrained = self._pretrained(setting, config)
         variant = Variant(config.variant)
-        learned = pretrained.residual() if variant == Variant.AP else deepcopy(pretrained)
+        learned = pretrained.residual() if builds_on_pretrained(config.learner, variant) else deepcopy(pretrained)
         self._serving = ServingConfig(variant, Mixture(config.mixture), config.fixed_weight, config.mixture_temperature)
         self._pretrained_net = pretrained.requires_grad_(False)
         self._learner, _ = make_learner(

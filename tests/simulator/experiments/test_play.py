@@ -51,6 +51,11 @@ def test_the_same_seed_brings_the_same_users_with_the_same_luck() -> None:
     assert not same(first, other)
 
 
+def test_more_sessions_leave_the_first_ones_as_they_are() -> None:
+    few, many = (play_agent(WORLD, Scripted(), 1, n) for n in (200, 500))
+    np.testing.assert_array_equal(few.reward, many.reward[:200])
+
+
 def test_an_agent_that_writes_into_what_it_sees_changes_nothing() -> None:
     assert same(play_agent(WORLD, Scripted(), 1, 200), play_agent(WORLD, Scripted(scribble=True), 1, 200))
 
