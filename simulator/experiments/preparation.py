@@ -37,6 +37,7 @@ from simulator.experiments.agent import Catalogue
 from simulator.experiments.config import EnvironmentSpec, Experiments, JudgeSpec, PriorSpec
 from simulator.experiments.judges import shuffled, synthetic_preferences, text_preferences
 from simulator.experiments.logs import record_log
+from simulator.experiments.play import STREAMS
 from simulator.worlds import PRESETS, build_world
 
 LOG_SEED = 1_000_000  # of the fixed log: users whom no reported run sees
@@ -67,6 +68,7 @@ class Prepared:
             "n_items": self.world.n_items,
             "n_users": self.world.n_users,
             "rules": asdict(self.rules),
+            "streams": STREAMS,
             "users": asdict(users.config),
             "held_out_auc": round(users.auc, 4),
             "mean_affinity": round(float(users.affinity.mean()), 4),

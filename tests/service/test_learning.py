@@ -163,9 +163,25 @@ def test_a_later_version_goes_on_from_what_was_learned(settings: Settings) -> No
     assert isinstance(later.learner, Boltzmann) and later.learner.prior is later.pretrained
 
 
+def test_another_variant_starts_from_the_pretrained_policy(settings: Settings) -> None:
+    """What A-iALP_ap learned is an addition to the frozen policy: without it, it is no policy."""
+    learning = start(learning_settings(settings, variant=Variant.AP, reward_window_s=0.3))
+    take(learning, log_with_everything())
+    published, texts = learning.next_snapshot({}), torch.from_numpy(learning.embeddings.astype(np.float32))
+    fine_tuned = Learning(published, texts, learning_settings(settings, variant=Variant.FT, reward_window_s=0.3))
+    assert not same_weights(fine_tuned.learner.actor, learning.learner.actor)
+    assert same_weights(fine_tuned.learner.actor, fine_tuned.pretrained)
+
+
 def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> None:
     prints = {
         start(settings.model_copy(update=changes)).fingerprint
-        for changes in ({}, {"learner": "a2c"}, {"replay_slots": 3}, {"learner_config": {"batch_size": 7}})
+        for changes in (
+            {},
+            {"learner": "a2c"},
+            {"replay_slots": 3},
+            {"learner_config": {"batch_size": 7}},
+            {"variant": Variant.FT},
+        )
     }
-    assert len(prints) == 4
+    assert len(prints) == 5

@@ -27,7 +27,7 @@ def test_methods_take_the_options_they_are_given(method: str, environment: str) 
     KINDS[spec.kind](Setting(catalogue, 0, options))
 
 
-def test_the_issue_of_controls_is_in_the_file() -> None:
+def test_the_controls_are_in_the_file_that_we_ship() -> None:
     priors = {m.prior for m in SHIPPED.methods.values()}
     assert {"llm", "item", "shuffled", "text"} <= priors
     assert SHIPPED.priors["shuffled"].shuffled and SHIPPED.priors["shuffled"].judge == SHIPPED.priors["llm"].judge

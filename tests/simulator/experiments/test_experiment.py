@@ -157,9 +157,3 @@ def first_slates(experiments: Experiments, prepared: Prepared, priors: dict[str,
         agent = method_kinds()[spec.kind](Setting(catalogue, 5, experiments.options(name, "toy"), artefacts))
         found[name] = agent.act(nothing).items.tolist()
     return found
-
-
-def test_a_method_is_built_from_public_things_alone() -> None:
-    """The only way to a method is its setting; nothing in it reaches the world."""
-    public = set(Setting.__dataclass_fields__)
-    assert public == {"catalogue", "seed", "options", "artefacts"}
