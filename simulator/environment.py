@@ -190,10 +190,7 @@ class SessionBatch:
         `items` [n, m], -1 = no item (probability 0).
         """
         users, config = self.world.users, self.world.config
-        shown, age = self._window(rows, config.satiation_window)
-        weights = np.where(shown >= 0, config.satiation_decay ** (age - 1), 0.0).astype(np.float32)
-        vectors = users.item_vectors
-        exposure = exposure_to(vectors[None] if items is None else vectors[items], vectors[shown], weights)
+        exposure = self.exposure(items, rows)
         if items is None:
             affinity, spent = users.affinity[self.users[rows]], self.seen[rows]
         else:
@@ -201,6 +198,13 @@ class SessionBatch:
             repeated = np.tril(items[:, :, None] == items[:, None, :], k=-1).any(axis=2)
             spent = (items < 0) | np.take_along_axis(self.seen[rows], items, axis=1) | repeated
         return np.where(spent, np.float32(0), response_probability(affinity, exposure, config.satiation))
+
+    def exposure(self, items: Indices | None, rows: Indices) -> Floats:
+        """How much of the kind each item's session has just seen (see `exposure_to`); [n, m], all items for None."""
+        config, vectors = self.world.config, self.world.users.item_vectors
+        shown, age = self._window(rows, config.satiation_window)
+        weights = np.where(shown >= 0, config.satiation_decay ** (age - 1), 0.0).astype(np.float32)
+        return exposure_to(vectors[None] if items is None else vectors[items], vectors[shown], weights)
 
     def bores(self, items: Indices | None, rows: Indices) -> Bools:
         """Would showing the item now make the user leave? [n, m], all items where `items` is None."""

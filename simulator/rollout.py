@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.environment import Indices, SessionBatch, World
+from simulator.environment import Indices, SessionBatch, World, response_probability
 from simulator.users import Floats
 
 PolicyFn = Callable[[SessionBatch], Indices]
@@ -82,6 +82,53 @@ def oracle_slate(batch: SessionBatch) -> Indices:
     rows = np.arange(len(batch.users))
     # Probabilities are below 1: every item that bores ranks below every item that does not.
     return _best(batch.probability(None, rows) - batch.bores(None, rows), batch)
+
+
+class PopulationOracle:
+    """A ceiling for strangers: knows every user's true taste, but not which of them this is.
+
+    Its belief over the users is exact (Bayes, uniform before the first response); its slates are greedy by the belief's
+    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user.
+    """
+
+    def __init__(self, world: World) -> None:
+        affinity = world.users.affinity
+        self._affinity, self._world = affinity, world
+        self._logits = np.ascontiguousarray((np.log(affinity) - np.log1p(-affinity)).T)  # [A, U]
+        self.log_belief: Floats = np.zeros((0, world.n_users), np.float32)  # [B, U] not normalised
+        self._exposure: Floats = np.zeros((0, world.config.slate_size), np.float32)  # of the last slates
+
+    def __call__(self, batch: SessionBatch) -> Indices:
+        """All sessions of the batch begin together, and every call is followed by `show` of its slates."""
+        rows = np.arange(len(batch.users))
+        if batch.turn.max() == 0:
+            self.log_belief = np.zeros((len(rows), self._world.n_users), np.float32)
+        else:
+            self._learn(batch)
+        belief = np.exp(self.log_belief - self.log_belief.max(axis=1, keepdims=True))
+        mean = (belief @ self._affinity) / belief.sum(axis=1, keepdims=True)
+        exposure = batch.exposure(None, rows)
+        probability = response_probability(mean, exposure, self._world.config.satiation)
+        slates = _best(probability - batch.bores(None, rows), batch)
+        self._exposure = np.take_along_axis(exposure, np.maximum(slates, 0), axis=1)
+        return slates
+
+    def _learn(self, batch: SessionBatch) -> None:
+        """From the responses to the last slates, of the sessions that had one."""
+        turn = int(batch.turn.max())
+        rows = np.flatnonzero(batch.turn == turn)
+        shown, responses = batch.shown[rows, turn - 1], batch.responses[rows, turn - 1]
+        for slot in range(shown.shape[1]):
+            logits = self._logits[np.maximum(shown[:, slot], 0)]
+            logits = logits - self._world.config.satiation * self._exposure[rows, slot, None]
+            told = -np.logaddexp(0.0, np.where(responses[:, slot, None], -logits, logits))
+            self.log_belief[rows] += np.where(shown[:, slot, None] >= 0, told, 0.0)
+
+
+CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {
+    "oracle": lambda world: oracle_slate,
+    "population_oracle": PopulationOracle,
+}
 
 
 def _best(scores: Floats, batch: SessionBatch) -> Indices:

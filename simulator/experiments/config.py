@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from offline.sources import FOLDER_SOURCES
 from simulator.errors import SimulatorError
+from simulator.rollout import CEILINGS
 
 DEFAULT_FILE = Path(__file__).with_name("experiments.toml")
 
@@ -138,7 +139,7 @@ def _check(experiments: Experiments, path: Path) -> None:
     """References between the tables."""
     from simulator.experiments.methods import method_kinds
 
-    kinds = {*method_kinds(), "oracle"}
+    kinds = {*method_kinds(), *CEILINGS}
     sources = {"movielens", *FOLDER_SOURCES}
     for name, environment in experiments.environments.items():
         if environment.source not in sources:

@@ -22,7 +22,7 @@ from simulator.experiments.methods import method_kinds
 from simulator.experiments.play import play_agent, play_policy
 from simulator.experiments.preparation import Prepared, sources_hash
 from simulator.experiments.record import Record, curves_of, metrics_of, run_key
-from simulator.rollout import oracle_slate
+from simulator.rollout import CEILINGS
 
 _ROOT = Path(__file__).parents[2]
 
@@ -136,8 +136,9 @@ def _play(run: Run, spec: Any, data: Path, work: Path) -> Record:
     setting = Setting(environment.catalogue, run.seed, run.options, run.artefacts)
     kind = run.configuration["method"]["kind"]
     diagnostics: dict[str, float] = {}
-    if kind == "oracle":
-        played = play_policy(environment.world, oracle_slate, run.seed, run.sessions, run.concurrent)
+    if kind in CEILINGS:
+        policy = CEILINGS[kind](environment.world)
+        played = play_policy(environment.world, policy, run.seed, run.sessions, run.concurrent)
     else:
         agent = method_kinds()[kind](setting)
         played = play_agent(environment.world, agent, run.seed, run.sessions, run.concurrent)

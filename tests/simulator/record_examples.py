@@ -12,7 +12,14 @@ from simulator.experiments.record import BIN, Record, run_key
 
 SESSIONS = 10_000
 TITLES = {"lfm": "LFM", "industry": "Industry", "coat": "Coat", "movielens": "MovieLens"}
-GROUPS = {"oracle": "ceiling", "a2c": "learner", "boltzmann": "learner", "random": "baseline", "popularity": "baseline"}
+GROUPS = {
+    "oracle": "ceiling",
+    "population_oracle": "ceiling",
+    "a2c": "learner",
+    "boltzmann": "learner",
+    "random": "baseline",
+    "popularity": "baseline",
+}
 
 
 def record(
@@ -109,6 +116,7 @@ def experiment(
 # What the goals ask for, all of it.
 GOOD: dict[str, dict[str, object]] = {
     "oracle": {"level": 30.0, "sessions": 1000},
+    "population_oracle": {"level": 24.0, "sessions": 1000},
     "random": {"level": 4.0},
     "popularity": {"level": 8.0, "start": 6.0},
     "linucb": {"level": 12.0, "start": 4.0, "pace": 3000.0},

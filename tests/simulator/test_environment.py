@@ -23,6 +23,7 @@ from simulator.environment import (
 )
 from simulator.rollout import (
     PolicyFn,
+    PopulationOracle,
     oracle_slate,
     popularity_policy,
     random_policy,
@@ -238,6 +239,45 @@ def test_oracle_beats_popularity_beats_random_and_never_bores() -> None:
     assert not best.bored.any()
     assert chance.coverage == 1.0 > popular.coverage
     assert 0 < chance.diversity < 2
+
+
+def test_the_population_oracle_believes_what_bayes_says() -> None:
+    """Expected: for every user the product of the true probabilities of all that the session answered."""
+    world = make_world(EnvironmentConfig(slate_size=3, leave_quantile=0.01, satiation=1.5), n_items=25)
+    oracle, batch = PopulationOracle(world), SessionBatch(world, np.random.default_rng(1))
+    users = np.array([2, 5, 0, 5, 6])
+    for _ in range(2):  # the second time with nothing left of the first
+        batch.reset(users)
+        as_users = [SessionBatch(world, np.random.default_rng(0)) for _ in range(world.n_users)]
+        for user, alike in enumerate(as_users):
+            alike.reset(np.full(len(users), user))
+        expected = np.zeros((len(users), world.n_users))
+        for _ in range(4):
+            slates = oracle(batch)
+            belief = np.exp(oracle.log_belief - oracle.log_belief.max(axis=1, keepdims=True))
+            wanted = np.exp(expected - expected.max(axis=1, keepdims=True))
+            np.testing.assert_allclose(
+                belief / belief.sum(axis=1, keepdims=True), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-3
+            )
+            live = np.flatnonzero(~batch.done)
+            turn = batch.turn.copy()
+            batch.show(slates)
+            for user, alike in enumerate(as_users):
+                p = alike.probability(slates, np.arange(len(users)))
+                answers = batch.responses[np.arange(len(users)), np.minimum(turn, world.config.max_turn - 1)]
+                told = np.log(np.where(answers, p, 1 - p)).sum(axis=1)
+                expected[live, user] += told[live]
+                alike.show(slates)
+                alike.left[:] = batch.left  # what bores is the same for all users
+
+
+def test_the_population_oracle_stands_between_popularity_and_the_oracle() -> None:
+    world = make_world(EnvironmentConfig(slate_size=3, leave_quantile=0.001), n_users=40, n_items=200)
+    popular, stranger, best = (
+        rollout(world, policy, seed=0, n_sessions=400).reward.mean()
+        for policy in (popularity_policy, PopulationOracle(world), oracle_slate)
+    )
+    assert popular < stranger < best
 
 
 def test_the_same_seed_gives_the_same_rollout() -> None:

@@ -110,6 +110,18 @@ def test_shares_of_the_gap() -> None:
     assert closed.value is not None and closed.value.mean == pytest.approx(expected)
 
 
+def test_what_there_is_to_gain_is_told_but_judged_by_nobody() -> None:
+    room = found("G1", ALL_GOOD, "all that there is to gain", "population_oracle")
+    by_method = {
+        m: np.mean([r.metrics["reward"] for r in ALL_GOOD if (r.environment, r.method) == ("lfm", m)])
+        for m in ("population_oracle", "linucb")
+    }
+    assert room.value is not None and room.value.mean == pytest.approx(
+        by_method["population_oracle"] / by_method["linucb"]
+    )
+    assert not any("there is to gain" in part.what for part in goal("G1", ALL_GOOD).parts)
+
+
 def test_sessions_until_a2c_is_reached() -> None:
     finding = found("G2", ALL_GOOD, "sessions until")
     assert finding.value is not None and 1000 <= finding.value.mean <= 2000 and "6 of 6 seeds" in finding.note

@@ -13,7 +13,7 @@ from simulator.experiments.agent import Setting
 from simulator.experiments.config import read_experiments
 
 SHIPPED = read_experiments()
-ONLINE = [name for name, m in SHIPPED.methods.items() if m.kind != "oracle" and m.prior is None and not m.logs]
+ONLINE = [name for name, m in SHIPPED.methods.items() if m.group != "ceiling" and m.prior is None and not m.logs]
 
 
 @pytest.mark.parametrize("method", ONLINE)
