@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -88,12 +89,13 @@ class PopulationOracle:
     """A ceiling for strangers: knows every user's true taste, but not which of them this is.
 
     Its belief over the users is exact (Bayes, uniform before the first response); its slates are greedy by the belief's
-    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user.
+    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user. If
+    it does not even `learn`, all it knows is of items: how popular each is, and what is alike.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, learn: bool = True) -> None:
         affinity = world.users.affinity
-        self._affinity, self._world = affinity, world
+        self._affinity, self._world, self._learns = affinity, world, learn
         self._logits = np.ascontiguousarray((np.log(affinity) - np.log1p(-affinity)).T)  # [A, U]
         self.log_belief: Floats = np.zeros((0, world.n_users), np.float32)  # [B, U] not normalised
         self._exposure: Floats = np.zeros((0, world.config.slate_size), np.float32)  # of the last slates
@@ -103,7 +105,7 @@ class PopulationOracle:
         rows = np.arange(len(batch.users))
         if batch.turn.max() == 0:
             self.log_belief = np.zeros((len(rows), self._world.n_users), np.float32)
-        else:
+        elif self._learns:
             self._learn(batch)
         belief = np.exp(self.log_belief - self.log_belief.max(axis=1, keepdims=True))
         mean = (belief @ self._affinity) / belief.sum(axis=1, keepdims=True)
@@ -128,6 +130,7 @@ class PopulationOracle:
 CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {
     "oracle": lambda world: oracle_slate,
     "population_oracle": PopulationOracle,
+    "item_oracle": partial(PopulationOracle, learn=False),
 }
 
 

@@ -111,7 +111,7 @@ def test_shares_of_the_gap() -> None:
 
 
 def test_what_there_is_to_gain_is_told_but_judged_by_nobody() -> None:
-    room = found("G1", ALL_GOOD, "all that there is to gain", "population_oracle")
+    room = found("G1", ALL_GOOD, "what there is to gain", "population_oracle")
     by_method = {
         m: np.mean([r.metrics["reward"] for r in ALL_GOOD if (r.environment, r.method) == ("lfm", m)])
         for m in ("population_oracle", "linucb")
