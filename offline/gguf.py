@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from offline.datasets import Scenario
 from offline.errors import OfflineError
 from offline.llama import GgufEngine
 from offline.llm import Answer, Ask
+from offline.processes import serve_parent, usable_cores
 from offline.prompts import Style, likelihood_continuation, likelihood_prefix
 
 GEMMA_FILE = "gemma-3-270m-q4_k_m.gguf"
@@ -84,7 +84,7 @@ class GgufLLM:
         _require_runtime()
         self.scenario = scenario
         self.model_id = f"gguf:{digest}"
-        self.processes = processes or min(_usable_cores(), MAX_PROCESSES)
+        self.processes = processes or min(usable_cores(), MAX_PROCESSES)
         self._pool = ProcessPoolExecutor(
             self.processes,
             mp_context=multiprocessing.get_context("spawn"),
@@ -121,10 +121,6 @@ class GgufLLM:
                 future.cancel()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _require_runtime() -> None:
     from importlib.util import find_spec
 
@@ -137,19 +133,8 @@ _engine: GgufEngine | None = None
 
 def _start_worker(path: str, verbose: bool) -> None:
     global _engine
-    import signal
-
-    # Ctrl-C reaches the whole process group: the parent decides, the worker finishes its batch.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    serve_parent()
     _engine = GgufEngine(path, verbose=verbose)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _score_in_worker(prefix: str, continuations: list[str]) -> Answer:

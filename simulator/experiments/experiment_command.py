@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from offline.processes import usable_cores
 from simulator.errors import SimulatorError
 from simulator.experiments.config import DEFAULT_FILE, read_experiments
 from simulator.experiments.record import Record, read_records
-from simulator.experiments.runner import execute, plan, usable_cores
+from simulator.experiments.runner import execute, plan
 
 
 def experiment(

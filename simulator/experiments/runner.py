@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from offline.processes import serve_parent
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import Experiments, MethodSpec
 from simulator.experiments.methods import method_kinds
@@ -122,6 +123,8 @@ def execute(
 
 
 def _start_worker() -> None:
+    serve_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a run takes a minute, and what it has is not kept: none is finished
     torch.set_num_threads(1)
 
 
@@ -168,7 +171,3 @@ def code_version() -> dict[str, str]:
         "commit": found.stdout.strip() or "unknown",
         "sources": sources_hash("service/policy", "offline", "simulator"),
     }
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

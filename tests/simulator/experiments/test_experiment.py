@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +75,30 @@ def test_an_experiment_goes_on_where_it_was_cut_off(command: Command, tmp_path: 
 
     command(config)
     assert path.read_text().splitlines(keepends=True) == again
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_an_experiment(how: signal.Signals, tmp_path: Path) -> None:
+    config = experiments_file(tmp_path / "experiments.toml", FAST_METHODS)
+    prepare(tmp_path / "work")
+    folders = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--data", tmp_path]
+    options = ["--config", config, "--seeds", "1000", "--processes", "2", *folders]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simulator", "experiment", *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert any("toy random 0:" in line for line in process.stdout)
+        # Ctrl-C reaches the whole group, a kill one process.
+        (os.killpg if how is signal.SIGINT else os.kill)(process.pid, how)
+        # The workers inherited the pipe: it ends only when the last of them has.
+        process.stdout.read()
+    assert process.returncode != 0
+    assert len(list(read_records(tmp_path / "results"))) < 1000
 
 
 def test_records_tell_what_was_run(command: Command, tmp_path: Path) -> None:
