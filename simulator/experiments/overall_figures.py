@@ -65,10 +65,11 @@ def judges(results: Results) -> Figure | None:
     shown = [e for e, by_stretch in curves.items() if any(by_stretch.values())]
     if not shown:
         return None
+    stretches = [s for s in STRETCHES if any(curves[e][s] for e in shown)]
     figure = new_figure(9, 2.7 * len(shown) + 0.5)
-    panels = figure.subplots(len(shown), len(STRETCHES), squeeze=False)
+    panels = figure.subplots(len(shown), len(stretches), squeeze=False)
     for row, environment in zip(panels, shown, strict=True):
-        for axes, stretch in zip(row, STRETCHES, strict=True):
+        for axes, stretch in zip(row, stretches, strict=True):
             if (curve := curves[environment][stretch]) is not None:
                 _judge_panel(results, environment, axes, curve)
             axes.set_title(f"{results.environment_title(environment)}, {stretch}")
