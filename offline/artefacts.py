@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,28 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def kept_file(path: Path, sha256: str, write: Callable[[Path], object]) -> Path:
+    """`path`, with the contents of this hash: as it is if they are there, otherwise written by `write`.
+
+    Raises:
+        OfflineError: `write` failed, or wrote something else.
+    """
+    if path.exists() and sha256_file(path) == sha256:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        if sha256_file(temporary) != sha256:
+            raise ValueError("SHA-256 differs")
+        temporary.replace(path)
+    except (ValueError, OSError) as error:
+        raise OfflineError(f"{path}: could not be made from its package ({error}); reinstall it") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def write_manifest(

@@ -42,7 +42,7 @@ def command(
     max_calls: Annotated[int | None, typer.Option(min=1, help="Cap on requests to the endpoint.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on tokens at the endpoint.")] = None,
     gguf: Annotated[
-        str | None, typer.Option(help=f"A GGUF file, or {' | '.join(PACKAGED)}: the first of these if not given.")
+        str | None, typer.Option(help=f"A GGUF file, or a packaged model: {' | '.join(PACKAGED)}; gemma if not given.")
     ] = None,
     gguf_sha256: Annotated[str | None, typer.Option(help="What the GGUF file's SHA-256 must be.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes of the embedded model.")] = None,

