@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from offline.processes import serve_parent
+from offline.processes import end_with_parent
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import Experiments, MethodSpec
 from simulator.experiments.methods import method_kinds
@@ -123,8 +123,9 @@ def execute(
 
 
 def _start_worker() -> None:
-    serve_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a run takes a minute, and what it has is not kept: none is finished
+    # Ctrl-C reaches the whole process group: a run takes a minute and half of one is worth nothing, so it just ends.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
     torch.set_num_threads(1)
 
 
