@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -80,22 +79,24 @@ def popularity_policy(batch: SessionBatch) -> Indices:
 
 def oracle_slate(batch: SessionBatch) -> Indices:
     """A ceiling: the unseen items with the highest true probability now; those that bore the user come last."""
-    rows = np.arange(len(batch.users))
-    # Probabilities are below 1: every item that bores ranks below every item that does not.
-    return _best(batch.probability(None, rows) - batch.bores(None, rows), batch)
+    return _greedy(batch.world.users.affinity[batch.users], batch)
+
+
+def item_oracle_slate(batch: SessionBatch) -> Indices:
+    """A ceiling for who knows all of items, how popular each is and what is alike, and nothing of users."""
+    return _greedy(np.broadcast_to(batch.world.popularity, batch.seen.shape), batch)
 
 
 class PopulationOracle:
     """A ceiling for strangers: knows every user's true taste, but not which of them this is.
 
     Its belief over the users is exact (Bayes, uniform before the first response); its slates are greedy by the belief's
-    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user. If
-    it does not even `learn`, all it knows is of items: how popular each is, and what is alike.
+    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user.
     """
 
-    def __init__(self, world: World, *, learn: bool = True) -> None:
+    def __init__(self, world: World) -> None:
         affinity = world.users.affinity
-        self._affinity, self._world, self._learns = affinity, world, learn
+        self._affinity, self._world = affinity, world
         self._logits = np.ascontiguousarray((np.log(affinity) - np.log1p(-affinity)).T)  # [A, U]
         self.log_belief: Floats = np.zeros((0, world.n_users), np.float32)  # [B, U] not normalised
         self._exposure: Floats = np.zeros((0, world.config.slate_size), np.float32)  # of the last slates
@@ -105,14 +106,12 @@ class PopulationOracle:
         rows = np.arange(len(batch.users))
         if batch.turn.max() == 0:
             self.log_belief = np.zeros((len(rows), self._world.n_users), np.float32)
-        elif self._learns:
+        else:
             self._learn(batch)
         belief = np.exp(self.log_belief - self.log_belief.max(axis=1, keepdims=True))
         mean = (belief @ self._affinity) / belief.sum(axis=1, keepdims=True)
-        exposure = batch.exposure(None, rows)
-        probability = response_probability(mean, exposure, self._world.config.satiation)
-        slates = _best(probability - batch.bores(None, rows), batch)
-        self._exposure = np.take_along_axis(exposure, np.maximum(slates, 0), axis=1)
+        slates = _greedy(mean, batch)
+        self._exposure = batch.exposure(slates, rows)
         return slates
 
     def _learn(self, batch: SessionBatch) -> None:
@@ -130,8 +129,16 @@ class PopulationOracle:
 CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {
     "oracle": lambda world: oracle_slate,
     "population_oracle": PopulationOracle,
-    "item_oracle": partial(PopulationOracle, learn=False),
+    "item_oracle": lambda world: item_oracle_slate,
 }
+
+
+def _greedy(affinity: Floats, batch: SessionBatch) -> Indices:
+    """[B, K] the unseen items that are likeliest to be answered now, were `affinity` [B, A] the users'."""
+    rows = np.arange(len(batch.users))
+    probability = response_probability(affinity, batch.exposure(None, rows), batch.world.config.satiation)
+    # Probabilities are below 1: every item that bores ranks below every item that does not.
+    return _best(probability - batch.bores(None, rows), batch)
 
 
 def _best(scores: Floats, batch: SessionBatch) -> Indices:

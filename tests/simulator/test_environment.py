@@ -24,6 +24,7 @@ from simulator.environment import (
 from simulator.rollout import (
     PolicyFn,
     PopulationOracle,
+    item_oracle_slate,
     oracle_slate,
     popularity_policy,
     random_policy,
@@ -277,7 +278,7 @@ def test_the_population_oracle_stands_between_popularity_and_the_oracle() -> Non
         rollout(world, policy, seed=0, n_sessions=400).reward.mean()
         for policy in (
             popularity_policy,
-            PopulationOracle(world, learn=False),
+            item_oracle_slate,
             PopulationOracle(world),
             oracle_slate,
         )
