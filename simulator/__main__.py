@@ -11,6 +11,7 @@ from simulator.demo import demo
 from simulator.errors import SimulatorError
 from simulator.experiments.experiment_command import experiment
 from simulator.experiments.results_command import results
+from simulator.experiments.tune_command import tune
 from simulator.load_command import load, users
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command("users")(users)
 app.command("demo")(demo)
 app.command("experiment")(experiment)
 app.command("results")(results)
+app.command("tune")(tune)
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def read_experiments(path: Path = DEFAULT_FILE) -> Experiments:
     if unknown := sorted(raw.keys() - sections):
         raise SimulatorError(f"{path}: unknown section {', '.join(unknown)}; known are {', '.join(sorted(sections))}")
     experiments = Experiments(
-        protocol=_table(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
+        protocol=read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
         environments=_tables(EnvironmentSpec, raw, "environments", path),
         judges=_tables(JudgeSpec, raw, "judges", path),
         priors=_tables(PriorSpec, raw, "priors", path),
@@ -122,10 +122,11 @@ def read_experiments(path: Path = DEFAULT_FILE) -> Experiments:
 
 
 def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> dict[str, T]:
-    return {name: _table(kind, table, f"{path}: {section}.{name}") for name, table in raw.get(section, {}).items()}
+    return {name: read_table(kind, table, f"{path}: {section}.{name}") for name, table in raw.get(section, {}).items()}
 
 
-def _table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    """The dataclass `kind` of a table's values; raises SimulatorError where one is unknown or missing."""
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(table.keys() - known):
         raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offline.processes import usable_cores
 from simulator.errors import SimulatorError
-from simulator.experiments.config import DEFAULT_FILE, read_experiments
+from simulator.experiments.config import DEFAULT_FILE, Experiments, read_experiments
 from simulator.experiments.record import Record, read_records
-from simulator.experiments.runner import execute, plan
+from simulator.experiments.runner import Run, execute, plan
 
 
 def experiment(
@@ -45,10 +46,24 @@ def experiment(
     if sessions is not None:
         methods_cut = {n: replace(m, sessions=sessions) for n, m in experiments.methods.items()}
         experiments = replace(experiments, methods=methods_cut)
-    chosen_environments = _chosen("--environments", environments, list(experiments.environments))
-    chosen_methods = _chosen("--methods", methods, list(experiments.methods))
-    known = {record.key: record for record in read_records(results)}
+    chosen_environments = chosen_names("--environments", environments, list(experiments.environments))
+    chosen_methods = chosen_names("--methods", methods, list(experiments.methods))
     planned = list(plan(experiments, chosen_environments, chosen_methods, data, work, console))
+    play_missing(planned, experiments, data, work, results, processes, console, again)
+
+
+def play_missing(
+    planned: Sequence[Run],
+    experiments: Experiments,
+    data: Path,
+    work: Path,
+    results: Path,
+    processes: int | None,
+    console: Console,
+    again: bool = False,
+) -> None:
+    """Play the runs that have no record in the folder `results`, or all; each record is kept as soon as it is there."""
+    known = {record.key for record in read_records(results)}
     runs = [run for run in planned if again or run.key not in known]
     console.print(f"{len(planned)} runs planned, {len(planned) - len(runs)} of them have a result")
     results.mkdir(parents=True, exist_ok=True)
@@ -63,7 +78,8 @@ def experiment(
             console.print(last)
 
 
-def _chosen(option: str, patterns: str, names: list[str]) -> list[str]:
+def chosen_names(option: str, patterns: str, names: list[str]) -> list[str]:
+    """The names that a pattern of the option matches."""
     found = [name for name in names if any(fnmatch(name, pattern.strip()) for pattern in patterns.split(","))]
     if not found:
         raise SimulatorError(f"{option} {patterns}: matches none of {', '.join(names)}")

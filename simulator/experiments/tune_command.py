@@ -1,0 +1,93 @@
+"""The command `tune`: every setting of every method, and a page that says which is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from offline.artefacts import write_atomic
+from simulator.experiments.config import DEFAULT_FILE, Experiments, read_experiments
+from simulator.experiments.experiment_command import chosen_names, play_missing
+from simulator.experiments.record import Record, read_records
+from simulator.experiments.results import ENVIRONMENTS
+from simulator.experiments.runner import plan
+from simulator.experiments.tables import table
+from simulator.experiments.tuning import DEFAULT_FILE as SETTINGS_FILE
+from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
+
+HEAD = """\
+# Tuning
+
+*This page is generated: do not edit it. `python -m simulator tune` plays what has no result yet and writes it again.*
+"""
+
+
+def tune(
+    config: Annotated[Path, typer.Option(help="The declarative file of the experiments.")] = DEFAULT_FILE,
+    settings: Annotated[Path, typer.Option(help="The settings that are tried.")] = SETTINGS_FILE,
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.")] = Path("../shared/data"),
+    work: Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.")] = Path(
+        "runs/experiments"
+    ),
+    results: Annotated[Path, typer.Option(help="Folder of the results, one .jsonl an environment.")] = Path(
+        "docs/results/tuning"
+    ),
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/tuning.md"),
+    methods: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "*",
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
+) -> None:
+    """Play as many settings of each method, on seeds that are not reported, and say which earned most."""
+    console = Console(stderr=True)
+    experiments = read_experiments(config)
+    tuning = read_tuning(experiments, settings)
+    chosen = chosen_names("--methods", methods, list(tuning.settings))
+    all_settings = candidates(experiments, tuning)
+    names = [name for name in all_settings.methods if name.rpartition(".")[0] in chosen]
+    environments = [name for name in ENVIRONMENTS if name in experiments.environments]
+    planned = list(plan(all_settings, environments, names, data, work, console))
+    play_missing(planned, all_settings, data, work, results, processes, console)
+    write_atomic(out, tuning_page(experiments, tuning, list(read_records(results))).encode())
+    console.print(f"{out} is written; settings that are used stand in {config} as `tuned`")
+
+
+def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record]) -> str:
+    """What was tried, what it earned, and what is used."""
+    protocol = tuning.protocol
+    found = tried(experiments, tuning, records)
+    chosen = winners(tuning, found)
+    n_settings = max((len(s) for s in tuning.settings.values()), default=0)
+    parts = [
+        HEAD,
+        f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.seeds} seeds from "
+        f"{protocol.first_seed} on with {protocol.sessions:,} sessions each; no result is reported of these seeds. "
+        "Numbers are rewards per session over the last 1,000, means over seeds; the one in bold is used. "
+        + ", ".join(f"`{name}`" for name in tuning.one_for_all)
+        + " gets one setting for all environments, by the mean of its rewards relative to the defaults'; "
+        "all that runs the learner which we deploy has that one. Every other method has its own best "
+        "in each environment.\n",
+    ]
+    for method in tuning.settings:
+        of_method = [one for one in found if one.method == method]
+        if not of_method:
+            continue
+        titles = ["setting", *(experiments.environments[one.environment].title for one in of_method)]
+        used = [chosen[method, one.environment] for one in of_method]
+        rows = [
+            [_described(setting), *(_cell(one.means[i], setting == u) for one, u in zip(of_method, used, strict=True))]
+            for i, setting in enumerate(tuning.settings[method])
+        ]
+        parts.append(f"## {experiments.methods[method].title} (`{method}`)\n\n" + table(titles, rows, left=1))
+    return "\n".join(parts)
+
+
+def _cell(mean: float, used: bool) -> str:
+    return f"**{mean:.3f}**" if used else f"{mean:.3f}"
+
+
+def _described(setting: Mapping[str, Any]) -> str:
+    return "`" + json.dumps(setting) + "`" if setting else "defaults"

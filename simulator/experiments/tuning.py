@@ -1,0 +1,137 @@
+"""Settings of methods, as many of each, and which of them earned most on seeds that no result is reported of."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator.errors import SimulatorError
+from simulator.experiments.config import Experiments, MethodSpec, Protocol, read_table
+from simulator.experiments.record import Record
+
+DEFAULT_FILE = Path(__file__).with_name("tuning.toml")
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The file: what every method tries, on which sessions."""
+
+    protocol: Protocol
+    settings: Mapping[str, Sequence[Options]]  # of every method; the first is what it has by default
+    one_for_all: Sequence[str] = ()  # methods that get one setting for all environments
+
+
+def read_tuning(experiments: Experiments, path: Path = DEFAULT_FILE) -> Tuning:
+    """Read and check the file.
+
+    Raises:
+        SimulatorError: it is missing, not TOML, names an unknown method, overlaps the reported seeds, or gives one
+            method more settings than another; the message says where.
+    """
+    try:
+        tuning = read_table(Tuning, tomllib.loads(path.read_text()), str(path))
+    except (OSError, ValueError) as error:
+        raise SimulatorError(f"{path}: {error}") from None
+    tuning = replace(tuning, protocol=read_table(Protocol, tuning.protocol, f"{path}: protocol"))  # type: ignore[arg-type]
+    for method in (*tuning.settings, *tuning.one_for_all):
+        if method not in experiments.methods or method not in tuning.settings:
+            raise SimulatorError(
+                f"{path}: settings.{method}: expected settings of one of {', '.join(experiments.methods)}"
+            )
+    numbers = {method: len(settings) for method, settings in tuning.settings.items()}
+    if len(set(numbers.values())) > 1:
+        raise SimulatorError(f"{path}: settings: every method needs as many as any other, found {numbers}")
+    ours, reported = _seeds(tuning.protocol), _seeds(experiments.protocol)
+    if shared := sorted(ours & reported):
+        raise SimulatorError(f"{path}: protocol: seeds {shared} are reported, too")
+    return tuning
+
+
+def _seeds(protocol: Protocol) -> set[int]:
+    return set(range(protocol.first_seed, protocol.first_seed + protocol.seeds))
+
+
+def candidates(experiments: Experiments, tuning: Tuning) -> Experiments:
+    """Experiments whose methods are all settings: `linucb.0`, `linucb.1`, ..."""
+    methods = {
+        f"{name}.{place}": replace(
+            experiments.methods[name],
+            options=_options(experiments.methods[name], setting),
+            tuned={},
+            seeds=None,
+            sessions=tuning.protocol.sessions,
+        )
+        for name, settings in tuning.settings.items()
+        for place, setting in enumerate(settings)
+    }
+    return replace(experiments, protocol=tuning.protocol, methods=methods)
+
+
+def _options(spec: MethodSpec, setting: Options) -> dict[str, Any]:
+    return {**spec.options, **setting}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the settings of a method earned in an environment: reward per session of the last 1,000, by seed."""
+
+    method: str
+    environment: str
+    settings: Sequence[Options]
+    rewards: Sequence[Sequence[float]]  # of each setting; empty where it was not played
+
+    @property
+    def means(self) -> list[float]:
+        """NaN where a setting was not played."""
+        return [float(np.mean(values)) if values else float("nan") for values in self.rewards]
+
+
+def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
+    """By method and environment, those with a record of every setting and seed; nothing else counts."""
+    seeds = _seeds(tuning.protocol)
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for record in records:
+        method, _, _ = record.method.rpartition(".")
+        if record.seed in seeds and record.sessions == tuning.protocol.sessions:
+            of = (method, record.environment, _text(record.configuration["method"]["options"]))
+            found.setdefault(of, {})[record.seed] = record.metrics["reward_last_1000"]
+    out = []
+    for method, settings in tuning.settings.items():
+        spec = experiments.methods[method]
+        for environment in experiments.environments:
+            by_setting = [found.get((method, environment, _text(_options(spec, s))), {}) for s in settings]
+            if all(rewards.keys() == seeds for rewards in by_setting):
+                rewards = [[rewards[seed] for seed in sorted(seeds)] for rewards in by_setting]
+                out.append(Tried(method, environment, settings, rewards))
+    return out
+
+
+def winners(tuning: Tuning, found: Iterable[Tried]) -> dict[tuple[str, str], Options]:
+    """The setting of each method and environment that earned most; of equal ones, the first.
+
+    A method of `one_for_all` has the one with the highest mean of the rewards relative to its first setting's.
+    """
+    chosen: dict[tuple[str, str], Options] = {}
+    shared: dict[str, list[Tried]] = {}
+    for one in found:
+        if one.method in tuning.one_for_all:
+            shared.setdefault(one.method, []).append(one)
+        else:
+            chosen[one.method, one.environment] = one.settings[int(np.argmax(one.means))]
+    for method, ones in shared.items():
+        relative = np.mean([np.array(one.means) / one.means[0] for one in ones], axis=0)
+        for one in ones:
+            chosen[method, one.environment] = one.settings[int(np.argmax(relative))]
+    return chosen
+
+
+def _text(options: Options) -> str:
+    return json.dumps(options, sort_keys=True)
