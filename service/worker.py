@@ -89,21 +89,26 @@ class Worker:
         if live is None:
             log.info("waiting for a first policy")
             return None
-        saved = self._checkpoints.load()
         published = [int(v) for v in self._redis.hkeys(self._keys.policies)]
-        # The frozen policy and the projection are the same in every version; the first one is never pruned.
-        version = min(published) if saved else live.version
+        self._since_checkpoint = 0
+        saved = self._checkpoints.load()
+        if saved is not None:
+            # The frozen policy and the projection are the same in every version; the first one is never pruned.
+            learning = self._start_from(min(published))
+            if saved[0].fingerprint == learning.fingerprint:
+                learning.restore(*saved)
+                log.info("resuming at %s after version %d", learning.counters.cursor, learning.counters.version)
+                return learning
+            log.warning("the checkpoint was written with other settings and is not used")
+        learning = self._start_from(live.version)
+        learning.counters.version = max(published)
+        log.info("starting from version %d at %s", live.version, learning.counters.cursor)
+        return learning
+
+    def _start_from(self, version: int) -> Learning:
         snapshot = load_snapshot(folder_of(self._settings.data_dir, version))
         embeddings = embeddings_of(self._redis, self._keys, snapshot.item_ids)
-        learning = Learning(snapshot, torch.from_numpy(embeddings), self._settings)
-        if saved is not None and saved[0].fingerprint == learning.fingerprint:
-            learning.restore(*saved)
-            log.info("resuming at %s after version %d", learning.counters.cursor, learning.counters.version)
-        else:
-            learning.counters.version = max(published)
-            log.info("starting from version %d at %s", version, learning.counters.cursor)
-        self._since_checkpoint = 0
-        return learning
+        return Learning(snapshot, torch.from_numpy(embeddings), self._settings)
 
     async def _bootstrap(self) -> None:
         client = aioredis.from_url(self._settings.redis_url, socket_timeout=self._settings.redis_timeout_s)

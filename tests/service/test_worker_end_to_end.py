@@ -73,6 +73,22 @@ def test_a_worker_that_resumes_counts_every_event_once(settings: Settings, redis
     assert report.closed + report.open == kinds.count(Impression)
 
 
+def test_other_settings_start_from_the_live_version(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client:
+        with working(settings):
+            talk(client, 60)
+            until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+        live = version_of(client)
+        changed = settings.model_copy(update={"replay_capacity": settings.replay_capacity + 1})
+        with working(changed) as worker:
+            until(lambda: worker._learning is not None, "the learner")
+            assert worker._learning is not None
+            assert worker._learning.snapshot.manifest.version == live
+            until(lambda: talk(client, 1) or version_of(client) > live, "a version that builds on it")
+        assert client.get("/policies").json()["policies"][0]["parent"] >= live
+
+
 def test_new_items_reach_the_learner_and_the_next_version(settings: Settings) -> None:
     settings = learning_settings(settings)
     with serving(settings) as client, working(settings):
