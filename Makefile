@@ -11,12 +11,13 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test lint experiments results container-test clean help
+.PHONY: demo test lint experiments tune results container-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
+	@echo "make tune             try as many settings of every method, on seeds that are not reported (an hour)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make clean           remove .venv and runs/"
@@ -52,6 +53,9 @@ DATA ?= ../shared/data
 experiments: $(VENV)/.stamp-experiments $(VENV)/.stamp-smollm2
 	$(BIN)/python -m simulator experiment --data $(DATA)
 	$(MAKE) --no-print-directory results
+
+tune: $(VENV)/.stamp-experiments
+	$(BIN)/python -m simulator tune --data $(DATA)
 
 results: $(VENV)/.stamp-demo
 	$(BIN)/python -m simulator results

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from offline.artefacts import write_atomic
-from simulator.experiments.config import DEFAULT_FILE, Experiments, read_experiments
+from simulator.experiments.config import DEFAULT_FILE, Experiments, Protocol, read_experiments
 from simulator.experiments.experiment_command import chosen_names, play_missing
 from simulator.experiments.record import Record, read_records
 from simulator.experiments.results import ENVIRONMENTS
@@ -38,6 +38,7 @@ def tune(
         "docs/results/tuning"
     ),
     out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/tuning.md"),
+    environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = ",".join(ENVIRONMENTS),
     methods: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "*",
     processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
 ) -> None:
@@ -48,8 +49,8 @@ def tune(
     chosen = chosen_names("--methods", methods, list(tuning.settings))
     all_settings = candidates(experiments, tuning)
     names = [name for name in all_settings.methods if name.rpartition(".")[0] in chosen]
-    environments = [name for name in ENVIRONMENTS if name in experiments.environments]
-    planned = list(plan(all_settings, environments, names, data, work, console))
+    places = chosen_names("--environments", environments, list(experiments.environments))
+    planned = list(plan(all_settings, places, names, data, work, console))
     play_missing(planned, all_settings, data, work, results, processes, console)
     write_atomic(out, tuning_page(experiments, tuning, list(read_records(results))).encode())
     console.print(f"{out} is written; settings that are used stand in {config} as `tuned`")
@@ -63,9 +64,9 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
     n_settings = max((len(s) for s in tuning.settings.values()), default=0)
     parts = [
         HEAD,
-        f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.seeds} seeds from "
-        f"{protocol.first_seed} on with {protocol.sessions:,} sessions each; no result is reported of these seeds. "
-        "Numbers are rewards per session over the last 1,000, means over seeds; the one in bold is used. "
+        f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.sessions:,} sessions "
+        f"of each of the seeds {_numbers(protocol)}, of which no result is reported (methods that had logs: on fewer, "
+        "since they learn nothing more). Numbers are rewards per session; the one in bold is used. "
         + ", ".join(f"`{name}`" for name in tuning.one_for_all)
         + " gets one setting for all environments, by the mean of its rewards relative to the defaults'; "
         "all that runs the learner which we deploy has that one. Every other method has its own best "
@@ -83,6 +84,10 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
         ]
         parts.append(f"## {experiments.methods[method].title} (`{method}`)\n\n" + table(titles, rows, left=1))
     return "\n".join(parts)
+
+
+def _numbers(protocol: Protocol) -> str:
+    return ", ".join(str(protocol.first_seed + n) for n in range(protocol.seeds))
 
 
 def _cell(mean: float, used: bool) -> str:

@@ -46,6 +46,13 @@ def read_tuning(experiments: Experiments, path: Path = DEFAULT_FILE) -> Tuning:
             raise SimulatorError(
                 f"{path}: settings.{method}: expected settings of one of {', '.join(experiments.methods)}"
             )
+    for method, settings in tuning.settings.items():
+        if not isinstance(settings, list) or not all(isinstance(setting, dict) for setting in settings):
+            raise SimulatorError(f"{path}: settings.{method}: expected a list of tables")
+        if settings[:1] != [{}] or any(setting in settings[:i] for i, setting in enumerate(settings)):
+            raise SimulatorError(
+                f"{path}: settings.{method}: expected {{}} first, for the defaults, and no setting twice"
+            )
     numbers = {method: len(settings) for method, settings in tuning.settings.items()}
     if len(set(numbers.values())) > 1:
         raise SimulatorError(f"{path}: settings: every method needs as many as any other, found {numbers}")
@@ -60,16 +67,21 @@ def _seeds(protocol: Protocol) -> set[int]:
 
 
 def candidates(experiments: Experiments, tuning: Tuning) -> Experiments:
-    """Experiments whose methods are all settings: `linucb.0`, `linucb.1`, ..."""
+    """Experiments whose methods are all settings: `linucb.0`, `linucb.1`, ...
+
+    A method that plays fewer sessions than others in the experiments, since it learns nothing in them, does so here.
+    """
+    sessions = tuning.protocol.sessions
     methods = {
         f"{name}.{place}": replace(
-            experiments.methods[name],
-            options=_options(experiments.methods[name], setting),
+            spec,
+            options=_options(spec, setting),
             tuned={},
             seeds=None,
-            sessions=tuning.protocol.sessions,
+            sessions=min(sessions, spec.sessions or sessions),
         )
         for name, settings in tuning.settings.items()
+        for spec in (experiments.methods[name],)
         for place, setting in enumerate(settings)
     }
     return replace(experiments, protocol=tuning.protocol, methods=methods)
@@ -81,28 +93,30 @@ def _options(spec: MethodSpec, setting: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tried:
-    """What the settings of a method earned in an environment: reward per session of the last 1,000, by seed."""
+    """What the settings of a method earned in an environment: reward per session, by seed."""
 
     method: str
     environment: str
     settings: Sequence[Options]
-    rewards: Sequence[Sequence[float]]  # of each setting; empty where it was not played
+    rewards: Sequence[Sequence[float]]  # of each setting
 
     @property
     def means(self) -> list[float]:
-        """NaN where a setting was not played."""
-        return [float(np.mean(values)) if values else float("nan") for values in self.rewards]
+        """Of each setting, over seeds."""
+        return [float(np.mean(values)) for values in self.rewards]
 
 
 def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
     """By method and environment, those with a record of every setting and seed; nothing else counts."""
     seeds = _seeds(tuning.protocol)
+    asked = candidates(experiments, tuning).methods
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
-        method, _, _ = record.method.rpartition(".")
-        if record.seed in seeds and record.sessions == tuning.protocol.sessions:
+        spec = asked.get(record.method)
+        if spec is not None and record.seed in seeds and record.sessions == spec.sessions:
+            method, _, _ = record.method.rpartition(".")
             of = (method, record.environment, _text(record.configuration["method"]["options"]))
-            found.setdefault(of, {})[record.seed] = record.metrics["reward_last_1000"]
+            found.setdefault(of, {})[record.seed] = record.metrics["reward"]
     out = []
     for method, settings in tuning.settings.items():
         spec = experiments.methods[method]
