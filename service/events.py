@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 FIELD = b"e"
+_ABOUT_ONE = 1.0 + 1e-6  # a sum of probabilities may round upwards
 
 
 class EventError(Exception):
@@ -76,6 +79,13 @@ def decode(data: bytes) -> Event:
         event = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError(f"not an event: {error}") from None
-    if isinstance(event, Impression) and len(event.items) != len(event.propensities):
-        raise EventError("impression: `items` and `propensities` differ in length")
+    if isinstance(event, Impression):
+        if len(event.items) != len(event.propensities):
+            raise EventError("impression: `items` and `propensities` differ in length")
+        if not all(0.0 < p <= _ABOUT_ONE for p in event.propensities):
+            raise EventError("impression: `propensities` must be above 0 and at most 1")
+        if not all(math.isfinite(reward) for _, reward in event.history):
+            raise EventError("impression: rewards in `history` must be finite")
+    elif isinstance(event, Feedback) and not math.isfinite(event.reward):
+        raise EventError("feedback: `reward` must be finite")
     return event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import msgspec
 import pytest
@@ -14,9 +15,11 @@ from service.events import Event, EventError, Feedback, Impression, ItemChanged,
 
 _text = st.text(st.characters(codec="utf-8"), max_size=20)
 _number = st.floats(allow_nan=False)
+_finite = st.floats(allow_nan=False, allow_infinity=False)
+_propensity = st.floats(0.0, 1.0, exclude_min=True)
 _slots = st.integers(0, 5).flatmap(
     lambda k: st.tuples(
-        st.lists(_text, min_size=k, max_size=k).map(tuple), st.lists(_number, min_size=k, max_size=k).map(tuple)
+        st.lists(_text, min_size=k, max_size=k).map(tuple), st.lists(_propensity, min_size=k, max_size=k).map(tuple)
     )
 )
 _impressions = st.builds(
@@ -26,7 +29,7 @@ _impressions = st.builds(
     user=_text,
     arm=_text,
     policy_version=st.integers(0, 2**53),
-    history=st.lists(st.tuples(_text, _number), max_size=4).map(tuple),
+    history=st.lists(st.tuples(_text, _finite), max_size=4).map(tuple),
     candidate_hash=_text,
     masked=st.lists(_text, max_size=3).map(tuple),
     candidates=st.none() | st.lists(_text, max_size=3).map(tuple),
@@ -38,7 +41,7 @@ _feedback = st.builds(
     event_id=_text,
     user=_text,
     item_id=_text,
-    reward=_number,
+    reward=_finite,
     recommendation_id=st.none() | _text,
     type=st.none() | _text,
     occurred_at=st.none() | _number,
@@ -70,6 +73,12 @@ def test_other_bytes_are_event_errors(data: bytes) -> None:
             msgspec.to_builtins(Impression("r", "u", "a", 1, (), ("a",), (0.5,), "")) | {"propensities": []},
             "differ in length",
         ),
+        *(
+            (msgspec.to_builtins(Impression("r", "u", "a", 1, (), ("a",), (p,), "")), "`propensities` must be above 0")
+            for p in (0.0, -0.1, 1.1, math.nan, math.inf)
+        ),
+        (msgspec.to_builtins(Impression("r", "u", "a", 1, (("b", math.inf),), (), (), "")), "`history` must be finite"),
+        (msgspec.to_builtins(Feedback("e", "u", "i", math.nan)), "`reward` must be finite"),
     ],
 )
 def test_an_event_error_names_the_field(data: object, message: str) -> None:
