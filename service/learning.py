@@ -43,6 +43,7 @@ class Meta(msgspec.Struct):
     unpublished: int
     waiting: list[OpenImpression]
     gate_rejections: dict[str, int]
+    failed: bool = False
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Counters:
     unlearned: int = 0  # closed since the last learning step
     unpublished: int = 0  # closed since the last version
     gate_rejections: dict[str, int] = field(default_factory=dict)
+    failed: bool = False  # a learning step ended in an error: the learner is not to be published
 
 
 class Learning:
@@ -84,6 +86,7 @@ class Learning:
 
     def reset_learner(self, snapshot: Snapshot) -> None:
         """Start the learner from a snapshot's learned policy, with a fresh optimiser."""
+        self.counters.failed = False
         text = self._text()
         known = text[: len(snapshot.item_ids)]
         learned = snapshot.network("learned", known).with_text(text)
@@ -157,7 +160,12 @@ class Learning:
         if self.settings.variant == Variant.FROZEN:
             return
         self._apply_text()
-        metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+        try:
+            metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+        except (RuntimeError, ArithmeticError):  # of numbers, as of a matrix that cannot be inverted: no event's fault
+            log.exception("a learning step failed at %s", self.counters.cursor)
+            self.counters.failed = True
+            return
         self.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # they become JSON
 
     def _change_item(self, event: ItemChanged) -> None:
@@ -214,9 +222,9 @@ class Learning:
         return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, serving_config(self.settings))
 
     def finite(self) -> bool:
-        """Whether all learned weights are finite."""
+        """Whether all learned weights are finite and every learning step came to its end."""
         nets: tuple[ItemScorer, ...] = (self.learner.actor, self.learner.critic)
-        return all(bool(p.isfinite().all()) for net in nets for p in net.parameters())
+        return not self.counters.failed and all(bool(p.isfinite().all()) for net in nets for p in net.parameters())
 
     def dump(self) -> tuple[Meta, dict[str, Tensor]]:
         """Everything, for a checkpoint."""
@@ -235,6 +243,7 @@ class Learning:
             unpublished=c.unpublished,
             waiting=self.joiner.dump(),
             gate_rejections=c.gate_rejections,
+            failed=c.failed,
         )
         tensors = {
             "embeddings": torch.from_numpy(self.embeddings),
@@ -265,6 +274,7 @@ class Learning:
             unlearned=meta.unlearned,
             unpublished=meta.unpublished,
             gate_rejections=meta.gate_rejections,
+            failed=meta.failed,
         )
 
 

@@ -109,6 +109,15 @@ def test_dumping_often_changes_nothing(deployment: Settings) -> None:
     assert_same(quiet, dumped)
 
 
+def test_a_failed_step_is_remembered_until_the_learner_starts_again(deployment: Settings) -> None:
+    learning, resumed = start(deployment), start(deployment)
+    learning.counters.failed = True
+    resumed.restore(*learning.dump())
+    assert not resumed.finite()
+    resumed.reset_learner(resumed.snapshot)
+    assert resumed.finite()
+
+
 def test_the_next_snapshot_can_be_started_from(deployment: Settings) -> None:
     learning = start(deployment)
     take(learning, log_with_everything())

@@ -149,3 +149,25 @@ def test_a_learner_that_diverged_is_refused_and_starts_again_from_live(
         assert 'ialp_gate_rejections_total{reason="not_finite"} 1.0' in client.get("/metrics").text
         talk(client, 50, start=50)
         until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
+
+
+def test_a_learning_step_that_fails_is_no_events_fault(
+    settings: Settings, redis: syncredis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client, working(settings) as worker:
+        until(lambda: worker._learning is not None, "the learner")
+        assert worker._learning is not None
+        failing = worker._learning.learner
+
+        def update(*_: object) -> None:
+            raise torch.linalg.LinAlgError("not positive definite")
+
+        monkeypatch.setattr(failing, "update", update)
+        talk(client, 50)
+        refused = lambda: report_of(redis, settings).gate_rejections.get("not_finite", 0) >= 1  # noqa: E731
+        until(lambda: talk(client, 1) or refused(), "the refusal")
+        assert worker._learning.learner is not failing and redis.xlen(Keys(settings.key_prefix).dead) == 0
+        talk(client, 50, start=50)
+        until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
+        assert "poison" not in report_of(redis, settings).events
