@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class Learning:
         self.settings, self.snapshot = settings, snapshot
         self.item_ids = list(snapshot.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
-        self.embeddings = embeddings.numpy().astype(np.float16)
+        self._rows = embeddings.numpy().astype(np.float16)  # with room for more, see `embeddings`
         self.counters = Counters(
             cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=snapshot.manifest.version
         )
@@ -105,6 +106,11 @@ class Learning:
             critic.requires_grad_(True),
             self.settings.learner_config,
         )
+
+    @property
+    def embeddings(self) -> npt.NDArray[np.float16]:
+        """Of every item, [n_items, TEXT_DIM]."""
+        return self._rows[: len(self.item_ids)]
 
     def _text(self) -> Tensor:
         return self.snapshot.projection(torch.from_numpy(self.embeddings.astype(np.float32)))
@@ -174,7 +180,9 @@ class Learning:
         if known is None:
             self.index[event.item_id] = len(self.item_ids)
             self.item_ids.append(event.item_id)
-            self.embeddings = np.concatenate([self.embeddings, row[np.newaxis]])
+            if len(self.item_ids) > len(self._rows):  # twice the room, so that many new items cost a few copies
+                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows), np.zeros_like(row)[None]])
+            self.embeddings[-1] = row
         elif not event.deleted:
             self.embeddings[known] = row
         self._text_changed = True
@@ -257,7 +265,7 @@ class Learning:
         """Continue from what `dump` gave, bit for bit."""
         self.item_ids = list(meta.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
-        self.embeddings = tensors["embeddings"].numpy().copy()
+        self._rows = tensors["embeddings"].numpy().copy()
         self._text_changed = True
         self._apply_text()
         self.learner.load_state_dict(under("learner", tensors))
