@@ -65,8 +65,8 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
     parts = [
         HEAD,
         f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.sessions:,} sessions "
-        f"of each of the seeds {_numbers(protocol)}, of which no result is reported (methods that had logs: on fewer, "
-        "since they learn nothing more). Numbers are rewards per session; the one in bold is used. "
+        f"(methods that had logs: fewer, since they learn nothing more) of each of these seeds, of which no result is "
+        f"reported: {_numbers(protocol)}. Numbers are rewards per session; the one in bold is used. "
         + ", ".join(f"`{name}`" for name in tuning.one_for_all)
         + " gets one setting for all environments, by the mean of its rewards relative to the defaults'; "
         "all that runs the learner which we deploy has that one. Every other method has its own best "
