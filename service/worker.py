@@ -95,15 +95,25 @@ class Worker:
         if saved is not None:
             # The frozen policy and the projection are the same in every version; the first one is never pruned.
             learning = self._start_from(min(published))
-            if saved[0].fingerprint == learning.fingerprint:
-                learning.restore(*saved)
-                log.info("resuming at %s after version %d", learning.counters.cursor, learning.counters.version)
+            if saved[0].fingerprint != learning.fingerprint:
+                log.warning("the checkpoint was written with other settings and is not used")
+            elif self._restored(learning, *saved):
                 return learning
-            log.warning("the checkpoint was written with other settings and is not used")
         learning = self._start_from(live.version)
         learning.counters.version = max(published)
         log.info("starting from version %d at %s", live.version, learning.counters.cursor)
         return learning
+
+    @staticmethod
+    def _restored(learning: Learning, meta: Meta, tensors: dict[str, torch.Tensor]) -> bool:
+        """Whether the checkpoint fits; if not, `learning` is in no state to be used."""
+        try:
+            learning.restore(meta, tensors)
+        except (KeyError, ValueError, RuntimeError) as error:  # whole, but of a release with another layout
+            log.warning("the checkpoint does not fit and is not used (%s: %s)", type(error).__name__, error)
+            return False
+        log.info("resuming at %s after version %d", learning.counters.cursor, learning.counters.version)
+        return True
 
     def _start_from(self, version: int) -> Learning:
         snapshot = load_snapshot(folder_of(self._settings.data_dir, version))
