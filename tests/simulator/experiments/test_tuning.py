@@ -1,0 +1,157 @@
+"""`python -m simulator tune`: every method has the same budget, and what earned most is what the experiments use."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from baseline_examples import KINDS, make_catalogue, make_toy_world
+from experiment_examples import FAST_METHODS, experiments_file, prepare
+from record_examples import record
+
+from simulator.__main__ import main
+from simulator.errors import SimulatorError
+from simulator.experiments.agent import Setting
+from simulator.experiments.config import Protocol, read_experiments
+from simulator.experiments.record import Record, read_records
+from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
+
+SHIPPED = read_experiments()
+TUNING = read_tuning(SHIPPED)
+RESULTS = Path(__file__).parents[3] / "docs" / "results" / "tuning"
+STARTS_WITH_NOTHING = [name for name in TUNING.settings if not SHIPPED.methods[name].logs]
+SMALL = """
+[protocol]
+sessions = 1_000
+seeds = 2
+first_seed = 100
+concurrent = 100
+[settings]
+popularity = [{}, { variety = 0.0 }]
+text_similarity = [{}, { temperature = 0.0 }]
+"""
+SIMILARITY = """
+[methods.text_similarity]
+title = "Texts"
+kind = "text_similarity"
+group = "baseline"
+"""
+
+
+def test_what_is_used_is_what_earned_most() -> None:
+    chosen = winners(TUNING, tried(SHIPPED, TUNING, read_records(RESULTS)))
+    assert {method for method, _ in chosen} == set(TUNING.settings)
+    for (method, environment), setting in chosen.items():
+        spec = SHIPPED.methods[method]
+        assert SHIPPED.options(method, environment) == {**spec.options, **setting}, (method, environment)
+
+
+def test_no_method_has_options_that_were_not_tuned() -> None:
+    assert all(name in TUNING.settings for name, spec in SHIPPED.methods.items() if spec.tuned)
+
+
+@pytest.mark.parametrize("method", STARTS_WITH_NOTHING)
+def test_methods_take_every_setting(method: str) -> None:
+    for setting in TUNING.settings[method]:
+        options: dict[str, Any] = {**SHIPPED.methods[method].options, **setting}
+        if "dim" in options:
+            options["dim"] = 3  # the toy's texts have no more
+        KINDS[SHIPPED.methods[method].kind](Setting(make_catalogue(make_toy_world()), 0, options))
+
+
+def played(
+    tuning: Tuning, rewards: dict[str, dict[str, list[float]]], environments: tuple[str, ...] = ("lfm", "coat")
+) -> list[Record]:
+    """A record of each setting and seed; a setting earns the same with every seed."""
+    out = []
+    for name, spec in candidates(SHIPPED, tuning).methods.items():
+        method, _, place = name.rpartition(".")
+        for environment in environments:
+            for seed in (100, 101):
+                reward = rewards[method][environment][int(place)]
+                one = record(name, seed, environment, sessions=1000, reward=reward)
+                changed = {**one.configuration, "method": {**one.configuration["method"], "options": spec.options}}
+                out.append(replace(one, configuration=changed))
+    return out
+
+
+def test_the_best_by_environment_or_one_for_all() -> None:
+    settings = ({}, {"variety": 1.0}, {"variety": 2.0})
+    protocol = Protocol(sessions=1000, seeds=2, first_seed=100)
+    tuning = Tuning(protocol, {"popularity": settings, "linucb": ({}, {"dim": 8}, {"dim": 9})}, ("popularity",))
+    # Relative to the first: 1, 1.5, 1 in one environment, and 1, 0.9, 1.2 in the other; on average 1, 1.2, 1.1.
+    rewards = {
+        "popularity": {"lfm": [2.0, 3.0, 2.0], "coat": [10.0, 9.0, 12.0]},
+        "linucb": {"lfm": [5.0, 5.0, 4.0], "coat": [1.0, 1.0, 2.0]},
+    }
+    records = played(tuning, rewards)
+    assert winners(tuning, tried(SHIPPED, tuning, records)) == {
+        ("popularity", "lfm"): {"variety": 1.0},
+        ("popularity", "coat"): {"variety": 1.0},
+        ("linucb", "lfm"): {},
+        ("linucb", "coat"): {"dim": 9},
+    }
+    # A method of which something is missing is not chosen from, nor are seeds counted that were not asked for.
+    other_seed = [replace(one, seed=7) for one in records[-2:]]
+    found = winners(tuning, tried(SHIPPED, tuning, [*records[:-1], *other_seed]))
+    assert ("linucb", "coat") not in found and ("linucb", "lfm") in found
+
+
+MISTAKES = {
+    "linucb = [{}]": "as many as any other",
+    "nobody = [{}, {}]": "settings.nobody: expected settings of one of",
+    "linucb = 3": "settings.linucb: expected a list",
+    "linucb = [{}, {}]": "no setting twice",
+    "linucb = [{ dim = 8 }, {}]": "expected {} first",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named(mistake: str, tmp_path: Path) -> None:
+    path = tmp_path / "tuning.toml"
+    path.write_text(SMALL.replace("text_similarity = [{}, { temperature = 0.0 }]", mistake))
+    with pytest.raises(SimulatorError) as caught:
+        read_tuning(SHIPPED, path)
+    assert MISTAKES[mistake] in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_seeds_that_are_reported_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tuning.toml"
+    path.write_text(SMALL.replace("first_seed = 100", "first_seed = 9"))
+    with pytest.raises(SimulatorError, match=r"seeds \[9\] are reported"):
+        read_tuning(SHIPPED, path)
+
+
+def test_the_command_plays_what_is_missing_and_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = experiments_file(tmp_path / "experiments.toml", FAST_METHODS + SIMILARITY)
+    settings = tmp_path / "tuning.toml"
+    settings.write_text(SMALL)
+    prepare(tmp_path / "work")
+    options = {
+        "config": config,
+        "settings": settings,
+        "work": tmp_path / "work",
+        "data": tmp_path,
+        "results": tmp_path / "results",
+        "out": tmp_path / "tuning.md",
+        "environments": "toy",
+    }
+    arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+
+    def tune(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["simulator", "tune", *arguments, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        return (tmp_path / "tuning.md").read_text()
+
+    page = tune("--methods", "text_similarity")
+    assert "(`text_similarity`)" in page and "(`popularity`)" not in page
+    page = tune()
+    records = (tmp_path / "results" / "toy.jsonl").read_bytes()
+    assert len(records.splitlines()) == 8
+    assert "(`text_similarity`)" in page and '`{"variety": 0.0}`' in page and page.count("**") == 4
+    assert tune() == page and (tmp_path / "results" / "toy.jsonl").read_bytes() == records
