@@ -132,11 +132,10 @@ def _bars(results: Results, environment: str) -> Figure | None:
     axes.set_xlim(left=0)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("reward per session")
-    axes.set_title(
-        f"{results.environment_title(environment)}: all {PROTOCOL.sessions:,} sessions (bars, 95% intervals) and the "
-        "last 1,000 (diamonds)"
+    axes.set_xlabel(
+        f"reward per session: all {PROTOCOL.sessions:,} sessions (bars, 95% intervals), the last 1,000 (diamonds)"
     )
+    axes.set_title(f"{results.environment_title(environment)}: reward of all methods")
     group_legend(axes, shown, "lower right")
     return figure
 
