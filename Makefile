@@ -17,7 +17,7 @@ help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
-	@echo "make tune             try as many settings of every method, on seeds that are not reported (an hour)"
+	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make clean           remove .venv and runs/"

@@ -163,7 +163,7 @@ class Learning:
 
     def _learn(self) -> None:
         new, self.counters.unlearned = self.counters.unlearned, 0
-        if self.settings.variant == Variant.FROZEN:
+        if self.settings.variant == Variant.FROZEN or self.counters.failed:
             return
         self._apply_text()
         try:
@@ -229,10 +229,13 @@ class Learning:
         self._apply_text()
         return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, serving_config(self.settings))
 
-    def finite(self) -> bool:
-        """Whether all learned weights are finite and every learning step came to its end."""
+    def unfit(self) -> str | None:
+        """Why the learner must not be published (a step failed, or weights are not finite); None if it may."""
+        if self.counters.failed:
+            return "learning_failed"
         nets: tuple[ItemScorer, ...] = (self.learner.actor, self.learner.critic)
-        return not self.counters.failed and all(bool(p.isfinite().all()) for net in nets for p in net.parameters())
+        finite = all(bool(p.isfinite().all()) for net in nets for p in net.parameters())
+        return None if finite else "not_finite"
 
     def dump(self) -> tuple[Meta, dict[str, Tensor]]:
         """Everything, for a checkpoint."""

@@ -153,9 +153,9 @@ class Worker:
 
     def _publish(self, learning: Learning) -> None:
         learning.counters.unpublished = 0
-        if not learning.finite():
-            self._refuse(learning, Gate(passed=False, reasons=("not_finite",)))
-            log.error("the learner diverged; restarting it from the live version")
+        if reason := learning.unfit():
+            self._refuse(learning, Gate(passed=False, reasons=(reason,)))
+            log.error("the learner is of no use (%s); restarting it from the live version", reason)
             learning.reset_learner(self._live_snapshot(learning))
             return
         # After a kill the worker relearns what it published already: that is judged once.

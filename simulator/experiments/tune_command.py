@@ -66,11 +66,13 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
         HEAD,
         f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.sessions:,} sessions "
         f"(methods that had logs: fewer, since they learn nothing more) of each of these seeds, of which no result is "
-        f"reported: {_numbers(protocol)}. Numbers are rewards per session; the one in bold is used. "
-        + ", ".join(f"`{name}`" for name in tuning.one_for_all)
-        + " gets one setting for all environments, by the mean of its rewards relative to the defaults'; "
-        "all that runs the learner which we deploy has that one. Every other method has its own best "
-        "in each environment.\n",
+        f"reported: {_numbers(protocol)}. Numbers are rewards per session; the one in bold is used: the highest of an "
+        "environment.\n",
+        *(
+            f"`{name}` has one setting for all environments, that of the highest mean of rewards relative to the "
+            "defaults'; all that runs the learner which we deploy has it, too.\n"
+            for name in tuning.one_for_all
+        ),
     ]
     for method in tuning.settings:
         of_method = [one for one in found if one.method == method]

@@ -37,10 +37,13 @@ def read_tuning(experiments: Experiments, path: Path = DEFAULT_FILE) -> Tuning:
             method more settings than another; the message says where.
     """
     try:
-        tuning = read_table(Tuning, tomllib.loads(path.read_text()), str(path))
+        raw = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SimulatorError(f"{path}: {error}") from None
-    tuning = replace(tuning, protocol=read_table(Protocol, tuning.protocol, f"{path}: protocol"))  # type: ignore[arg-type]
+    protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
+    tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
+    if not isinstance(tuning.settings, dict):
+        raise SimulatorError(f"{path}: settings: expected a table")
     for method in (*tuning.settings, *tuning.one_for_all):
         if method not in experiments.methods or method not in tuning.settings:
             raise SimulatorError(

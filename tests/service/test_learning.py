@@ -113,9 +113,9 @@ def test_a_failed_step_is_remembered_until_the_learner_starts_again(deployment: 
     learning, resumed = start(deployment), start(deployment)
     learning.counters.failed = True
     resumed.restore(*learning.dump())
-    assert not resumed.finite()
+    assert resumed.unfit() == "learning_failed"
     resumed.reset_learner(resumed.snapshot)
-    assert resumed.finite()
+    assert resumed.unfit() is None
 
 
 def test_the_next_snapshot_can_be_started_from(deployment: Settings) -> None:

@@ -175,7 +175,7 @@ def test_a_learning_step_that_fails_is_no_events_fault(
 
         monkeypatch.setattr(failing, "update", update)
         talk(client, 50)
-        refused = lambda: report_of(redis, settings).gate_rejections.get("not_finite", 0) >= 1  # noqa: E731
+        refused = lambda: report_of(redis, settings).gate_rejections.get("learning_failed", 0) >= 1  # noqa: E731
         until(lambda: talk(client, 1) or refused(), "the refusal")
         assert worker._learning.learner is not failing and redis.xlen(Keys(settings.key_prefix).dead) == 0
         talk(client, 50, start=50)

@@ -17,6 +17,7 @@ from simulator.errors import SimulatorError
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import Protocol, read_experiments
 from simulator.experiments.record import Record, read_records
+from simulator.experiments.results import ENVIRONMENTS
 from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
 
 SHIPPED = read_experiments()
@@ -43,7 +44,7 @@ group = "baseline"
 
 def test_what_is_used_is_what_earned_most() -> None:
     chosen = winners(TUNING, tried(SHIPPED, TUNING, read_records(RESULTS)))
-    assert {method for method, _ in chosen} == set(TUNING.settings)
+    assert set(chosen) == {(method, environment) for method in TUNING.settings for environment in ENVIRONMENTS}
     for (method, environment), setting in chosen.items():
         spec = SHIPPED.methods[method]
         assert SHIPPED.options(method, environment) == {**spec.options, **setting}, (method, environment)
@@ -103,6 +104,7 @@ def test_the_best_by_environment_or_one_for_all() -> None:
 MISTAKES = {
     "linucb = [{}]": "as many as any other",
     "nobody = [{}, {}]": "settings.nobody: expected settings of one of",
+    "[protocol.x]": "protocol: unknown x",
     "linucb = 3": "settings.linucb: expected a list",
     "linucb = [{}, {}]": "no setting twice",
     "linucb = [{ dim = 8 }, {}]": "expected {} first",
