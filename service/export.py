@@ -60,11 +60,12 @@ def logged_slates(redis: syncredis.Redis, keys: Keys, export: Export, reward_win
     for entry, event in _entries(redis, keys, export):
         yield from _closed(joiner, stocks, entry[0], export)
         if isinstance(event, Impression):
-            if entry > erased.get(event.user, (0, 0)):
-                joiner.add_impression(event, entry[0])
+            if entry <= erased.get(event.user, (0, 0)):
+                export.counts["erased"] += 1
+            elif joiner.add_impression(event, entry[0]):
                 stocks[event.recommendation_id] = shelf.stock(event)
             else:
-                export.counts["erased"] += 1
+                export.counts["repeated"] += 1
         elif isinstance(event, Feedback):
             export.counts[f"feedback_{joiner.add_feedback(event)}"] += 1
         elif isinstance(event, ItemChanged):

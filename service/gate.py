@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.adaptive import ServingPolicy
+from service.policy.adaptive import Arm, ServingPolicy
 from service.policy.off_policy import effective_sample_size, estimate, snips
 from service.policy.sampling import slate_propensities
 from service.policy.types import EMPTY_SLOT, Batch, States
 from service.registry import Gate
 from service.settings import Settings
+
+Probabilities = npt.NDArray[np.float64]
 
 
 class OffPolicy(NamedTuple):
@@ -56,31 +58,49 @@ def available_of(states: States, n_items: int) -> npt.NDArray[np.bool_]:
 
 
 def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Settings) -> Gate:
-    """Judge `new`, whose weights are finite, against `live` on recent transitions; both have rows for all items."""
+    """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions; all have rows
+    for all items."""
     available = available_of(batch.state, new.n_items)
     p = new.distributions(batch.state, available).probs
-    q = live.distributions(batch.state, available).probs
-    log_p = np.log(p, out=np.zeros_like(p), where=p > 0)
-    log_q = np.log(q, out=np.full_like(q, -745.0), where=q > 0)
-    entropy = float(-(p * log_p).sum(1).mean())
-    kl = float((p * (log_p - log_q)).sum(1).mean())
+    frozen = new.distributions(batch.state, available, Arm.CONTROL).probs
     estimate = off_policy(new, batch)
-    floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
-    reasons = []
-    # Written so that a NaN (finite weights can overflow) is refused too.
-    if not entropy >= settings.gate_entropy_floor:
-        reasons.append("entropy")
-    if not kl <= settings.gate_max_kl:
-        reasons.append("kl")
-    if estimate.ess >= settings.gate_min_ess and estimate.low < floor:
-        reasons.append("off_policy")
     numbers = {
-        "entropy": entropy,
-        "kl_to_live": kl,
+        "entropy": float(-_x_log_y(p, p).sum(1).mean()),
+        "kl_to_live": _kl(p, live.distributions(batch.state, available).probs),
+        "kl_to_frozen": _kl(p, frozen),
+        "coverage": coverage(p),
+        "coverage_of_frozen": coverage(frozen),
         "off_policy_value": estimate.value,
         "off_policy_low": estimate.low,
         "logged_value": estimate.logged,
         "ess": estimate.ess,
     }
+    floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
+    # Written so that a NaN (finite weights can overflow) is refused too.
+    fine = {
+        "entropy": numbers["entropy"] >= settings.gate_entropy_floor,
+        "kl": numbers["kl_to_live"] <= settings.gate_max_kl,
+        "kl_to_frozen": numbers["kl_to_frozen"] <= settings.gate_max_kl_to_frozen,
+        "coverage": numbers["coverage"] >= settings.gate_coverage_floor * numbers["coverage_of_frozen"],
+        "off_policy": not (estimate.ess >= settings.gate_min_ess and estimate.low < floor),
+    }
+    reasons = tuple(reason for reason, is_fine in fine.items() if not is_fine)
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}  # JSON knows no others
-    return Gate(passed=not reasons, reasons=tuple(reasons), numbers=finite)
+    return Gate(passed=not reasons, reasons=reasons, numbers=finite)
+
+
+def coverage(probs: Probabilities) -> float:
+    """Effective number of items that [B, A] policies show over their B states: the perplexity of their mean."""
+    mean = probs.mean(0, keepdims=True)
+    return float(np.exp(-_x_log_y(mean, mean).sum()))
+
+
+def _kl(p: Probabilities, q: Probabilities) -> float:
+    """Mean KL(p || q) over the states, nats."""
+    return float((_x_log_y(p, p) - _x_log_y(p, q)).sum(1).mean())
+
+
+def _x_log_y(x: Probabilities, y: Probabilities) -> Probabilities:
+    """x log y, 0 where x is 0; where only y is 0, its log is that of the smallest number."""
+    log_y = np.log(y, out=np.full_like(y, -745.0), where=y > 0)
+    return np.multiply(x, log_y, out=np.zeros_like(x), where=x > 0)

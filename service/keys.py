@@ -74,9 +74,24 @@ class Keys:
         return f"{self.prefix}:live:stack"
 
     @property
+    def retreats(self) -> str:
+        """List: automatic roll-backs, newest first."""
+        return f"{self.prefix}:live:retreats"
+
+    @property
     def worker(self) -> str:
         """String: what the worker last reported of itself."""
         return f"{self.prefix}:worker"
+
+    @property
+    def lease(self) -> str:
+        """String: token of the worker that learns; expires unless renewed."""
+        return f"{self.prefix}:worker:lease"
+
+    @property
+    def fence(self) -> str:
+        """Counter: the highest token given to a worker."""
+        return f"{self.prefix}:worker:fence"
 
     @property
     def bootstrap(self) -> str:

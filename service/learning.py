@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from copy import deepcopy
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
+from service.guard import Finding, Guard, GuardState
 from service.metrics import ArmTotals
 from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
 from service.policy.factory import builds_on_pretrained, make_learner
@@ -22,45 +22,43 @@ from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
 from service.policy.snapshot import Snapshot
+from service.registry import Gate
 from service.settings import Settings
 from service.streams import START
-from service.transitions import Joiner, OpenImpression, transition_of
+from service.transitions import Joiner, OpenImpression, owner_of, transition_of
 
 log = logging.getLogger(__name__)
+
+_WATCH_EVERY = 32  # closed impressions between looks at the arms
+
+
+class Counters(msgspec.Struct):
+    """What was taken in."""
+
+    cursor: str = START
+    now_ms: int = 0
+    version: int = 0  # last version published
+    serving: int = 0  # last version that may serve: what the next one is measured against
+    refused: int = 0  # versions in a row that the gate refused
+    events: dict[str, int] = {}
+    arms: dict[str, ArmTotals] = {}
+    closed: int = 0
+    unlearned: int = 0  # closed since the last learning step
+    unpublished: int = 0  # closed since the last version
+    gate_rejections: dict[str, int] = {}
+    retreats: int = 0  # automatic roll-backs
+    failed: bool = False  # a learning step ended in an error: the learner is not to be published
 
 
 class Meta(msgspec.Struct):
     """The part of a checkpoint that is not tensors."""
 
     fingerprint: str
-    cursor: str
-    now_ms: int
-    version: int  # last version published
     item_ids: list[str]
-    counts: dict[str, int]
-    arms: dict[str, ArmTotals]
-    closed: int
-    unlearned: int
-    unpublished: int
+    counters: Counters
     waiting: list[OpenImpression]
-    gate_rejections: dict[str, int]
-    failed: bool = False
-
-
-@dataclass
-class Counters:
-    """What was taken in."""
-
-    cursor: str = START
-    now_ms: int = 0
-    version: int = 0
-    events: dict[str, int] = field(default_factory=dict)
-    arms: dict[str, ArmTotals] = field(default_factory=dict)
-    closed: int = 0
-    unlearned: int = 0  # closed since the last learning step
-    unpublished: int = 0  # closed since the last version
-    gate_rejections: dict[str, int] = field(default_factory=dict)
-    failed: bool = False  # a learning step ended in an error: the learner is not to be published
+    closed: list[str]  # ids of impressions that closed
+    guard: GuardState
 
 
 class Learning:
@@ -72,9 +70,12 @@ class Learning:
         self.item_ids = list(snapshot.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
         self._rows = embeddings.numpy().astype(np.float16)  # with room for more, see `embeddings`
+        version = snapshot.manifest.version
         self.counters = Counters(
-            cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=snapshot.manifest.version
+            cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=version, serving=version
         )
+        self.guard = Guard(settings.watch_margin, settings.watch_alpha)
+        self.accusation: Finding | None = None
         self.joiner = Joiner(settings.reward_window_s)
         self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
         self.generator = torch.Generator().manual_seed(settings.worker_seed)
@@ -129,13 +130,14 @@ class Learning:
         kind = type(event).__name__.lower()
         self._close(at_ms)
         if isinstance(event, Impression):
-            self.joiner.add_impression(event, at_ms)
+            kind = kind if self.joiner.add_impression(event, at_ms) else "impression_repeated"
         elif isinstance(event, Feedback):
             kind = f"feedback_{self.joiner.add_feedback(event)}"
         elif isinstance(event, ItemChanged):
             self._change_item(event)
         else:
             self.joiner.erase(event.user)
+            self.replay.forget(owner_of(event.user))
         counters.events[kind] = counters.events.get(kind, 0) + 1
         counters.cursor = entry_id
 
@@ -148,14 +150,17 @@ class Learning:
         counters = self.counters
         counters.now_ms = max(counters.now_ms, now_ms)
         for closed in self.joiner.close(counters.now_ms):
-            reward = sum(closed.slot_rewards)
-            totals = counters.arms.setdefault(closed.impression.arm, ArmTotals())
+            impression, reward = closed.impression, sum(closed.slot_rewards)
+            self.guard.add(impression.arm, impression.policy_version, impression.user, reward, closed.at_ms)
+            totals = counters.arms.setdefault(impression.arm, ArmTotals())
             totals.impressions += 1
             totals.reward += reward
             totals.reward_squared += reward**2
             counters.closed += 1
             counters.unpublished += 1
-            if closed.impression.items:
+            if counters.closed % _WATCH_EVERY == 0:
+                self.accusation = self.accusation or self.guard.accusation()
+            if impression.items:
                 self.replay.add(transition_of(closed, self.index, self.settings.gamma))
                 counters.unlearned += 1
             if counters.unlearned >= self.settings.learn_every:
@@ -229,6 +234,32 @@ class Learning:
         self._apply_text()
         return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, serving_config(self.settings))
 
+    def judged(self, decision: Gate) -> None:
+        """The next version is published: the gate lets it serve, or refuses it."""
+        counters = self.counters
+        counters.version += 1
+        counters.unpublished = 0
+        counters.refused = 0 if decision.passed else counters.refused + 1
+        if decision.passed:
+            counters.serving = counters.version
+        self.count_refusal(decision.reasons)
+
+    def count_refusal(self, reasons: tuple[str, ...]) -> None:
+        """Count why the gate refused."""
+        refused = self.counters.gate_rejections
+        for reason in reasons:
+            refused[reason] = refused.get(reason, 0) + 1
+
+    def start_again(self, snapshot: Snapshot) -> None:
+        """Give up what the learner learned since `snapshot`."""
+        self.counters.refused = self.counters.unpublished = 0
+        self.reset_learner(snapshot)
+
+    def acquit(self) -> None:
+        """The accused versions serve no more: watch what comes from now on."""
+        self.guard.forget(self.counters.now_ms)
+        self.accusation = None
+
     def unfit(self) -> str | None:
         """Why the learner must not be published (a step failed, or weights are not finite); None if it may."""
         if self.counters.failed:
@@ -238,24 +269,10 @@ class Learning:
         return None if finite else "not_finite"
 
     def dump(self) -> tuple[Meta, dict[str, Tensor]]:
-        """Everything, for a checkpoint."""
+        """Everything, for a checkpoint; what is returned is valid until the next event."""
         self._apply_text()
-        c = self.counters
-        meta = Meta(
-            fingerprint=self.fingerprint,
-            cursor=c.cursor,
-            now_ms=c.now_ms,
-            version=c.version,
-            item_ids=self.item_ids,
-            counts=c.events,
-            arms=c.arms,
-            closed=c.closed,
-            unlearned=c.unlearned,
-            unpublished=c.unpublished,
-            waiting=self.joiner.dump(),
-            gate_rejections=c.gate_rejections,
-            failed=c.failed,
-        )
+        waiting, closed = self.joiner.dump()
+        meta = Meta(self.fingerprint, self.item_ids, self.counters, waiting, closed, self.guard.dump())
         tensors = {
             "embeddings": torch.from_numpy(self.embeddings),
             "generator": self.generator.get_state(),
@@ -265,7 +282,7 @@ class Learning:
         return meta, tensors
 
     def restore(self, meta: Meta, tensors: dict[str, Tensor]) -> None:
-        """Continue from what `dump` gave, bit for bit."""
+        """Continue from what `dump` gave, bit for bit; `meta` is ours from now on."""
         self.item_ids = list(meta.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
         self._rows = tensors["embeddings"].numpy().copy()
@@ -274,19 +291,10 @@ class Learning:
         self.learner.load_state_dict(under("learner", tensors))
         self.replay.load_state_dict(under("replay", tensors))
         self.generator.set_state(tensors["generator"])
-        self.joiner.restore(meta.waiting)
-        self.counters = Counters(
-            cursor=meta.cursor,
-            now_ms=meta.now_ms,
-            version=meta.version,
-            events=meta.counts,
-            arms=meta.arms,
-            closed=meta.closed,
-            unlearned=meta.unlearned,
-            unpublished=meta.unpublished,
-            gate_rejections=meta.gate_rejections,
-            failed=meta.failed,
-        )
+        self.joiner.restore(meta.waiting, meta.closed)
+        self.guard.restore(meta.guard)
+        self.accusation = None
+        self.counters = meta.counters
 
 
 def serving_config(settings: Settings) -> ServingConfig:

@@ -7,6 +7,8 @@ import time
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from service.guard import Finding
+
 # OpenTelemetry's advised buckets for http.server.request.duration.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
@@ -34,6 +36,9 @@ class WorkerReport(msgspec.Struct):
     lag_s: float = 0.0  # age of the newest event when it was read
     gate_rejections: dict[str, int] = {}
     off_policy: dict[str, float] = {}
+    findings: list[Finding] = []  # the watch over what serves, by version it began with
+    retreats: int = 0  # automatic roll-backs
+    disk_errors: int = 0  # checkpoints and versions that could not be written
 
 
 class Metrics:
@@ -61,6 +66,10 @@ class Metrics:
         self.rejections = Gauge(
             "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=registry
         )
+        self.retreats = Gauge("ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=registry)
+        self.disk_errors = Gauge(
+            "ialp_worker_disk_errors_total", "Checkpoints and versions that could not be written", registry=registry
+        )
 
     def exposition(self, report: WorkerReport | None, version: int, created_at: float, pending: int) -> bytes:
         """The text format, with gauges brought up to date."""
@@ -70,6 +79,8 @@ class Metrics:
         if report is not None:
             self.lag.set(report.lag_s)
             self.ess.set(report.off_policy.get("ess", 0.0))
+            self.retreats.set(report.retreats)
+            self.disk_errors.set(report.disk_errors)
             for reason, count in report.gate_rejections.items():
                 self.rejections.labels(reason).set(count)
         return generate_latest(self.registry)

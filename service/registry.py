@@ -15,7 +15,9 @@ import msgspec
 import redis as syncredis
 import redis.asyncio as aioredis
 
+from service.guard import Finding
 from service.keys import Keys
+from service.lease import Lease
 from service.policy.snapshot import Manifest, Snapshot, read_manifest, save_snapshot
 
 Mode = Literal["auto", "held", "frozen"]
@@ -50,6 +52,15 @@ class PolicyRecord(msgspec.Struct, frozen=True):
     gate: Gate
 
 
+class Retreat(msgspec.Struct, frozen=True):
+    """An automatic roll-back: what was found, and what serves since."""
+
+    finding: Finding
+    version: int
+    mode: Mode
+    at: float
+
+
 class RegistryError(Exception):
     """The asked change of the live version makes no sense; the message says why."""
 
@@ -67,6 +78,23 @@ if ARGV[4] ~= '1' or (live and cjson.decode(live).mode ~= 'auto') then return 0 
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('RPUSH', KEYS[3], ARGV[1])
 redis.call('LTRIM', KEYS[3], -100, -1)
+return 1
+"""
+
+
+# KEYS: live, activations, retreats. ARGV: oldest accused version, new pointer, its version, record. 1 if it moved.
+_RETREAT = """
+local live = cjson.decode(redis.call('GET', KEYS[1]))
+if live.mode == 'frozen' or live.version < tonumber(ARGV[1]) then return 0 end
+local stack = redis.call('LRANGE', KEYS[2], 0, -1)
+redis.call('DEL', KEYS[2])
+for _, version in ipairs(stack) do
+  if tonumber(version) < tonumber(ARGV[1]) then redis.call('RPUSH', KEYS[2], version) end
+end
+if redis.call('LINDEX', KEYS[2], -1) ~= ARGV[3] then redis.call('RPUSH', KEYS[2], ARGV[3]) end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('LPUSH', KEYS[3], ARGV[4])
+redis.call('LTRIM', KEYS[3], 0, 99)
 return 1
 """
 
@@ -90,15 +118,35 @@ def record_of(manifest: Manifest, gate: Gate) -> PolicyRecord:
     )
 
 
-def publish(redis: syncredis.Redis, keys: Keys, data_dir: Path, snapshot: Snapshot, gate: Gate) -> bool:
+def publish(redis: syncredis.Redis, lease: Lease, keys: Keys, data_dir: Path, snapshot: Snapshot, gate: Gate) -> bool:
     """Store a version and, if it passed the gate and nobody holds another, let it serve; says whether it serves.
 
     Publishing the same version again (a worker that was killed between this and its checkpoint) changes nothing.
+    A folder of which the registry has no record was left by a worker that got no further; it is written anew.
+
+    Raises:
+        Fenced: another worker has taken over.
+        OSError: the snapshot cannot be written.
     """
     folder = folder_of(data_dir, snapshot.manifest.version)
+    if folder.exists() and not redis.hexists(keys.policies, str(snapshot.manifest.version)):
+        shutil.rmtree(folder)
     manifest = read_manifest(folder) if folder.exists() else save_snapshot(snapshot, folder)
     names, args = publish_call(keys, manifest, gate)
-    return bool(redis.register_script(PUBLISH)(keys=names, args=args))
+    return bool(lease.write(lambda pipe: pipe.eval(PUBLISH, len(names), *names, *args))[0])
+
+
+def retreat(lease: Lease, keys: Keys, accused: Finding, target: int | None, first: int) -> bool:
+    """Roll back from the accused versions and hold `target`; without one, everybody gets the frozen policy.
+
+    Says whether the pointer moved: it does not when older versions serve already, so that repeating this changes
+    nothing.
+    """
+    live = Live(first, "frozen", time.time()) if target is None else Live(target, "held", time.time())
+    record = msgspec.json.encode(Retreat(accused, live.version, live.mode, live.changed_at))
+    names = [keys.live, keys.activations, keys.retreats]
+    args = [str(accused.since_version), msgspec.json.encode(live), str(live.version), record]
+    return bool(lease.write(lambda pipe: pipe.eval(_RETREAT, len(names), *names, *args))[0])
 
 
 def publish_call(keys: Keys, manifest: Manifest, gate: Gate) -> tuple[list[str], list[str | bytes]]:
@@ -109,12 +157,12 @@ def publish_call(keys: Keys, manifest: Manifest, gate: Gate) -> tuple[list[str],
     return names, [str(manifest.version), record, msgspec.json.encode(live), "1" if gate.passed else "0"]
 
 
-def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int) -> None:
-    """Delete old snapshots: all but the last `keep`, the first, the live one and those a roll-back may want."""
+def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, wanted: set[int]) -> None:
+    """Delete old snapshots: all but `wanted`, the last `keep`, the first, the live and those a roll-back may want."""
     versions = sorted(int(v) for v in redis.hkeys(keys.policies))
     live = get_live(redis, keys)
     stack = [int(v) for v in redis.lrange(keys.activations, -keep, -1)]
-    needed = {*versions[-keep:], *versions[:1], *stack, *([live.version] if live else [])}
+    needed = {*wanted, *versions[-keep:], *versions[:1], *stack, *([live.version] if live else [])}
     for version in versions:
         if version not in needed:
             redis.hdel(keys.policies, str(version))

@@ -80,6 +80,13 @@ class Settings(BaseSettings):
     checkpoint_every: int = Field(5_000, ge=1, description="Events between checkpoints; one follows each version.")
     stream_retention_s: int = Field(7 * 86_400, ge=60, description="How long learned events stay in the log.")
     keep_versions: int = Field(20, ge=2, description="Policy versions kept on disk, besides those that may be needed.")
+    lease_ttl_s: float = Field(5.0, gt=0, description="A worker silent for so long may be replaced by another.")
+    max_lag_s: float | None = Field(
+        3600.0,
+        gt=0,
+        description="How far the worker may be behind the log before feedback is refused with 503; null: never.",
+    )
+    dead_letters_limit: int = Field(10_000, ge=1, description="Unusable entries of the log kept for replay.")
     worker_seed: int = Field(0, description="Seed of the learner.")
 
     # The gate
@@ -87,6 +94,18 @@ class Settings(BaseSettings):
     gate_max_kl: float = Field(12.0, gt=0, description="Largest mean KL(new || live), in nats; log A is no rarity.")
     gate_margin: float = Field(0.2, ge=0, description="Share by which the lower bound may be below live.")
     gate_min_ess: float = Field(200.0, ge=1, description="Effective sample size below which the estimate is not used.")
+
+    gate_max_kl_to_frozen: float = Field(20.0, gt=0, description="Largest mean KL(new || pre-trained), in nats.")
+    gate_coverage_floor: Share = Field(
+        0.05, description="Least effective number of items shown, as a share of the pre-trained policy's."
+    )
+    gate_patience: int = Field(3, ge=1, description="Refusals in a row after which the learner restarts from live.")
+
+    # The watch over what serves
+    watch_margin: Share = Field(0.05, description="Share of the control's reward that the adaptive arm may lack.")
+    watch_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Probability of a false roll-back, over a deployment's whole life."
+    )
 
     @field_validator("redis_url")
     @classmethod

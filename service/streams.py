@@ -14,6 +14,7 @@ import redis.asyncio as aioredis
 from service import events, sessions
 from service.events import Event, Feedback, Impression
 from service.keys import Keys
+from service.lease import Lease
 from service.settings import Settings
 
 START = "0-0"
@@ -97,10 +98,21 @@ def read(redis: syncredis.Redis, keys: Keys, cursor: str, count: int, block_ms: 
     return [(entry_id.decode(), fields.get(events.FIELD, b"")) for entries in streams for entry_id, fields in entries]
 
 
-def set_aside(redis: syncredis.Redis, keys: Keys, entry_id: str, payload: bytes, reason: str) -> None:
-    """Keep an entry that could not be used, under its own id so that setting it aside twice keeps one."""
+def order(entry_id: str) -> tuple[int, int]:
+    """An entry's id as numbers, which sort as the log does."""
+    ms, _, serial = entry_id.partition("-")
+    return int(ms), int(serial)
+
+
+def set_aside(lease: Lease, keys: Keys, entry_id: str, payload: bytes, reason: str, limit: int) -> None:
+    """Keep an entry that could not be used, under its own id so that setting it aside twice keeps one.
+
+    Raises:
+        Fenced: another worker has taken over.
+    """
+    fields = {"e": payload, "reason": reason}
     try:
-        redis.xadd(keys.dead, {"e": payload, "reason": reason, "entry": entry_id}, id=entry_id)
+        lease.write(lambda pipe: pipe.xadd(keys.dead, fields, id=entry_id, maxlen=limit, approximate=True))
     except syncredis.ResponseError as error:
         if "equal or smaller" not in str(error):
             raise

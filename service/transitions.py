@@ -7,6 +7,7 @@ user's next impression, if that came within the window; otherwise the session en
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 import msgspec
@@ -20,7 +21,12 @@ class Joined(StrEnum):
 
     JOINED = "joined"  # rewards a slot of an open impression
     ORGANIC = "organic"  # names no impression: it moved the session only
-    UNMATCHED = "unmatched"  # its impression is closed or unknown, or did not show this item to this user
+    LATE = "late"  # its impression is closed: the reward window was over
+    ORPHAN = "orphan"  # its impression is unknown, or closed so long ago that it is forgotten
+    MISMATCHED = "mismatched"  # its impression was another user's, or did not show this item
+
+
+_REMEMBERED = 10_000  # closed impressions whose ids are known
 
 
 class OpenImpression(msgspec.Struct):
@@ -45,12 +51,16 @@ class Joiner:
         self._window_ms = int(reward_window_s * 1000)
         self._open: dict[str, OpenImpression] = {}
         self._latest: dict[str, str] = {}  # user -> their latest open impression
+        self._closed: dict[str, None] = {}  # ids, oldest first
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add_impression(self, impression: Impression, at_ms: int) -> None:
-        """Open an impression; it is the next state of the user's previous one."""
+    def add_impression(self, impression: Impression, at_ms: int) -> bool:
+        """Open an impression; it is the next state of the user's previous one. False, and nothing happens, if the log
+        had it before (an entry that was set aside and replayed twice)."""
+        if impression.recommendation_id in self._open or impression.recommendation_id in self._closed:
+            return False
         previous = self._open.get(self._latest.get(impression.user, ""))
         turn = 0
         if previous is not None:
@@ -58,18 +68,17 @@ class Joiner:
             turn = previous.turn + 1
         self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, turn=turn)
         self._latest[impression.user] = impression.recommendation_id
+        return True
 
     def add_feedback(self, feedback: Feedback) -> Joined:
         """Credit a slot. Of several responses to one item the largest counts (a click, then a purchase)."""
         if feedback.recommendation_id is None:
             return Joined.ORGANIC
         waiting = self._open.get(feedback.recommendation_id)
-        if (
-            waiting is None
-            or waiting.impression.user != feedback.user
-            or feedback.item_id not in waiting.impression.items
-        ):
-            return Joined.UNMATCHED
+        if waiting is None:
+            return Joined.LATE if feedback.recommendation_id in self._closed else Joined.ORPHAN
+        if waiting.impression.user != feedback.user or feedback.item_id not in waiting.impression.items:
+            return Joined.MISMATCHED
         known = waiting.rewards.get(feedback.item_id)
         waiting.rewards[feedback.item_id] = feedback.reward if known is None else max(known, feedback.reward)
         return Joined.JOINED
@@ -91,16 +100,20 @@ class Joiner:
                 del self._latest[waiting.impression.user]
         for waiting in closed:
             del self._open[waiting.impression.recommendation_id]
+            self._closed[waiting.impression.recommendation_id] = None
+        while len(self._closed) > _REMEMBERED:
+            del self._closed[next(iter(self._closed))]
         return closed
 
-    def dump(self) -> list[OpenImpression]:
-        """What is open, for a checkpoint."""
-        return list(self._open.values())
+    def dump(self) -> tuple[list[OpenImpression], list[str]]:
+        """What is open, and the ids of what was closed, for a checkpoint."""
+        return list(self._open.values()), list(self._closed)
 
-    def restore(self, waiting: list[OpenImpression]) -> None:
+    def restore(self, waiting: list[OpenImpression], closed: list[str]) -> None:
         """Take over what `dump` gave."""
         self._open = {o.impression.recommendation_id: o for o in waiting}
         self._latest = {o.impression.user: o.impression.recommendation_id for o in waiting}
+        self._closed = dict.fromkeys(closed)
 
 
 def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -> Transition:
@@ -116,7 +129,13 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -
         discount=0.0 if closed.next_history is None else gamma,
         next_history=_history(closed.next_history or (), index),
         turn=closed.turn,
+        owner=owner_of(impression.user),
     )
+
+
+def owner_of(user: str) -> int:
+    """A number that stands for a user in the replay, so that what is theirs can be found and erased."""
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _history(history: tuple[tuple[str, float], ...], index: dict[str, int]) -> tuple[Interaction, ...]:

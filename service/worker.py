@@ -1,8 +1,8 @@
-"""The learner's loop: read -> join -> learn -> gate -> publish -> checkpoint.
+"""The learner's loop: read -> join -> learn -> gate -> publish -> watch -> checkpoint.
 
-One process, one log, one cursor. Nothing that it learns depends on the wall clock or on how the log was cut into reads:
-a worker that was killed and restarted from its checkpoint relearns the same events to the same weights, and publishes
-the same versions again, which changes nothing.
+One log, one cursor, one worker: the one that holds the lease; others stand by. Nothing that it learns depends on the
+wall clock or on how the log was cut into reads: a worker that was killed and restarted from its checkpoint relearns the
+same events to the same weights, and publishes the same versions again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from service.catalogue import embeddings_of
 from service.checkpoint import CheckpointStore
 from service.keys import Keys
 from service.learning import Learning, Meta
+from service.lease import Fenced, Lease
 from service.metrics import WorkerReport
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.registry import Gate, folder_of
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 _READ_COUNT = 500
 _BLOCK_MS = 200
 _RETRY_S = 0.5
+_DISK_RETRY_S = 5.0
 _REPORT_S = 0.5
 _JUDGED = 512  # recent transitions that the gate looks at
 
@@ -53,9 +55,16 @@ class Worker:
             socket_connect_timeout=settings.redis_timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-        self._checkpoints = CheckpointStore(settings.data_dir / "worker", Meta)
+        self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
+        self._renewed_at = 0.0
+        self._standing_by = False
+        self._checkpoints: CheckpointStore[Meta]
         self._learning: Learning | None = None
+        self._first = 1  # the version whose policy is the frozen one
         self._since_checkpoint = 0
+        self._cursors: tuple[str, str] = (streams.START, streams.START)  # of the last two checkpoints
+        self._disk_errors = 0
+        self._disk_again_at = 0.0
         self._reported_at = 0.0
         self._published_at = 0.0
         self._lag_s = 0.0
@@ -66,9 +75,12 @@ class Worker:
         torch.set_num_threads(1)
         while not self._stop.is_set():
             try:
-                self._learning = self._resume()
+                self._learning = self._resume() if self._leads() else None
                 while self._learning is not None and not self._stop.is_set():
                     self._turn(self._learning)
+            except Fenced:
+                log.warning("another worker has taken over")
+                self._learning = None
             except (RedisError, OSError) as error:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
@@ -77,10 +89,24 @@ class Worker:
                 self._learning = None
             if self._learning is None:
                 self._stop.wait(_RETRY_S)
-        if self._learning is not None:
-            with contextlib.suppress(RedisError, OSError):  # the checkpoint itself is on disk by then
+        with contextlib.suppress(RedisError, OSError, Fenced):  # the checkpoint itself is on disk by then
+            if self._learning is not None:
                 self._checkpoint(self._learning)
+            self._lease.release()
         self._redis.close()
+
+    def _leads(self) -> bool:
+        leads = self._lease.acquire()
+        if not leads and not self._standing_by:
+            log.info("another worker learns; standing by")
+        self._standing_by = not leads
+        return leads
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        if now - self._renewed_at > self._settings.lease_ttl_s / 4:
+            self._lease.renew()
+            self._renewed_at = now
 
     def _resume(self) -> Learning | None:
         """Load the checkpoint, or start from the live version; None while nothing is published."""
@@ -90,18 +116,20 @@ class Worker:
             log.info("waiting for a first policy")
             return None
         published = [int(v) for v in self._redis.hkeys(self._keys.policies)]
-        self._since_checkpoint = 0
+        self._first, self._since_checkpoint = min(published), 0
+        self._cursors = (streams.START, streams.START)
+        self._checkpoints = CheckpointStore(self._settings.data_dir / "worker", Meta, self._lease.token or 0)
         saved = self._checkpoints.load()
         if saved is not None:
             # The frozen policy and the projection are the same in every version; the first one is never pruned.
-            learning = self._start_from(min(published))
+            learning = self._start_from(self._first)
             if saved[0].fingerprint != learning.fingerprint:
                 log.warning("the checkpoint was written with other settings and is not used")
             elif self._restored(learning, *saved):
                 return learning
-        learning = self._start_from(live.version)
+        learning = self._start_from_live(live.version)
         learning.counters.version = max(published)
-        log.info("starting from version %d at %s", live.version, learning.counters.cursor)
+        log.info("starting from version %d at %s", learning.counters.serving, learning.counters.cursor)
         return learning
 
     @staticmethod
@@ -114,6 +142,16 @@ class Worker:
             return False
         log.info("resuming at %s after version %d", learning.counters.cursor, learning.counters.version)
         return True
+
+    def _start_from_live(self, live: int) -> Learning:
+        """From the live version or, where its snapshot is damaged, from one that served before."""
+        served = [int(v) for v in self._redis.lrange(self._keys.activations, 0, -1)]
+        for version in dict.fromkeys([live, *reversed(served)]):
+            try:
+                return self._start_from(version)
+            except SnapshotError as error:
+                log.error("cannot start from version %d: %s", version, error)
+        return self._start_from(self._first)
 
     def _start_from(self, version: int) -> Learning:
         snapshot = load_snapshot(folder_of(self._settings.data_dir, version))
@@ -128,12 +166,16 @@ class Worker:
             await client.aclose()
 
     def _turn(self, learning: Learning) -> None:
+        self._renew()
         entries = streams.read(self._redis, self._keys, learning.counters.cursor, _READ_COUNT, _BLOCK_MS)
         for entry_id, payload in entries:
             self._take(learning, entry_id, payload)
-            if learning.version_due:
+            if learning.accusation is not None:
+                self._retreat(learning)
+            disk_is_fine = time.monotonic() >= self._disk_again_at
+            if learning.version_due and disk_is_fine:
                 self._publish(learning)
-            if self._since_checkpoint >= self._settings.checkpoint_every:
+            if self._since_checkpoint >= self._settings.checkpoint_every and disk_is_fine:
                 self._checkpoint(learning)
         if entries:
             self._lag_s = max(0.0, time.time() - streams.entry_ms(entries[-1][0]) / 1000)
@@ -141,80 +183,128 @@ class Worker:
             self._report(learning)
 
     def _take(self, learning: Learning, entry_id: str, payload: bytes) -> None:
+        self._renew()
         self._since_checkpoint += 1
         try:
             learning.take(events.decode(payload), entry_id, streams.entry_ms(entry_id))
-        except RedisError:
-            raise
         except Exception as error:
             log.exception("entry %s is set aside", entry_id)
-            streams.set_aside(self._redis, self._keys, entry_id, payload, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            streams.set_aside(self._lease, self._keys, entry_id, payload, reason, self._settings.dead_letters_limit)
             learning.skip(entry_id)
 
     def _publish(self, learning: Learning) -> None:
-        learning.counters.unpublished = 0
         if reason := learning.unfit():
-            self._refuse(learning, Gate(passed=False, reasons=(reason,)))
-            log.error("the learner is of no use (%s); restarting it from the live version", reason)
-            learning.reset_learner(self._live_snapshot(learning))
+            log.error("the learner is of no use (%s); restarting it from version %d", reason, learning.counters.serving)
+            learning.count_refusal((reason,))
+            learning.start_again(self._reference(learning))
             return
         # After a kill the worker relearns what it published already: that is judged once.
         published = registry.get_record(self._redis, self._keys, learning.counters.version + 1)
         decision = published.gate if published else self._judge(learning)
         snapshot = learning.next_snapshot(decision.numbers)
-        serves = registry.publish(self._redis, self._keys, self._settings.data_dir, snapshot, decision)
-        learning.counters.version = snapshot.manifest.version
+        try:
+            serves = registry.publish(self._redis, self._lease, self._keys, self._settings.data_dir, snapshot, decision)
+        except OSError as error:
+            self._disk_failed("version", error)
+            return
+        learning.judged(decision)
         self._published_at = time.time()
         self._off_policy = decision.numbers
-        if not decision.passed:
-            self._refuse(learning, decision)
         why = "serves" if serves else f"does not serve: {', '.join(decision.reasons) or 'another version is held'}"
         log.info("version %d %s", snapshot.manifest.version, why)
+        if learning.counters.refused >= self._settings.gate_patience:
+            log.warning("refused %d times in a row; restarting the learner from live", learning.counters.refused)
+            learning.start_again(self._reference(learning))
         self._checkpoint(learning)
-        registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions)
+        wanted = {learning.counters.serving, *([best] if (best := learning.guard.safest()) else [])}
+        registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
 
     def _judge(self, learning: Learning) -> Gate:
-        new, live = learning.serving_policy(), self._live_snapshot(learning)
+        new, live = learning.serving_policy(), self._reference(learning)
         serving = live.serving_policy(learning.learner.actor.text)
         return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
 
-    def _live_snapshot(self, learning: Learning) -> Snapshot:
-        live = registry.get_live(self._redis, self._keys)
-        assert live is not None, "a registry does not become empty again"
-        snapshot = load_snapshot(folder_of(self._settings.data_dir, live.version))
-        # While relearning, the live version may know items that the log has not told of yet.
-        return snapshot if snapshot.manifest.n_items <= len(learning.item_ids) else learning.snapshot
+    def _reference(self, learning: Learning) -> Snapshot:
+        """The last version that may serve: a matter of the log, not of what an operator holds at this moment."""
+        try:
+            return load_snapshot(folder_of(self._settings.data_dir, learning.counters.serving))
+        except SnapshotError as error:
+            log.error("version %d is damaged, taking the first instead: %s", learning.counters.serving, error)
+            return learning.snapshot
 
-    @staticmethod
-    def _refuse(learning: Learning, decision: Gate) -> None:
-        refused = learning.counters.gate_rejections
-        for reason in decision.reasons:
-            refused[reason] = refused.get(reason, 0) + 1
+    def _retreat(self, learning: Learning) -> None:
+        """What adapts is credibly worse than the control: serve the safest older version, learn on from there."""
+        accused = learning.accusation
+        assert accused is not None
+        target = learning.guard.safest(before=accused.since_version)
+        known = target is not None and registry.get_record(self._redis, self._keys, target) is not None
+        moved = registry.retreat(self._lease, self._keys, accused, target if known else None, self._first)
+        log.error(
+            "since version %d the adaptive arm earns %.4g less than the control (at most %.4g less for sure); %s",
+            accused.since_version,
+            -accused.difference,
+            -accused.high,
+            f"version {target} is held" if known else "everybody gets the frozen policy",
+        )
+        if not moved:
+            log.info("older versions serve already")
+        learning.counters.retreats += 1
+        learning.acquit()
+        learning.counters.serving = target if known and target is not None else self._first
+        learning.start_again(self._reference(learning))
+        self._checkpoint(learning)
 
     def _checkpoint(self, learning: Learning) -> None:
-        self._checkpoints.save(*learning.dump())
         self._since_checkpoint = 0
-        oldest_ms = learning.counters.now_ms - self._settings.stream_retention_s * 1000
-        if oldest_ms > 0:  # always behind the cursor, since event time is the cursor's
-            self._redis.xtrim(self._keys.events, minid=f"{oldest_ms}-0", approximate=True)
+        try:
+            self._checkpoints.save(*learning.dump())
+        except OSError as error:
+            self._disk_failed("checkpoint", error)
+            return
+        self._disk_again_at = 0.0
+        self._cursors = (self._cursors[1], learning.counters.cursor)
+        self._trim(learning)
         self._report(learning)
+
+    def _trim(self, learning: Learning) -> None:
+        """Forget entries that are older than the retention time and below both checkpoints."""
+        oldest_ms = max(0, learning.counters.now_ms - self._settings.stream_retention_s * 1000)
+        oldest = min(streams.order(f"{oldest_ms}-0"), streams.order(self._cursors[0]))
+        minid = "{}-{}".format(*oldest)
+        if oldest > (0, 0):
+            self._lease.write(
+                lambda pipe: (
+                    pipe.xtrim(self._keys.events, minid=minid, approximate=True),
+                    pipe.xtrim(self._keys.dead, minid=f"{oldest_ms}-0", approximate=True),
+                )
+            )
+
+    def _disk_failed(self, what: str, error: OSError) -> None:
+        """Learning goes on in memory; the log keeps what is not in a checkpoint yet."""
+        self._disk_errors += 1
+        self._disk_again_at = time.monotonic() + _DISK_RETRY_S
+        log.error("the %s could not be written (%s); trying again in %g s", what, error.strerror, _DISK_RETRY_S)
 
     def _report(self, learning: Learning) -> None:
         c = learning.counters
-        metrics = learning.metrics
         report = WorkerReport(
             reported_at=time.time(),
             cursor=c.cursor,
             events=c.events,
             closed=c.closed,
             open=len(learning.joiner),
-            learner=metrics,
+            learner=learning.metrics,
             arms=c.arms,
             version=c.version,
             published_at=self._published_at,
             lag_s=self._lag_s,
             gate_rejections=c.gate_rejections,
             off_policy=self._off_policy,
+            findings=learning.guard.findings(),
+            retreats=c.retreats,
+            disk_errors=self._disk_errors,
         )
-        self._redis.set(self._keys.worker, msgspec.json.encode(report))
+        encoded = msgspec.json.encode(report)
+        self._lease.write(lambda pipe: pipe.set(self._keys.worker, encoded))
         self._reported_at = time.monotonic()

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, States, Transition
 
 Block = dict[str, npt.NDArray[np.generic]]
+_EMPTY = {"actions": EMPTY_SLOT, "propensities": 1.0}  # all else is 0
 
 
 class Replay:
@@ -33,6 +34,7 @@ class Replay:
                 "discount": np.zeros(capacity, np.float32),
                 "turn": np.zeros(capacity, np.int32),
             },
+            "whose": {"owner": np.zeros(capacity, np.int64)},
         }
         self.capacity, self.max_history, self.slate_size = capacity, max_history, slate_size
         self.added = 0
@@ -53,7 +55,16 @@ class Replay:
         slots["propensities"][row, :k] = transition.propensities[:k]
         slots["discount"][row] = transition.discount
         slots["turn"][row] = transition.turn
+        self._blocks["whose"]["owner"][row] = transition.owner
         self.added += 1
+
+    def forget(self, owner: int) -> int:
+        """Empty the transitions of an owner: they stay as rows without history and items. Returns how many."""
+        rows = np.flatnonzero(self._blocks["whose"]["owner"][: len(self)] == owner)
+        for block in self._blocks.values():
+            for name, values in block.items():
+                values[rows] = _EMPTY.get(name, 0)
+        return len(rows)
 
     def _put_history(self, block: Block, row: int, history: tuple[Interaction, ...]) -> None:
         recent = history[-self.max_history :]
@@ -78,6 +89,7 @@ class Replay:
             slots[name][rows, :k] = getattr(batch, name).numpy()
         slots["discount"][rows] = batch.discount.numpy()
         slots["turn"][rows] = batch.turn.numpy()
+        self._blocks["whose"]["owner"][rows] = 0
         self.added += n
 
     def rows(self, index: npt.NDArray[np.int64]) -> Batch:

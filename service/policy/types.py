@@ -87,6 +87,7 @@ class Transition:
     discount: float
     next_history: tuple[Interaction, ...]
     turn: int = 0
+    owner: int = 0  # whose it is: a hash, 0 for nobody's
 
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:

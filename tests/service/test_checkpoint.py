@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import signal
 from pathlib import Path
 
 import msgspec
@@ -39,23 +41,56 @@ def test_the_newest_is_loaded(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, 2, 3)
     assert loaded(store) == 3
     assert loaded(CheckpointStore(tmp_path, Meta)) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "checkpoint.previous", "new"}
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["02", "03"]
 
 
-def test_a_crash_between_the_renames_leaves_the_one_before(tmp_path: Path) -> None:
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def test_a_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, 2)
-    (tmp_path / "checkpoint").unlink()
-    assert loaded(store) == 1
-    (tmp_path / "checkpoint.unfinished").write_bytes(b"torn")
-    assert loaded(store) == 1
+    (tmp_path / "unfinished-000000000000").write_bytes(b"torn")
+    assert loaded(store) == 2
     store.save(Meta(3), {"weights": torch.full((3,), 3.0), "counts": torch.tensor(3)})
-    assert loaded(store) == 3
+    assert loaded(store) == 3 and not list(tmp_path.glob("unfinished*"))
+
+
+def test_a_full_disk_leaves_the_one_before_and_no_litter(tmp_path: Path) -> None:
+    store = store_of(tmp_path, 1, 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.save(Meta(3), {"weights": torch.zeros(1000), "counts": torch.tensor(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert loaded(store) == 2 and not list(tmp_path.glob("unfinished*"))
+
+
+def test_a_writer_that_was_replaced_never_hides_its_successors_work(tmp_path: Path) -> None:
+    """However late the old one wakes up, what the new one wrote is what is loaded and stays."""
+
+    def save(token: int, n: int) -> None:
+        store = CheckpointStore(tmp_path, Meta, token)
+        store.save(Meta(n), {"weights": torch.full((3,), float(n)), "counts": torch.tensor(n)})
+
+    save(1, 10)
+    save(2, 20)
+    save(1, 11)
+    save(1, 12)
+    assert loaded(CheckpointStore(tmp_path, Meta, 2)) == 20
+    save(2, 21)
+    assert loaded(CheckpointStore(tmp_path, Meta, 3)) == 21
+    assert len(checkpoints(tmp_path)) == 2, "and the old one's are cleared away"
 
 
 def test_a_damaged_newest_is_passed_over(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     store = store_of(tmp_path, 1, 2)
-    latest = tmp_path / "checkpoint"
+    latest = checkpoints(tmp_path)[-1]
     whole = latest.read_bytes()
     for length in (0, 1, 31, 32, 33, len(whole) - 1, *rng.integers(0, len(whole), 20)):
         latest.write_bytes(whole[: int(length)])
@@ -65,14 +100,15 @@ def test_a_damaged_newest_is_passed_over(tmp_path: Path) -> None:
         damaged[place] ^= int(rng.integers(1, 256))
         latest.write_bytes(damaged)
         assert loaded(store) == 1
+    assert (tmp_path / "damaged").exists() and len(checkpoints(tmp_path)) == 1
 
 
 def test_nothing_is_loaded_when_both_are_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = store_of(tmp_path, 1, 2)
     rng = np.random.default_rng(1)
     for size in (0, 10, 40, 1000):
-        for name in ("checkpoint", "checkpoint.previous"):
+        for name in ("checkpoint-000000000000-000000000001", "checkpoint-000000000000-000000000002"):
             junk = rng.bytes(size)
             (tmp_path / name).write_bytes(hashlib.sha256(junk).digest() + junk)
         assert loaded(store) is None
-    assert "checkpoint is damaged" in caplog.text
+    assert "000002 is damaged" in caplog.text

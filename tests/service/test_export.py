@@ -90,6 +90,7 @@ def test_rewards_join_as_the_worker_joins_them(redis: syncredis.Redis, keys: Key
     put(redis, keys, 5_000, Feedback("organic", "u:ann", "a", 1.0))
     put(redis, keys, 6_000, impression(1, "u:ann", "c"))
     redis.xadd(keys.events, {events.FIELD: b"junk"}, id="6500-0")
+    put(redis, keys, 7_000, impression(0, "u:ann", "a", "b"))  # replayed though it was no poison
     put(redis, keys, 11_000, click(0, "u:ann", "a"))  # too late: the window is [1000, 11000)
     put(redis, keys, 12_000, click(1, "u:ann", "c", -1.0))
     put(redis, keys, 13_000, impression(2, "u:bob"))
@@ -99,8 +100,9 @@ def test_rewards_join_as_the_worker_joins_them(redis: syncredis.Redis, keys: Key
         ("r1", 6_000, ("c",), (-1.0,)),
         ("r2", 13_000, (), ()),
     ]
-    expected = {"slates": 3, "unverified": 3, "open": 0, "unreadable": 1}
-    assert counts == expected | {"feedback_joined": 3, "feedback_unmatched": 2, "feedback_organic": 1}
+    expected = {"slates": 3, "unverified": 3, "open": 0, "unreadable": 1, "repeated": 1}
+    feedback = {"joined": 3, "mismatched": 1, "late": 1, "organic": 1}
+    assert counts == expected | {f"feedback_{kind}": n for kind, n in feedback.items()}
 
 
 def test_what_may_still_earn_is_left_out(redis: syncredis.Redis, keys: Keys) -> None:

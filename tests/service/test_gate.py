@@ -18,12 +18,17 @@ from service.settings import Settings
 FT = ServingConfig(Variant.FT)
 
 
-def policy(bias: torch.Tensor) -> ServingPolicy:
-    """A policy with logits `bias` [N_ITEMS] in every state."""
+def network(bias: torch.Tensor) -> ItemScorer:
     net = ItemScorer(NetworkConfig(dim=4, text_dim=4, max_history=5, temperature=1.0), torch.zeros(N_ITEMS, 4))
     with torch.no_grad():
         net.id_bias.copy_(bias)
-    return ServingPolicy(net, net, net, FT)
+    return net
+
+
+def policy(bias: torch.Tensor) -> ServingPolicy:
+    """A policy with logits `bias` [N_ITEMS] in every state; the frozen one is uniform."""
+    net = network(bias)
+    return ServingPolicy(network(torch.zeros(N_ITEMS)), net, net, FT)
 
 
 def batch(rewards_of_first: float, n: int = 300) -> Batch:
@@ -62,6 +67,15 @@ def test_entropy_and_kl_against_plain_numpy(settings: Settings) -> None:
     p, q = p / p.sum(), q / q.sum()
     assert decision.numbers["entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
     assert decision.numbers["kl_to_live"] == pytest.approx((p * np.log(p / q)).sum(), rel=1e-5)
+    assert decision.numbers["kl_to_frozen"] == pytest.approx((p * np.log(p * 29)).sum(), rel=1e-5)
+    assert decision.numbers["coverage"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+    assert decision.numbers["coverage_of_frozen"] == pytest.approx(29)
+
+
+def test_coverage_counts_what_all_states_together_show() -> None:
+    one_each = np.eye(4)
+    assert gate.coverage(one_each) == pytest.approx(4)
+    assert gate.coverage(one_each[[0, 0, 0]]) == pytest.approx(1)
 
 
 def test_what_is_like_the_live_policy_passes(settings: Settings) -> None:
@@ -81,8 +95,15 @@ def peaked(item: int, height: float) -> ServingPolicy:
 @pytest.mark.parametrize(
     ("new", "rewards", "changes", "reason"),
     [
-        (peaked(0, 20.0), 0.0, {"gate_max_kl": 100.0}, "entropy"),
+        (
+            peaked(0, 20.0),
+            0.0,
+            {"gate_max_kl": 100.0, "gate_max_kl_to_frozen": 100.0, "gate_coverage_floor": 0.0},
+            "entropy",
+        ),
         (peaked(0, 4.0), 0.0, {"gate_max_kl": 0.5}, "kl"),
+        (peaked(0, 4.0), 0.0, {"gate_max_kl_to_frozen": 0.5}, "kl_to_frozen"),
+        (peaked(0, 4.0), 0.0, {"gate_coverage_floor": 0.9}, "coverage"),
         (peaked(1, 1.0), 1.0, {"gate_min_ess": 10.0, "gate_margin": 0.0}, "off_policy"),
     ],
 )

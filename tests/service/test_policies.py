@@ -18,6 +18,7 @@ from service_examples import Server, make_settings, make_snapshot, problem_of, r
 from service import registry
 from service.bootstrap import bootstrap
 from service.keys import Keys
+from service.lease import Lease
 from service.main import connect
 from service.policy.adaptive import Arm, ServingConfig, Variant
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
@@ -42,7 +43,11 @@ def publish(redis: syncredis.Redis, settings: Settings, version: int, gate: Gate
     """What the worker does after the gate."""
     gate = gate or Gate(passed=True)
     keys = Keys(settings.key_prefix)
-    return registry.publish(redis, keys, settings.data_dir, opinionated(settings, version), gate)
+    lease = Lease(redis, keys, 60.0)
+    assert lease.acquire()
+    published = registry.publish(redis, lease, keys, settings.data_dir, opinionated(settings, version), gate)
+    lease.release()
+    return published
 
 
 def adaptive_user(client: httpx.Client) -> str:
@@ -146,12 +151,12 @@ def test_pruning_keeps_what_may_be_needed(api: httpx.Client, settings: Settings,
     keys = Keys(settings.key_prefix)
     for version in range(2, 9):
         publish(redis, settings, version)
-    registry.prune(redis, keys, settings.data_dir, keep=3)
+    registry.prune(redis, keys, settings.data_dir, keep=3, wanted={3})
     kept = [policy["version"] for policy in api.get("/policies").json()["policies"]]
-    assert kept == [8, 7, 6, 1]
-    assert sorted(int(f.name) for f in (settings.data_dir / "policies").iterdir()) == [1, 6, 7, 8]
+    assert kept == [8, 7, 6, 3, 1]
+    assert sorted(int(f.name) for f in (settings.data_dir / "policies").iterdir()) == [1, 3, 6, 7, 8]
     back = [api.post("/policies:rollback").json().get("live_version") for _ in range(4)]
-    assert back == [7, 6, 1, None], "versions that were pruned are passed over"
+    assert back == [7, 6, 3, 1], "versions that were pruned are passed over"
 
 
 def test_no_request_fails_while_versions_and_items_change(
@@ -188,10 +193,9 @@ def test_no_request_fails_while_versions_and_items_change(
 def test_a_damaged_version_keeps_the_old_one_in_service(
     settings: Settings, redis: syncredis.Redis, api: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    snapshot = opinionated(settings, 2)
     keys = Keys(settings.key_prefix)
     folder = folder_of(settings.data_dir, 2)
-    registry.publish(redis, keys, settings.data_dir, snapshot, Gate(passed=False, reasons=("kl",)))
+    publish(redis, settings, 2, Gate(passed=False, reasons=("kl",)))
     blob = bytearray((folder / "policy.safetensors").read_bytes())
     blob[-1] ^= 1
     (folder / "policy.safetensors").write_bytes(blob)

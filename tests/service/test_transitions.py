@@ -34,9 +34,9 @@ def joiner(*opened: Impression) -> Joiner:
         (feedback("b"), Joined.JOINED, (0.0, 1.0, 0.0)),
         (feedback("c", -1.0), Joined.JOINED, (0.0, 0.0, -1.0)),
         (feedback(name=None), Joined.ORGANIC, (0.0, 0.0, 0.0)),
-        (feedback(name="unknown"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
-        (feedback(user="u:bob"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
-        (feedback("not-shown"), Joined.UNMATCHED, (0.0, 0.0, 0.0)),
+        (feedback(name="unknown"), Joined.ORPHAN, (0.0, 0.0, 0.0)),
+        (feedback(user="u:bob"), Joined.MISMATCHED, (0.0, 0.0, 0.0)),
+        (feedback("not-shown"), Joined.MISMATCHED, (0.0, 0.0, 0.0)),
     ],
 )
 def test_what_becomes_of_feedback(event: Feedback, outcome: Joined, rewards: tuple[float, ...]) -> None:
@@ -60,7 +60,8 @@ def test_an_impression_closes_when_its_window_is_over() -> None:
     waiting = joiner(impression("r1"), impression("r2", user="u:bob"))
     assert waiting.close(WINDOW_MS - 1) == []
     assert [c.impression.recommendation_id for c in waiting.close(WINDOW_MS)] == ["r1"]
-    assert waiting.add_feedback(feedback()) == Joined.UNMATCHED, "late"
+    assert waiting.add_feedback(feedback()) == Joined.LATE
+    assert waiting.add_feedback(feedback(name="r3")) == Joined.ORPHAN, "before its impression"
     assert [c.impression.recommendation_id for c in waiting.close(10 * WINDOW_MS)] == ["r2"]
     assert len(waiting) == 0
 
@@ -81,13 +82,32 @@ def test_an_erased_user_leaves_nothing_open() -> None:
     assert [c.impression.recommendation_id for c in waiting.close(10 * WINDOW_MS)] == ["r2", "r4"]
 
 
+def test_an_impression_counts_once() -> None:
+    waiting = joiner(impression("r1"))
+    waiting.add_feedback(feedback())
+    assert not waiting.add_impression(impression("r1"), 500)
+    (closed,) = waiting.close(WINDOW_MS)
+    assert closed.slot_rewards == (0.0, 1.0, 0.0)
+    assert not waiting.add_impression(impression("r1"), 2 * WINDOW_MS) and len(waiting) == 0
+
+
+def test_only_so_many_closed_impressions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.transitions._REMEMBERED", 2)
+    waiting = joiner(*(impression(f"r{n}") for n in range(4)))
+    waiting.close(10 * WINDOW_MS)
+    outcomes = [waiting.add_feedback(feedback(name=f"r{n}")) for n in range(4)]
+    assert outcomes == [Joined.ORPHAN, Joined.ORPHAN, Joined.LATE, Joined.LATE]
+
+
 def test_a_restored_joiner_goes_on_alike() -> None:
     one = joiner(impression("r1"), impression("r2", user="u:bob"))
     one.add_feedback(feedback())
     other = Joiner(WINDOW_MS / 1000)
-    other.restore(one.dump())
+    other.restore(*one.dump())
     for waiting in (one, other):
         waiting.add_impression(impression("r3"), 300)
+        waiting.close(WINDOW_MS)
+        assert waiting.add_feedback(feedback(name="r1")) == Joined.LATE
     assert one.dump() == other.dump()
     assert one.close(10 * WINDOW_MS) == other.close(10 * WINDOW_MS)
 

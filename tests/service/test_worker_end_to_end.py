@@ -24,6 +24,7 @@ from service.checkpoint import CheckpointStore
 from service.events import Feedback, Impression, ItemChanged
 from service.keys import Keys
 from service.learning import Meta
+from service.lease import Lease
 from service.settings import Settings
 
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_live_version(settings: 
         if differs == "settings":
             settings = settings.model_copy(update={"replay_capacity": settings.replay_capacity + 1})
         else:
-            store = CheckpointStore(settings.data_dir / "worker", Meta)
+            store = CheckpointStore(settings.data_dir / "worker", Meta, token=1)
             saved = store.load()
             assert saved is not None
             meta, tensors = saved
@@ -138,7 +139,9 @@ def test_poison_entries_are_set_aside_and_the_loop_goes_on(settings: Settings, r
         reasons = [fields[b"reason"].decode() for _, fields in redis.xrange(keys.dead)]
         assert len(reasons) == 4 and all(reason.startswith("EventError: ") for reason in reasons)
     entry = redis.xrange(keys.dead)[0][0].decode()
-    streams.set_aside(redis, keys, entry, b"", "again")
+    lease = Lease(redis, keys, 60.0)
+    assert lease.acquire()
+    streams.set_aside(lease, keys, entry, b"", "again", limit=10)
     assert redis.xlen(keys.dead) == 4
 
 

@@ -1,0 +1,172 @@
+"""The watch after serving: is what adapts credibly worse than the frozen control? Then it must stop.
+
+Both arms' rewards are followed from the start of every version on, by an anytime-valid test: the difference of the two
+means has, at every moment at once and not only at a sample size fixed beforehand, the interval
+
+    difference +- se sqrt((1 + 1/tau) log((1 + tau) / alpha_j^2)),      tau = n / _TUNED_TO,  n = n_a n_c / (n_a + n_c)
+
+which is Robbins' normal mixture (1970) with estimated variances, as A/B tests use it (Johari et al. 2022;
+Waudby-Smith et al. 2024 call it an asymptotic confidence sequence). Versions share the error: alpha_j = alpha /
+(j (j + 1)) for the j-th, so that over a deployment's whole life the probability of a false alarm is at most alpha.
+
+The arms are drawn by user, so it is users, not impressions, that are independent: standard errors are taken over
+buckets of users (a hash), whose totals run on across versions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from service import sessions
+
+BUCKETS = 64
+_LEAST_BUCKETS = 20  # with users in them, for a standard error worth the name
+_TUNED_TO = 200.0  # the n at which the interval is about its narrowest, relative to one for this n alone
+_MOST_SEGMENTS = 64
+_ARMS = {"control": 0, "adaptive": 1}
+_Z = 1.96
+
+Totals = npt.NDArray[np.float64]
+
+
+class Difference(NamedTuple):
+    """Mean reward of the adaptive arm less the control's, per impression."""
+
+    value: float
+    se: float
+    n: float  # effective sample size of the comparison
+    control: float  # mean of the control
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What the test says about everything that served since a version began."""
+
+    since_version: int
+    difference: float
+    low: float
+    high: float
+    control: float
+    alpha: float
+
+
+class Segment(msgspec.Struct):
+    """What was earned while a version was the newest; `rank` counts versions since the deployment began."""
+
+    version: int
+    rank: int
+    totals: list[float]  # [arm, (impressions, reward), bucket], flat
+
+    def array(self) -> Totals:
+        return np.array(self.totals).reshape(2, 2, BUCKETS)
+
+
+class GuardState(msgspec.Struct):
+    """A guard's whole state, for a checkpoint."""
+
+    segments: list[Segment] = []
+    started: int = 0
+    since_ms: int = 0
+
+
+class Guard:
+    """The rewards of both arms, by version."""
+
+    def __init__(self, margin: float, alpha: float) -> None:
+        """`margin`: share of the control's reward by which the adaptive arm may be worse; `alpha`: see above."""
+        self._margin, self._alpha = margin, alpha
+        self.state = GuardState()
+        self._totals: list[Totals] = []
+
+    def add(self, arm: str, version: int, user: str, reward: float, at_ms: int) -> None:
+        """Count a closed impression that was served at `at_ms`."""
+        if arm not in _ARMS or at_ms < self.state.since_ms:
+            return
+        place = next((n for n, s in enumerate(self.state.segments) if s.version == version), None)
+        if place is None:
+            place = self._begin(version)
+        bucket = int(sessions.share_of(user, "guard") * BUCKETS)
+        self._totals[place][_ARMS[arm], :, bucket] += (1.0, reward)
+
+    def _begin(self, version: int) -> int:
+        state = self.state
+        state.started += 1
+        state.segments.append(Segment(version, state.started, []))
+        self._totals.append(np.zeros((2, 2, BUCKETS)))
+        if len(state.segments) > _MOST_SEGMENTS:  # the two oldest become one
+            del state.segments[1]
+            self._totals[0] = self._totals[0] + self._totals.pop(1)
+        return len(state.segments) - 1
+
+    def findings(self) -> list[Finding]:
+        """What the test says since the start of each version that tells anything, oldest first."""
+        found: list[Finding] = []
+        total = np.zeros((2, 2, BUCKETS))
+        for segment, totals in zip(reversed(self.state.segments), reversed(self._totals), strict=True):
+            total = total + totals
+            difference = compare(total)
+            if difference is not None:
+                alpha = self._alpha / (segment.rank * (segment.rank + 1))
+                half = width(difference, alpha)
+                low, high = difference.value - half, difference.value + half
+                found.append(Finding(segment.version, difference.value, low, high, difference.control, alpha))
+        return found[::-1]
+
+    def accusation(self) -> Finding | None:
+        """The oldest version since whose start the adaptive arm is credibly worse, by more than the margin."""
+        return next((f for f in self.findings() if f.high < -self._margin * abs(f.control)), None)
+
+    def safest(self, before: int = 2**62) -> int | None:
+        """Of the versions older than `before`, the one whose own reward is surest to be high; None if none was good."""
+        best, best_low = None, 0.0
+        for segment, totals in zip(self.state.segments, self._totals, strict=True):
+            difference = compare(totals) if segment.version < before else None
+            if difference is not None:
+                low = difference.value - _Z * difference.se + self._margin * abs(difference.control)
+                if low >= best_low:
+                    best, best_low = segment.version, low
+        return best
+
+    def forget(self, now_ms: int) -> None:
+        """Begin anew: what was served before `now_ms` has had its verdict."""
+        self.state = GuardState([], self.state.started, now_ms)
+        self._totals = []
+
+    def dump(self) -> GuardState:
+        """The whole state."""
+        for segment, totals in zip(self.state.segments, self._totals, strict=True):
+            segment.totals = totals.ravel().tolist()
+        return self.state
+
+    def restore(self, state: GuardState) -> None:
+        """Take over what `dump` gave."""
+        self.state = state
+        self._totals = [segment.array() for segment in state.segments]
+
+
+def compare(totals: Totals) -> Difference | None:
+    """The arms' difference from [arm, (impressions, reward), bucket]; None while too few users are in one of them."""
+    means, variance, sizes = [], 0.0, []
+    for impressions, reward in totals:
+        filled = int((impressions > 0).sum())
+        if filled < _LEAST_BUCKETS:
+            return None
+        size = impressions.sum()
+        mean = reward.sum() / size
+        residual = reward - mean * impressions
+        variance += filled / (filled - 1) * float((residual**2).sum()) / size**2
+        means.append(float(mean))
+        sizes.append(float(size))
+    control, adaptive = sizes
+    n = control * adaptive / (control + adaptive)
+    return Difference(means[1] - means[0], math.sqrt(variance), n, means[0])
+
+
+def width(difference: Difference, alpha: float) -> float:
+    """Half the interval that holds at every moment at once with probability 1 - alpha."""
+    tau = difference.n / _TUNED_TO
+    return difference.se * math.sqrt((1 + 1 / tau) * (math.log1p(tau) - 2 * math.log(alpha)))

@@ -1,0 +1,126 @@
+"""The watch over what serves: rare false alarms, sure true ones, and the numbers by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+
+from service import sessions
+from service.guard import BUCKETS, Guard, GuardState, compare, width
+
+SHARE = 0.1
+USERS = [f"u:{n}" for n in range(2_000)]
+ARM = {user: "control" if sessions.share_of(user, "arm") < SHARE else "adaptive" for user in USERS}
+
+
+def serve(
+    guard: Guard,
+    rng: np.random.Generator,
+    n: int,
+    effect: Callable[[int], float],
+    per_version: int = 1_000,
+    first: int = 0,
+    user_spread: float = 0.3,
+) -> int | None:
+    """`n` slates to returning users who differ in how much they like anything; `effect(version)` is what the adaptive
+    arm earns beside. Returns after how many slates the guard accused a version."""
+    taste = np.random.default_rng(7).normal(1.0, user_spread, len(USERS))
+    for k in range(first, first + n):
+        number = int(rng.integers(len(USERS)))
+        user, version = USERS[number], 1 + k // per_version
+        reward = float(rng.poisson(max(0.0, taste[number] + (effect(version) if ARM[user] == "adaptive" else 0.0))))
+        guard.add(ARM[user], version, user, reward, at_ms=k)
+        if k % 32 == 0 and guard.accusation() is not None:
+            return k - first
+    return None
+
+
+def test_few_false_alarms_in_two_hundred_stationary_runs() -> None:
+    """Each run is 8,000 slates over 8 versions, with users who come back; the margin is 0, so that any lead of the
+    control counts: a margin only makes false alarms rarer."""
+    alarms = sum(
+        serve(Guard(0.0, 0.05), np.random.default_rng(seed), 8_000, lambda _: 0.0) is not None for seed in range(200)
+    )
+    assert alarms <= 10
+
+
+@pytest.mark.parametrize("bad", [2, 5])
+def test_a_bad_update_is_found_and_names_the_version(bad: int) -> None:
+    guard = Guard(0.05, 0.05)
+    found = serve(guard, np.random.default_rng(0), 20_000, lambda version: 0.2 if version < bad else -0.5)
+    assert found is not None and (bad - 1) * 1_000 < found < (bad + 4) * 1_000
+    accusation = guard.accusation()
+    assert accusation is not None and accusation.high < -0.05 * accusation.control
+    assert accusation.since_version >= bad - 1
+    assert guard.safest(before=accusation.since_version) in range(1, bad)
+
+
+def test_a_small_loss_within_the_margin_is_borne() -> None:
+    assert serve(Guard(0.2, 0.05), np.random.default_rng(0), 20_000, lambda _: -0.1) is None
+
+
+def test_the_safest_is_the_version_that_was_surely_best() -> None:
+    guard = Guard(0.05, 0.05)
+    earned = {1: 0.0, 2: 0.8, 3: 0.3, 4: -0.9}
+    serve(guard, np.random.default_rng(1), 16_000, earned.__getitem__, per_version=4_000)
+    assert guard.safest() == guard.safest(before=4) == 2
+    assert guard.safest(before=2) is None, "version 1 was neither better nor surely no worse"
+
+
+def test_after_a_verdict_it_begins_anew() -> None:
+    guard = Guard(0.05, 0.05)
+    served = serve(guard, np.random.default_rng(0), 20_000, lambda _: -0.6)
+    assert served is not None
+    guard.forget(now_ms=served + 1)
+    assert guard.accusation() is None and guard.findings() == []
+    guard.add("adaptive", 1, "u:1", 0.0, at_ms=served), "served before the verdict"
+    assert guard.dump().segments == []
+    assert serve(guard, np.random.default_rng(1), 5_000, lambda _: 0.0, first=served + 1) is None
+
+
+def test_difference_and_interval_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    totals = np.zeros((2, 2, BUCKETS))
+    for arm, (size, mean) in enumerate([(500, 1.0), (4_000, 1.2)]):
+        bucket = rng.integers(BUCKETS, size=size)
+        totals[arm, 0] = np.bincount(bucket, minlength=BUCKETS)
+        totals[arm, 1] = np.bincount(bucket, rng.normal(mean, 2.0, size), BUCKETS)
+    difference = compare(totals)
+    assert difference is not None
+    means = totals[:, 1].sum(1) / totals[:, 0].sum(1)
+    assert (difference.value, difference.control) == pytest.approx((means[1] - means[0], means[0]))
+    assert difference.se == pytest.approx(2.0 * math.sqrt(1 / 500 + 1 / 4_000), rel=0.2)
+    assert difference.n == pytest.approx(500 * 4_000 / 4_500)
+    tau = difference.n / 200
+    # Robbins: |S_n| < sqrt((n + r) log((n + r) / (r alpha^2))) at all n, for a sum S_n of n standard normals.
+    n, r = difference.n, 200.0
+    boundary = math.sqrt((n + r) * math.log((n + r) / (r * 0.05**2))) / n
+    assert width(difference, 0.05) == pytest.approx(boundary * difference.se * math.sqrt(n))
+    assert tau == pytest.approx(n / r)
+
+
+def test_too_few_users_say_nothing() -> None:
+    totals = np.zeros((2, 2, BUCKETS))
+    totals[:, :, :19] = 100.0
+    assert compare(totals) is None
+    totals[:, :, 19] = 100.0
+    assert compare(totals) is not None
+
+
+def test_many_versions_take_no_more_room_and_a_checkpoint_leaves_no_trace() -> None:
+    one = Guard(0.05, 0.05)
+    rng = np.random.default_rng(0)
+    serve(one, rng, 5_000, lambda _: 0.0, per_version=50)
+    assert len(one.dump().segments) == 64
+    other = Guard(0.05, 0.05)
+    other.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(one.dump()), type=GuardState))
+    for guard in (one, other):
+        serve(guard, np.random.default_rng(1), 500, lambda _: 0.0, per_version=50, first=5_000)
+    assert one.findings() == other.findings() and one.findings()
+    total = sum(sum(segment.totals[:BUCKETS]) for segment in one.dump().segments)
+    adaptive = sum(sum(segment.totals[2 * BUCKETS : 3 * BUCKETS]) for segment in one.dump().segments)
+    assert total + adaptive == 5_500
