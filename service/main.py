@@ -19,10 +19,11 @@ from service import errors
 from service.bootstrap import bootstrap
 from service.edge import Edge
 from service.keys import Keys
+from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics
 from service.policy.snapshot import SnapshotError
-from service.routes import evaluation, feedback, health, items, policies, recommend, users
+from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
 from service.schemas import ProblemDocument
 from service.settings import Settings
 from service.state import Encoder, State
@@ -73,20 +74,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             keys=keys,
             redis=redis,
             log=EventLog(redis, keys, settings),
+            lag=Lag(redis, keys, settings),
             watch=PolicyWatch(redis, keys, settings),
             encoder=Encoder(),
             metrics=metrics,
             rng=np.random.default_rng(settings.seed),
         )
         app.state.ialp = state
-        task = asyncio.create_task(_keep_up(state))
+        tasks = {asyncio.create_task(_keep_up(state)), asyncio.create_task(state.lag.follow())}
         try:
             yield
         finally:
             # redis-py can take a cancellation for a timeout of its own and go on, so one may not be enough.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)
+            while tasks:
+                for task in tasks:
+                    task.cancel()
+                _, tasks = await asyncio.wait(tasks, timeout=0.1)
             await redis.aclose()
 
     problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
@@ -99,7 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
     )
     errors.install(app)
-    for module in (recommend, feedback, items, users, policies, evaluation):
+    for module in (recommend, feedback, items, users, policies, evaluation, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)

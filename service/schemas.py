@@ -236,6 +236,37 @@ class EvaluationResponse(BaseModel):
     off_policy: dict[str, float]
 
 
+class DeadLetterResponse(BaseModel):
+    """An entry of the log that could not be used."""
+
+    entry_id: str = Field(description="Its id in the log; the first half is unix milliseconds.")
+    reason: str
+    payload: str = Field(description="The entry's bytes in base64: msgpack, if it was written by this service.")
+
+
+class DeadLettersResponse(BaseModel):
+    """A page of dead letters, oldest first."""
+
+    dead_letters: list[DeadLetterResponse]
+    next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
+
+
+class ReplayResponse(BaseModel):
+    """Where a dead letter went."""
+
+    entry_id: str = Field(description="Its new id in the log.")
+
+
+class ErasedResponse(BaseModel):
+    """What was deleted of a user, and what cannot be."""
+
+    session: bool = Field(description="Whether a session was there.")
+    impressions: int
+    feedback: int
+    dead_letters: int
+    remains: list[str]
+
+
 class Health(BaseModel):
     """State of the process."""
 

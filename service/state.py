@@ -12,6 +12,7 @@ import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
 from service.keys import Keys
+from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics, WorkerReport
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
@@ -44,6 +45,7 @@ class State:
     keys: Keys
     redis: aioredis.Redis
     log: EventLog
+    lag: Lag
     watch: PolicyWatch
     encoder: Encoder
     metrics: Metrics

@@ -7,6 +7,7 @@ or none of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import redis as syncredis
 import redis.asyncio as aioredis
@@ -47,12 +48,35 @@ return accepted
 """
 
 
+# KEYS: dead, events. ARGV: entry id. Returns the event's new id, or false if there is no such entry.
+_REPLAY = """
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
+if #found == 0 then return false end
+local payload = ''
+for i = 1, #found[1][2], 2 do if found[1][2][i] == 'e' then payload = found[1][2][i + 1] end end
+local id = redis.call('XADD', KEYS[2], '*', 'e', payload)
+redis.call('XDEL', KEYS[1], ARGV[1])
+return id
+"""
+
+_PAGE = 1_000
+
+
+class DeadLetter(NamedTuple):
+    """An entry of the log that could not be used."""
+
+    entry_id: str
+    payload: bytes
+    reason: str
+
+
 class EventLog:
     """The API's end of the log."""
 
     def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         self._redis, self._keys, self._settings = redis, keys, settings
         self._feedback = redis.register_script(_FEEDBACK)
+        self._replay = redis.register_script(_REPLAY)
 
     async def append_impression(self, impression: Impression) -> None:
         """Log a slate and remember its items as seen."""
@@ -84,6 +108,51 @@ class EventLog:
     async def append(self, event: Event) -> None:
         """Log any event."""
         await self._redis.xadd(self._keys.events, {events.FIELD: events.encode(event)})
+
+    async def dead_letters(self, after: str, count: int) -> list[DeadLetter]:
+        """Up to `count` unusable entries after the id `after`, oldest first."""
+        entries = await self._redis.xrange(self._keys.dead, min=f"({after}", count=count)
+        return [
+            DeadLetter(entry_id.decode(), fields.get(events.FIELD, b""), fields.get(b"reason", b"").decode())
+            for entry_id, fields in entries
+        ]
+
+    async def replay(self, entry_id: str) -> str | None:
+        """Append an unusable entry to the log again, and set it aside no more; its new id, None if it is not there."""
+        new = await self._replay(keys=[self._keys.dead, self._keys.events], args=[entry_id])
+        return new.decode() if new else None
+
+    async def discard(self, entry_id: str) -> bool:
+        """Delete an unusable entry; says whether it was there."""
+        return bool(await self._redis.xdel(self._keys.dead, entry_id))
+
+    async def erase(self, user: str) -> dict[str, int]:
+        """Delete a user's impressions and feedback from the log and from what was set aside; returns how many."""
+        removed = {"impressions": 0, "feedback": 0, "dead_letters": 0}
+        for key in (self._keys.events, self._keys.dead):
+            after = START
+            while entries := await self._redis.xrange(key, min=f"({after}", count=_PAGE):
+                after = entries[-1][0].decode()
+                kinds = {entry_id: _whose(fields.get(events.FIELD, b""), user) for entry_id, fields in entries}
+                theirs = [entry_id for entry_id, kind in kinds.items() if kind is not None]
+                if theirs:
+                    await self._redis.xdel(key, *theirs)
+                for kind in filter(None, kinds.values()):
+                    removed["dead_letters" if key == self._keys.dead else kind] += 1
+        return removed
+
+
+def _whose(payload: bytes, user: str) -> str | None:
+    """What an entry is, if it is this user's; one that cannot be read is theirs if it holds their key."""
+    if user.encode() not in payload:
+        return None
+    try:
+        event = events.decode(payload)
+    except events.EventError:
+        return "feedback"
+    if isinstance(event, Impression | Feedback) and event.user == user:
+        return "impressions" if isinstance(event, Impression) else "feedback"
+    return None
 
 
 def entry_ms(entry_id: str) -> int:

@@ -30,6 +30,7 @@ _Body = Annotated[
 @router.post("/feedback", status_code=HTTPStatus.ACCEPTED)
 async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
     """Take responses; 202 means that they are durable. Of an array, invalid events come back in `rejected`."""
+    state.lag.check()
     if isinstance(body, FeedbackEvent):
         await _know_items([body], state)
         error = _unacceptable(body, state)

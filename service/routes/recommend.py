@@ -53,7 +53,10 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
         state.metrics.entropy.set(slate.impression.entropy)
         state.metrics.mix_weight.set(slate.impression.weight)
         try:
-            await state.log.append_impression(slate.impression)
+            if state.lag.too_far:
+                warnings.append("impression_not_logged")
+            else:
+                await state.log.append_impression(slate.impression)
         except (RedisError, OSError):
             warnings.append("impression_not_logged")
     state.metrics.impressions.labels(slate.arm).inc()

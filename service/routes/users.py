@@ -11,7 +11,7 @@ from service import sessions
 from service.errors import Problem
 from service.events import UserErased
 from service.routes.recommend import arm_of
-from service.schemas import Id, PastInteraction, UserResponse
+from service.schemas import ErasedResponse, Id, PastInteraction, UserResponse
 from service.state import Shared
 
 router = APIRouter(tags=["users"])
@@ -33,9 +33,21 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     )
 
 
-@router.delete("/users/{user_id:path}", status_code=HTTPStatus.NO_CONTENT)
-async def erase_user(user_id: UserId, state: Shared) -> None:
-    """Forget a user: the session at once; open impressions are dropped by the worker, not learned from."""
+_REMAINS = [
+    "What the policy learned from this user is in its weights, together with everybody else's, and in those of earlier"
+    " versions; it does not name them.",
+    "A worker that is away drops its own copy of their slates when it reads of this erasure in the log.",
+    "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
+    "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
+    "Files written by `export` before are not ours any more.",
+]
+
+
+@router.delete("/users/{user_id:path}")
+async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
+    """Forget a user: session, impressions and feedback in the log at once; the worker drops what it holds of them."""
     user = sessions.user_key(user_id, None)
-    await sessions.erase(state.redis, state.keys, user)
+    session = await sessions.erase(state.redis, state.keys, user)
     await state.log.append(UserErased(user))
+    removed = await state.log.erase(user)
+    return ErasedResponse(session=session, **removed, remains=_REMAINS)

@@ -16,6 +16,7 @@ from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, pack_
 from service.settings import Settings
 
 FT = ServingConfig(Variant.FT)
+NO_OTHER = {"gate_max_kl": 100.0, "gate_max_kl_to_frozen": 100.0, "gate_coverage_floor": 0.0}
 
 
 def network(bias: torch.Tensor) -> ItemScorer:

@@ -1,0 +1,81 @@
+"""How far the worker is behind the log, and what follows from that: feedback that cannot be learned soon is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+import msgspec
+import redis.asyncio as aioredis
+from redis.exceptions import RedisError, ResponseError
+
+from service.errors import Problem
+from service.keys import Keys
+from service.metrics import WorkerReport
+from service.settings import Settings
+from service.streams import START, entry_ms
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 5
+_report = msgspec.json.Decoder(WorkerReport)
+
+
+class Lag:
+    """Event time between the log's last entry and the last one that the worker took in."""
+
+    def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
+        self._redis, self._keys, self._settings = redis, keys, settings
+        self.seconds = 0.0
+
+    @property
+    def too_far(self) -> bool:
+        """Whether the worker is further behind than the settings allow."""
+        limit = self._settings.max_lag_s
+        return limit is not None and self.seconds > limit
+
+    def check(self) -> None:
+        """Refuse what would have to wait.
+
+        Raises:
+            Problem: 503, the worker is too far behind.
+        """
+        if self.too_far:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "learner_behind",
+                "The learner is too far behind the log to take more; nothing was stored. Please retry later.",
+                headers={"Retry-After": str(_RETRY_AFTER_S)},
+            )
+
+    async def refresh(self) -> None:
+        """Look once.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        data = await self._redis.get(self._keys.worker)
+        try:
+            stream = await self._redis.xinfo_stream(self._keys.events)
+        except ResponseError:  # no event yet
+            self.seconds = 0.0
+            return
+        last = entry_ms(stream["last-generated-id"].decode())
+        cursor = _report.decode(data).cursor if data else START
+        if cursor == START:  # nothing was ever learned: what waits begins with the first entry
+            first = stream["first-entry"]
+            cursor = first[0].decode() if first else stream["last-generated-id"].decode()
+        self.seconds = max(0, last - entry_ms(cursor)) / 1000
+
+    async def follow(self) -> None:
+        """Refresh for ever; in an outage the last value stands."""
+        while True:
+            try:
+                was = self.too_far
+                await self.refresh()
+                if self.too_far != was:
+                    log.warning("the learner is %.0f s behind%s", self.seconds, "" if was else "; refusing feedback")
+            except (RedisError, OSError):
+                pass
+            await asyncio.sleep(self._settings.refresh_interval_s)
