@@ -70,7 +70,7 @@ class GuardState(msgspec.Struct):
 
     segments: list[Segment] = []
     started: int = 0
-    since_ms: int = 0
+    condemned: tuple[int, int] = (0, 0)  # first and last version that had their verdict
 
 
 class Guard:
@@ -82,9 +82,10 @@ class Guard:
         self.state = GuardState()
         self._totals: list[Totals] = []
 
-    def add(self, arm: str, version: int, user: str, reward: float, at_ms: int) -> None:
-        """Count a closed impression that was served at `at_ms`."""
-        if arm not in _ARMS or at_ms < self.state.since_ms:
+    def add(self, arm: str, version: int, user: str, reward: float) -> None:
+        """Count a closed impression."""
+        first, last = self.state.condemned
+        if arm not in _ARMS or first <= version <= last:
             return
         place = next((n for n, s in enumerate(self.state.segments) if s.version == version), None)
         if place is None:
@@ -131,9 +132,9 @@ class Guard:
                     best, best_low = segment.version, low
         return best
 
-    def forget(self, now_ms: int) -> None:
-        """Begin anew: what was served before `now_ms` has had its verdict."""
-        self.state = GuardState([], self.state.started, now_ms)
+    def condemn(self, first: int, last: int) -> None:
+        """Begin anew without these versions: they had their verdict, and some of their slates are still to close."""
+        self.state = GuardState([], self.state.started, (first, last))
         self._totals = []
 
     def dump(self) -> GuardState:

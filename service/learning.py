@@ -151,7 +151,7 @@ class Learning:
         counters.now_ms = max(counters.now_ms, now_ms)
         for closed in self.joiner.close(counters.now_ms):
             impression, reward = closed.impression, sum(closed.slot_rewards)
-            self.guard.add(impression.arm, impression.policy_version, impression.user, reward, closed.at_ms)
+            self.guard.add(impression.arm, impression.policy_version, impression.user, reward)
             totals = counters.arms.setdefault(impression.arm, ArmTotals())
             totals.impressions += 1
             totals.reward += reward
@@ -255,10 +255,14 @@ class Learning:
         self.counters.refused = self.counters.unpublished = 0
         self.reset_learner(snapshot)
 
-    def acquit(self) -> None:
-        """The accused versions serve no more: watch what comes from now on."""
-        self.guard.forget(self.counters.now_ms)
+    def retreat(self, target: Snapshot) -> None:
+        """The accused versions serve no more: learn on from `target`, and watch what comes after them."""
+        assert self.accusation is not None
+        self.guard.condemn(self.accusation.since_version, self.counters.version)
         self.accusation = None
+        self.counters.retreats += 1
+        self.counters.serving = target.manifest.version
+        self.start_again(target)
 
     def unfit(self) -> str | None:
         """Why the learner must not be published (a step failed, or weights are not finite); None if it may."""

@@ -67,6 +67,7 @@ class RegistryError(Exception):
 
 _live = msgspec.json.Decoder(Live)
 _record = msgspec.json.Decoder(PolicyRecord)
+_retreat = msgspec.json.Decoder(Retreat)
 
 # KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
 PUBLISH = """
@@ -196,6 +197,10 @@ class Registry:
         """All versions, newest first."""
         records = [_record.decode(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
         return sorted(records, key=lambda record: -record.version)
+
+    async def retreats(self) -> list[Retreat]:
+        """Automatic roll-backs, newest first."""
+        return [_retreat.decode(data) for data in await self._redis.lrange(self._keys.retreats, 0, -1)]
 
     async def record(self, version: int) -> PolicyRecord | None:
         """One version."""

@@ -205,12 +205,33 @@ class PolicyResponse(BaseModel):
     gate_numbers: dict[str, float]
 
 
+class FindingResponse(BaseModel):
+    """What the watch says of everything that served since a version began."""
+
+    since_version: int
+    difference: float = Field(description="Reward per impression of the adaptive arm less the control's.")
+    low: float = Field(description="Lower end of an interval that holds at every moment at once.")
+    high: float = Field(description="Upper end; far enough below zero, the versions are rolled back.")
+    control: float = Field(description="Reward per impression of the control.")
+    alpha: float = Field(description="This version's share of the probability of a false alarm.")
+
+
+class RetreatResponse(BaseModel):
+    """An automatic roll-back."""
+
+    finding: FindingResponse
+    version: int = Field(description="What serves since.")
+    mode: Literal["auto", "held", "frozen"]
+    at: float = Field(description="Unix seconds.")
+
+
 class PoliciesResponse(BaseModel):
-    """All versions, newest first, and which one serves."""
+    """All versions, newest first, which one serves, and what was rolled back for being worse than the control."""
 
     live_version: int | None
     mode: Literal["auto", "held", "frozen"] | None
     policies: list[PolicyResponse]
+    rollbacks: list[RetreatResponse]
 
 
 class LiveResponse(BaseModel):
@@ -234,6 +255,7 @@ class EvaluationResponse(BaseModel):
 
     arms: dict[str, ArmReport]
     off_policy: dict[str, float]
+    watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
 
 
 class DeadLetterResponse(BaseModel):

@@ -249,10 +249,8 @@ class Worker:
         )
         if not moved:
             log.info("older versions serve already")
-        learning.counters.retreats += 1
-        learning.acquit()
         learning.counters.serving = target if known and target is not None else self._first
-        learning.start_again(self._reference(learning))
+        learning.retreat(self._reference(learning))
         self._checkpoint(learning)
 
     def _checkpoint(self, learning: Learning) -> None:

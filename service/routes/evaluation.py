@@ -7,6 +7,7 @@ import math
 from fastapi import APIRouter
 
 from service.metrics import ArmTotals
+from service.routes.policies import finding_response
 from service.schemas import ArmReport, EvaluationResponse
 from service.state import Shared
 
@@ -26,9 +27,10 @@ def interval(totals: ArmTotals) -> ArmReport:
 
 @router.get("/evaluation")
 async def evaluation(state: Shared) -> EvaluationResponse:
-    """The arms' rewards as the worker closed them, and the newest version's off-policy estimate."""
+    """The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says."""
     report = await state.worker_report()
     if report is None:
-        return EvaluationResponse(arms={}, off_policy={})
+        return EvaluationResponse(arms={}, off_policy={}, watch=[])
     arms = {arm: interval(totals) for arm, totals in report.arms.items()}
-    return EvaluationResponse(arms=arms, off_policy=report.off_policy)
+    watch = [finding_response(finding) for finding in report.findings]
+    return EvaluationResponse(arms=arms, off_policy=report.off_policy, watch=watch)

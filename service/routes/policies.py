@@ -6,11 +6,20 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Path
 
 from service.errors import Problem
+from service.guard import Finding
 from service.registry import Live, PolicyRecord, RegistryError
-from service.schemas import ActivateRequest, LiveResponse, PoliciesResponse, PolicyResponse
+from service.schemas import (
+    ActivateRequest,
+    FindingResponse,
+    LiveResponse,
+    PoliciesResponse,
+    PolicyResponse,
+    RetreatResponse,
+)
 from service.state import Shared, State
 
 router = APIRouter(tags=["policies"])
@@ -25,6 +34,10 @@ async def list_policies(state: Shared) -> PoliciesResponse:
         live_version=live.version if live else None,
         mode=live.mode if live else None,
         policies=[_response(record) for record in records],
+        rollbacks=[
+            RetreatResponse(finding=finding_response(r.finding), version=r.version, mode=r.mode, at=r.at)
+            for r in await state.watch.registry.retreats()
+        ],
     )
 
 
@@ -58,6 +71,11 @@ async def _moved(change: Awaitable[Live], state: State) -> LiveResponse:
         raise Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.") from None
     await state.watch.refresh()
     return LiveResponse(live_version=live.version, mode=live.mode)
+
+
+def finding_response(finding: Finding) -> FindingResponse:
+    """A finding of the watch as the contract has it."""
+    return FindingResponse(**msgspec.structs.asdict(finding))
 
 
 def _response(record: PolicyRecord) -> PolicyResponse:

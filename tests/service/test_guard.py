@@ -33,7 +33,7 @@ def serve(
         number = int(rng.integers(len(USERS)))
         user, version = USERS[number], 1 + k // per_version
         reward = float(rng.poisson(max(0.0, taste[number] + (effect(version) if ARM[user] == "adaptive" else 0.0))))
-        guard.add(ARM[user], version, user, reward, at_ms=k)
+        guard.add(ARM[user], version, user, reward)
         if k % 32 == 0 and guard.accusation() is not None:
             return k - first
     return None
@@ -75,11 +75,11 @@ def test_after_a_verdict_it_begins_anew() -> None:
     guard = Guard(0.05, 0.05)
     served = serve(guard, np.random.default_rng(0), 20_000, lambda _: -0.6)
     assert served is not None
-    guard.forget(now_ms=served + 1)
+    guard.condemn(1, 20)
     assert guard.accusation() is None and guard.findings() == []
-    guard.add("adaptive", 1, "u:1", 0.0, at_ms=served), "served before the verdict"
+    assert serve(guard, np.random.default_rng(1), 2_000, lambda _: -0.6) is None, "slates of theirs that close late"
     assert guard.dump().segments == []
-    assert serve(guard, np.random.default_rng(1), 5_000, lambda _: 0.0, first=served + 1) is None
+    assert serve(guard, np.random.default_rng(1), 20_000, lambda _: -0.6, first=20_000) is not None, "later ones count"
 
 
 def test_difference_and_interval_by_hand() -> None:
