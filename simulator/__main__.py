@@ -9,6 +9,7 @@ import typer
 from offline.errors import OfflineError
 from simulator.demo import demo
 from simulator.errors import SimulatorError
+from simulator.experiments.degradation_command import degradation
 from simulator.experiments.experiment_command import experiment
 from simulator.experiments.results_command import results
 from simulator.experiments.tune_command import tune
@@ -25,6 +26,7 @@ app.command("demo")(demo)
 app.command("experiment")(experiment)
 app.command("results")(results)
 app.command("tune")(tune)
+app.command("degradation")(degradation)
 
 
 def main() -> None:

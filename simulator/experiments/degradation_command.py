@@ -1,0 +1,92 @@
+"""The command `degradation`: what bad versions cost before the watch rolls them back, and how often it errs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from offline.processes import usable_cores
+from simulator.experiments.agent import Setting
+from simulator.experiments.config import DEFAULT_FILE, read_experiments
+from simulator.experiments.degradation import Fault, Plan, live_through
+from simulator.experiments.experiment_command import chosen_names
+from simulator.experiments.preparation import Prepared
+from simulator.experiments.runner import code_version
+
+_FAULTS: tuple[Fault, ...] = ("none", "bad_update", "taste_shift")
+
+
+@dataclass(frozen=True)
+class _Task:
+    environment: str
+    plan: Plan
+    data: Path
+    work: Path
+    prior: Path
+
+
+def degradation(
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.")] = Path("../shared/data"),
+    work: Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.")] = Path(
+        "runs/experiments"
+    ),
+    out: Annotated[Path, typer.Option(help="Results, a line a run; what is there is not played again.")] = Path(
+        "docs/results/reliability/degradation.jsonl"
+    ),
+    environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "lfm,industry,coat",
+    seeds: Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.")] = 3,
+    stationary: Annotated[int, typer.Option(min=0, help="Runs in which both arms get the frozen policy.")] = 200,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
+) -> None:
+    """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does."""
+    console = Console(stderr=True)
+    experiments = read_experiments(DEFAULT_FILE)
+    tasks: list[_Task] = []
+    for name in chosen_names("--environments", environments, list(experiments.environments)):
+        prepared = Prepared(name, experiments.environments[name], data, work)
+        prior = prepared.prior(experiments, "text", console)
+        plans = [Plan(fault, seed) for seed in range(seeds) for fault in _FAULTS]
+        if not tasks:  # the first environment plays them all
+            plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
+        tasks += [_Task(name, plan, data, work, prior) for plan in plans]
+    known = {_key(line["environment"], line["plan"]) for line in _lines(out)}
+    missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in known]
+    console.print(f"{len(tasks)} runs planned, {len(tasks) - len(missing)} of them have a result")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(console=console) as progress,
+        ProcessPoolExecutor(processes or usable_cores(), mp_context=context) as pool,
+    ):
+        bar = progress.add_task("degradation", total=len(missing))
+        for future in as_completed([pool.submit(_play, task) for task in missing]):
+            with out.open("a") as file:
+                file.write(json.dumps(future.result() | {"code": code_version()}) + "\n")
+            progress.advance(bar)
+
+
+def _key(environment: str, plan: dict[str, Any]) -> str:
+    return json.dumps([environment, plan], sort_keys=True)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_text().splitlines())
+
+
+def _play(task: _Task) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    spec = read_experiments(DEFAULT_FILE).environments[task.environment]
+    prepared = Prepared(task.environment, spec, task.data, task.work)
+    setting = Setting(prepared.catalogue, task.plan.seed, {"variant": "ap"}, {"prior": task.prior})
+    return {"environment": task.environment, **asdict(live_through(prepared.world, setting, task.plan))}
