@@ -43,6 +43,7 @@ class State:
     settings: Settings
     keys: Keys
     redis: aioredis.Redis
+    quick: aioredis.Redis  # the same Redis for /recommend: gives up early
     log: EventLog
     watch: PolicyWatch
     encoder: Encoder

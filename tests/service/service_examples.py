@@ -15,9 +15,8 @@ import msgspec
 import numpy as np
 import redis as syncredis
 import torch
-import uvicorn
 
-from service import events, streams
+from service import connections, events, streams
 from service.keys import Keys
 from service.main import create_app
 from service.metrics import WorkerReport
@@ -100,8 +99,8 @@ class Server:
     """The API on a real socket, in a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, lifespan="on")
-        self._server = uvicorn.Server(config)
+        settings = settings.model_copy(update={"port": 0})
+        self._server = connections.Server(create_app(settings), settings)
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> httpx.Client:
