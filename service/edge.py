@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
+_CLOSE = (b"connection", b"close")
+
+
 class Edge:
     """Refuses what is too large, too slow or not JSON before it is read, and times the rest."""
 
@@ -40,9 +43,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-                if scope["app"].state.stopping:  # the client's next request goes to another process
-                    message["headers"].append((b"connection", b"close"))
+                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if scope["app"].state.stopping and _CLOSE not in headers:  # the next request goes to another process
+                    headers.append(_CLOSE)
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -111,7 +115,7 @@ async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # the rest of the body is not read
+        _CLOSE,  # the rest of the body is not read
     ]
     await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -89,7 +89,8 @@ def _invalid(error: RequestValidationError) -> Problem:
     if any(item["type"] == "json_invalid" for item in found):
         detail = f"The body is not valid JSON, from character {found[0]['loc'][-1]} on."
         return Problem(HTTPStatus.BAD_REQUEST, "malformed_json", detail)
-    return invalid([{"field": field_name(i["loc"]), "code": i["type"], "message": i["msg"]} for i in found])
+    shown = found[:_MAX_ERRORS]
+    return invalid([{"field": field_name(i["loc"]), "code": i["type"], "message": i["msg"]} for i in shown])
 
 
 def invalid(errors: Sequence[FieldError]) -> Problem:
