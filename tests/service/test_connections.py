@@ -293,7 +293,17 @@ while not drop.wait(0.5):
 """
 
 
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Processes that are started now may at first open 1,024 files, as is usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, soft), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.usefixtures("few_files")
 def test_ten_thousand_who_only_hold_on_starve_nobody(settings: Settings, tmp_path: Path) -> None:
     """Half of them have begun a head, and some send a byte of it now and then."""
     held = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 500)
@@ -333,3 +343,12 @@ def test_more_connections_than_there_are_files_are_turned_away(
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert talk_raw(client, GET) == b""
         assert client.get("/healthz").status_code == 200
+
+
+def test_what_is_refused_before_routing_is_documented(patient: httpx.Client) -> None:
+    operations = [
+        operation for path in patient.get("/openapi.json").json()["paths"].values() for operation in path.values()
+    ]
+    assert len(operations) > 10
+    for operation in operations:
+        assert {"400", "408", "413", "415", "422", "431", "503"} <= set(operation["responses"])
