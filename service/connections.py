@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import resource
 import signal
 import time
@@ -25,16 +24,20 @@ from uvicorn.server import ServerState
 from service.errors import MEDIA_TYPE, Problem, document
 from service.settings import Settings
 
-log = logging.getLogger(__name__)
-
 _MAX_HEADERS = 100
 _SPARE_FILES = 256  # of the process's file limit: Redis, snapshots, the log
+_MANY_FILES = 65_536  # where the system names no limit; some then refuse to set none
 
 
 def raise_file_limit() -> None:
     """Let this process open as many files, connections among them, as the system allows it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MANY_FILES if hard == resource.RLIM_INFINITY else hard, hard))
+
+
+def _max_connections() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (_MANY_FILES if soft == resource.RLIM_INFINITY else soft) - _SPARE_FILES)
 
 
 class _TooLarge(Exception):
@@ -55,7 +58,7 @@ class _Config(uvicorn.Config):
             timeout_graceful_shutdown=settings.stop_timeout_s,
         )
         self.settings = settings
-        self.max_connections = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
+        self.max_connections = _max_connections()
 
 
 class Connection(HttpToolsProtocol):
@@ -204,7 +207,6 @@ class Server(uvicorn.Server):
         if self._ends_at is not None:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
-        log.info("stopping in %g s", self._drain_s)
         self._app.state.stopping = True
         self._ends_at = time.monotonic() + self._drain_s
 

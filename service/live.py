@@ -94,10 +94,9 @@ class PolicyWatch:
                 if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
                     raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
                 policy = await asyncio.to_thread(_policy, snapshot, self.catalogue)
-                live = self._live
-                if live is not None and live.version == version:  # else the pointer has moved on meanwhile
-                    self.current = LivePolicy(snapshot, policy, live)
-                    log.info("serving version %d (%s)", version, live.mode)
+                if self._live is not None and _may_serve(version, self._live):
+                    self.current = LivePolicy(snapshot, policy, self._live)
+                    log.info("serving version %d (%s)", version, self._live.mode)
         except SnapshotError as error:
             log.error("version %d cannot be served, keeping the one in service: %s", version, error)
 
@@ -146,3 +145,9 @@ class PolicyWatch:
 
 def _policy(snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
     return snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+
+
+def _may_serve(version: int, live: Live) -> bool:
+    """Whether a version may still serve when its load ends: not if an operator turned to another one meanwhile."""
+    overtaken = live.mode == "auto" and version < live.version  # by the worker, which may do so again and again
+    return live.mode == "frozen" or version == live.version or overtaken
