@@ -97,6 +97,8 @@ class PolicyWatch:
                 if self._live is not None and _may_serve(version, self._live):
                     self.current = LivePolicy(snapshot, policy, self._live)
                     log.info("serving version %d (%s)", version, self._live.mode)
+                else:
+                    log.info("version %d was loaded, but is wanted no more", version)
         except SnapshotError as error:
             log.error("version %d cannot be served, keeping the one in service: %s", version, error)
 

@@ -131,6 +131,35 @@ def test_what_was_frozen_stays_so_until_the_next_version_is_here(
         until(lambda: sources(slow_client) == LEARNED, "version 3")
 
 
+@pytest.mark.parametrize("turned_away", [True, False])
+def test_what_became_of_the_pointer_while_a_version_loaded(
+    settings: Settings,
+    held_up: HeldUp,
+    redis: syncredis.Redis,
+    turned_away: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An operator who activates another version must not get this one; the worker, who is soon ahead again, may."""
+    with serving(settings) as quick_client, Server(held_up.settings) as slow_client, caplog.at_level("INFO"):
+        until(lambda: slow_client.get("/readyz").status_code == 200, "readiness")
+        publish(redis, settings, 2)
+        until(lambda: sources(slow_client) == LEARNED, "version 2")
+        publish(redis, settings, 3)
+        until(held_up.loading.is_set, "a load that takes its time")
+        until(lambda: quick_client.get("/readyz").json()["policy_version"] == 3, "version 3 where loads are quick")
+        if turned_away:
+            assert slow_client.post("/policies/2:activate").json()["live_version"] == 2
+            held_up.released.set()
+            until(lambda: "version 3 was loaded, but is wanted no more" in caplog.text, "the end of the load")
+            assert slow_client.get("/readyz").json()["policy_version"] == 2
+        else:
+            publish(redis, settings, 4)
+            until(lambda: quick_client.get("/readyz").json()["policy_version"] == 4, "version 4 where loads are quick")
+            held_up.released.set()
+            until(lambda: slow_client.get("/readyz").json()["policy_version"] == 4, "version 4")
+    assert caplog.text.count("serving version 3") == (1 if turned_away else 2)
+
+
 def test_it_stays_thrown_while_redis_is_away(snapshot_folder: Path, tmp_path: Path) -> None:
     with embedded.serving(tmp_path / "redis") as url:
         settings = make_settings(url, snapshot_folder, tmp_path / "service")
