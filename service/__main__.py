@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -57,13 +58,16 @@ def _begin() -> None:
 @app.command()
 def api() -> None:
     """Serve HTTP."""
-    import uvicorn
-
+    from service.connections import Server, raise_file_limit
     from service.main import create_app
 
     _begin()
     settings = _settings()
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+    raise_file_limit()
+    server = Server(create_app(settings), settings)
+    gc.collect()
+    gc.freeze()  # what the imports made stays: later collections need not walk through it
+    server.run()
 
 
 @app.command()

@@ -6,6 +6,7 @@ Every change takes the next number of a sequence; a process that knows number n 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -55,9 +56,9 @@ def unpack_embedding(data: bytes) -> Embeddings:
     return np.frombuffer(data, np.float16).astype(np.float32)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Catalogue:
-    """A process's copy of the items; `index` order is the order of the policies' rows."""
+    """A process's copy of the items as of change number `seq`; `index` order is the order of the policies' rows."""
 
     seq: int = 0
     ids: list[str] = field(default_factory=list)
@@ -68,11 +69,6 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        empty = Catalogue()
-        self.__dict__.update(empty.__dict__)
 
     def record(self, item_id: str) -> ItemRecord | None:
         """The item, unless it is unknown or deleted."""
@@ -85,25 +81,29 @@ class Catalogue:
         wanted = frozenset(categories)
         return np.fromiter((not wanted.isdisjoint(r.categories) for r in self.records), np.bool_, len(self.records))
 
-    def apply(self, changes: Sequence[tuple[int, str, ItemRecord]], seq: int) -> bool:
-        """Take in changed items as (index, id, record); says whether any text is new: policies must be rebuilt."""
-        text_changed = False
-        for index, item_id, record in sorted(changes, key=lambda change: change[0]):
-            if index >= len(self.ids):
-                assert index == len(self.ids), f"item {item_id!r} has index {index}, expected {len(self.ids)}"
-                self.ids.append(item_id)
-                self.index[item_id] = index
-                self.records.append(record)
-                text_changed = True
+    def changed(self, changes: Sequence[tuple[int, str, ItemRecord]], seq: int) -> Catalogue:
+        """With items as (index, id, record) taken in. `embeddings` stays the same array if no text is new."""
+        ids, index, records = list(self.ids), dict(self.index), list(self.records)
+        new_texts: list[int] = []
+        for place, item_id, record in sorted(changes, key=lambda change: change[0]):
+            if place >= len(ids):
+                assert place == len(ids), f"item {item_id!r} has index {place}, expected {len(ids)}"
+                ids.append(item_id)
+                index[item_id] = place
+                records.append(record)
+                new_texts.append(place)
             else:
-                text_changed |= record.embedding != self.records[index].embedding
-                self.records[index] = record
-        if changes:
-            if text_changed:
-                self.embeddings = np.stack([unpack_embedding(r.embedding) for r in self.records])
-            self.available = np.array([not (r.hidden or r.deleted) for r in self.records], np.bool_)
-        self.seq = seq
-        return text_changed
+                if record.embedding != records[place].embedding:
+                    new_texts.append(place)
+                records[place] = record
+        embeddings = self.embeddings
+        if new_texts:
+            embeddings = np.zeros((len(ids), TEXT_DIM), np.float32)
+            embeddings[: len(self)] = self.embeddings
+            for place in new_texts:
+                embeddings[place] = unpack_embedding(records[place].embedding)
+        available = np.array([not (r.hidden or r.deleted) for r in records], np.bool_)
+        return Catalogue(seq, ids, index, records, embeddings, available)
 
 
 class CatalogueStore:
@@ -132,18 +132,17 @@ class CatalogueStore:
         record = _decoder.decode(data) if data else None
         return None if record is None or record.deleted else record
 
-    async def sync(self, catalogue: Catalogue) -> bool:
-        """Bring `catalogue` up to date; says whether texts changed, or all was forgotten."""
+    async def sync(self, known: Catalogue) -> Catalogue:
+        """The catalogue as it is now: `known` itself if nothing changed, an empty one if all was forgotten."""
         seq = int(await self._redis.get(self._keys.item_seq) or 0)
-        emptied = seq < catalogue.seq  # another, or an emptied, Redis: what we know is of the old one
-        if emptied:
-            catalogue.clear()
+        if seq < known.seq:  # another, or an emptied, Redis: what we know is of the old one
+            known = Catalogue()
         # One atomic read of the change list, so that the indices of new items have no gap.
         scored = await self._redis.zrangebyscore(
-            self._keys.item_changes, catalogue.seq + 1, "+inf", withscores=True, score_cast_func=int
+            self._keys.item_changes, known.seq + 1, "+inf", withscores=True, score_cast_func=int
         )
         if not scored:
-            return emptied
+            return known
         changed = [item_id for item_id, _ in scored]
         changes: list[tuple[int, str, ItemRecord]] = []
         for start in range(0, len(changed), 1000):
@@ -153,11 +152,10 @@ class CatalogueStore:
             pipe.hmget(self._keys.item_index, part)
             records, indices = await pipe.execute()
             if None in records or None in indices:  # Redis is being emptied right now
-                catalogue.clear()
-                return True
+                return Catalogue()
             for item_id, data, index in zip(part, records, indices, strict=True):
                 changes.append((int(index), item_id.decode(), _decoder.decode(data)))
-        return catalogue.apply(changes, scored[-1][1]) or emptied
+        return await asyncio.to_thread(known.changed, changes, scored[-1][1])
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

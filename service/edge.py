@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -20,11 +21,14 @@ log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
-class Edge:
-    """Refuses what is too large or not JSON before it is read, and times the rest."""
+_CLOSE = (b"connection", b"close")
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
-        self._app, self._metrics, self._max_body = app, metrics, max_body_bytes
+
+class Edge:
+    """Refuses what is too large, too slow or not JSON before it is read, and times the rest."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, body_timeout_s: float) -> None:
+        self._app, self._metrics, self._max_body, self._body_timeout_s = app, metrics, max_body_bytes, body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of any kind; only HTTP is looked at."""
@@ -39,7 +43,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if scope["app"].state.stopping and _CLOSE not in headers:  # the next request goes to another process
+                    headers.append(_CLOSE)
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -77,13 +84,25 @@ class Edge:
         headers = {"Connection": "close"}
         return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail, headers=headers)
 
+    def _too_slow(self) -> Problem:
+        detail = f"The body was not whole {self._body_timeout_s:g} s after its head."
+        return Problem(HTTPStatus.REQUEST_TIMEOUT, "body_timeout", detail, headers={"Connection": "close"})
+
     def _counted(self, receive: Receive) -> Receive:
-        total = 0
+        total, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._body_timeout_s
 
         async def counted() -> Message:
-            nonlocal total
-            message = await receive()
+            nonlocal total, whole
+            if whole:  # what comes now is the client's going away, for which there is no hurry
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
             total += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if total > self._max_body:
                 raise self._too_large()
             return message
@@ -96,7 +115,7 @@ async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # the rest of the body is not read
+        _CLOSE,  # the rest of the body is not read
     ]
     await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
     await send({"type": "http.response.body", "body": body})

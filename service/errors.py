@@ -74,11 +74,12 @@ def field_name(location: Sequence[int | str]) -> str:
 
 
 def redis_away() -> Problem:
-    """503: what was asked needs Redis, which does not answer."""
+    """503: what was asked needs Redis, which does not answer or refuses. True whether or not it got the command."""
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "storage_unavailable",
-        "The storage does not answer; nothing was changed. Please retry.",
+        "The storage is not available; what was asked may or may not have been done. Please retry: feedback that comes "
+        "again with the same event_id counts once.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
 
@@ -88,7 +89,8 @@ def _invalid(error: RequestValidationError) -> Problem:
     if any(item["type"] == "json_invalid" for item in found):
         detail = f"The body is not valid JSON, from character {found[0]['loc'][-1]} on."
         return Problem(HTTPStatus.BAD_REQUEST, "malformed_json", detail)
-    return invalid([{"field": field_name(i["loc"]), "code": i["type"], "message": i["msg"]} for i in found])
+    shown = found[:_MAX_ERRORS]
+    return invalid([{"field": field_name(i["loc"]), "code": i["type"], "message": i["msg"]} for i in shown])
 
 
 def invalid(errors: Sequence[FieldError]) -> Problem:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from service.arm_watch import ArmWatch, ArmWatchState, Finding
 from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
-from service.guard import Finding, Guard, GuardState
 from service.metrics import ArmTotals
 from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
 from service.policy.factory import builds_on_pretrained, make_learner
@@ -58,7 +58,7 @@ class Meta(msgspec.Struct):
     counters: Counters
     waiting: list[OpenImpression]
     closed: list[str]  # ids of impressions that closed
-    guard: GuardState
+    watch: ArmWatchState
 
 
 class Learning:
@@ -74,7 +74,7 @@ class Learning:
         self.counters = Counters(
             cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=version, serving=version
         )
-        self.guard = Guard(settings.watch_margin, settings.watch_alpha)
+        self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
         self.accusation: Finding | None = None
         self.joiner = Joiner(settings.reward_window_s)
         self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
@@ -151,7 +151,7 @@ class Learning:
         counters.now_ms = max(counters.now_ms, now_ms)
         for closed in self.joiner.close(counters.now_ms):
             impression, reward = closed.impression, sum(closed.slot_rewards)
-            self.guard.add(impression.arm, impression.policy_version, impression.user, reward)
+            self.arm_watch.add(impression.arm, impression.policy_version, impression.user, reward)
             totals = counters.arms.setdefault(impression.arm, ArmTotals())
             totals.impressions += 1
             totals.reward += reward
@@ -159,7 +159,7 @@ class Learning:
             counters.closed += 1
             counters.unpublished += 1
             if counters.closed % _WATCH_EVERY == 0:
-                self.accusation = self.accusation or self.guard.accusation()
+                self.accusation = self.accusation or self.arm_watch.accusation()
             if impression.items:
                 self.replay.add(transition_of(closed, self.index, self.settings.gamma))
                 counters.unlearned += 1
@@ -258,7 +258,7 @@ class Learning:
     def retreat(self, target: Snapshot) -> None:
         """The accused versions serve no more: learn on from `target`, and watch what comes after them."""
         assert self.accusation is not None
-        self.guard.condemn(self.accusation.since_version, self.counters.version)
+        self.arm_watch.condemn(self.accusation.since_version, self.counters.version)
         self.accusation = None
         self.counters.retreats += 1
         self.counters.serving = target.manifest.version
@@ -276,7 +276,7 @@ class Learning:
         """Everything, for a checkpoint; what is returned is valid until the next event."""
         self._apply_text()
         waiting, closed = self.joiner.dump()
-        meta = Meta(self.fingerprint, self.item_ids, self.counters, waiting, closed, self.guard.dump())
+        meta = Meta(self.fingerprint, self.item_ids, self.counters, waiting, closed, self.arm_watch.dump())
         tensors = {
             "embeddings": torch.from_numpy(self.embeddings),
             "generator": self.generator.get_state(),
@@ -296,7 +296,7 @@ class Learning:
         self.replay.load_state_dict(under("replay", tensors))
         self.generator.set_state(tensors["generator"])
         self.joiner.restore(meta.waiting, meta.closed)
-        self.guard.restore(meta.guard)
+        self.arm_watch.restore(meta.watch)
         self.accusation = None
         self.counters = meta.counters
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis.asyncio as aioredis
 import torch
 from redis.exceptions import RedisError
 
 from service.catalogue import Catalogue, CatalogueStore
+from service.circuit import AWAY, Circuit
 from service.keys import Keys
 from service.policy.adaptive import ServingPolicy
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
@@ -36,69 +37,119 @@ class LivePolicy:
 
 
 class PolicyWatch:
-    """Keeps `current` and `catalogue` equal to what Redis says."""
+    """Keeps `current` and `catalogue` equal to what Redis says.
 
-    def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
+    The pointer is looked at on its own, so that no load or rebuild delays the kill switch, and by a client of its own,
+    which also finds out when Redis is back.
+    """
+
+    def __init__(
+        self, redis: aioredis.Redis, probe: aioredis.Redis, circuit: Circuit, keys: Keys, settings: Settings
+    ) -> None:
+        """`probe` asks even while `circuit` is open."""
         self.registry = Registry(redis, keys)
         self.store = CatalogueStore(redis, keys)
         self.catalogue = Catalogue()
         self.current: LivePolicy | None = None
-        self.redis_ok = False
+        self._pointer = Registry(probe, keys)
+        self._circuit = circuit
         self._settings = settings
-        self._lock = asyncio.Lock()
+        self._live: Live | None = None  # the pointer, as last read
+        self._looking = asyncio.Lock()  # an older look must not undo a newer one
+        self._loading = asyncio.Lock()
+        self._changing = asyncio.Lock()  # the catalogue, or the policy that has a row for each of its items
 
     async def refresh(self) -> None:
-        """Look once; raises RedisError if Redis does not answer, and keeps what it has if a snapshot is damaged."""
-        live = await self.registry.live()
-        async with self._lock:
-            await self._sync()
-            await self._load(live)
+        """Look once and catch up; raises RedisError if Redis does not answer."""
+        await self.look()
+        await self.catch_up()
 
-    async def sync_catalogue(self) -> None:
-        """Bring the catalogue, and the policy's item rows, up to date."""
-        async with self._lock:
-            await self._sync()
+    async def look(self) -> None:
+        """Read the live pointer. The kill switch takes effect here: every version has the pre-trained policy."""
+        async with self._looking:
+            self._live = live = await self._pointer.live()
+            current = self.current
+            if live is None:
+                self.current = None
+            elif current is not None and (live.mode == "frozen" or live.version == current.version):
+                self.current = replace(current, live=live)
 
-    async def _sync(self) -> None:
-        # No await between the catalogue's change and the policy's: a request sees both or neither.
-        if not await self.store.sync(self.catalogue) or self.current is None:
-            return
-        emptied = len(self.catalogue) < len(self.current.snapshot.item_ids)
-        self.current = None if emptied else self._build(self.current.snapshot, self.current.live)
+    async def catch_up(self) -> None:
+        """Bring in the catalogue's changes and the version that should serve; a damaged one leaves what serves."""
+        await self.sync_catalogue()
+        if self._is_behind():
+            async with self._loading:
+                if self._live is not None and self._is_behind():
+                    await self._load(self._live.version)
 
-    async def _load(self, live: Live | None) -> None:
-        if live is None:
-            self.current = None
-            return
-        current = self.current
-        if current is not None and current.version == live.version:
-            if current.live != live:
-                self.current = LivePolicy(current.snapshot, current.policy, live)
-            return
+    def _is_behind(self) -> bool:
+        live, current = self._live, self.current
+        # While frozen, no version is better than the one that is here.
+        return live is not None and (current is None or (live.mode != "frozen" and live.version != current.version))
+
+    async def _load(self, version: int) -> None:
         try:
-            snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, live.version))
-            if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
-                raise SnapshotError(f"version {live.version}: its items are not the first of this catalogue")
-            self.current = self._build(snapshot, live)
-            log.info("serving version %d (%s)", live.version, live.mode)
+            snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, version))
+            async with self._changing:
+                if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
+                    raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
+                policy = await asyncio.to_thread(_policy, snapshot, self.catalogue)
+                if self._live is not None and _may_serve(version, self._live):
+                    self.current = LivePolicy(snapshot, policy, self._live)
+                    log.info("serving version %d (%s)", version, self._live.mode)
+                else:
+                    log.info("version %d was loaded, but is wanted no more", version)
         except SnapshotError as error:
-            log.error("version %d cannot be served, keeping the one in service: %s", live.version, error)
+            log.error("version %d cannot be served, keeping the one in service: %s", version, error)
 
-    def _build(self, snapshot: Snapshot, live: Live) -> LivePolicy:
-        text = snapshot.projection(torch.from_numpy(self.catalogue.embeddings))
-        return LivePolicy(snapshot, snapshot.serving_policy(text), live)
+    async def sync_catalogue(self, seq: int | None = None) -> None:
+        """Bring the catalogue, and the policy's item rows, up to date, unless `seq` is the last known change."""
+        async with self._changing:
+            if seq is not None and seq == self.catalogue.seq:
+                return
+            catalogue = await self.store.sync(self.catalogue)
+            if catalogue is self.catalogue:
+                return
+            served, policy = self.current, None
+            if served is not None and len(catalogue) >= len(served.snapshot.item_ids):
+                policy = served.policy
+                if catalogue.embeddings is not self.catalogue.embeddings:
+                    policy = await asyncio.to_thread(_policy, served.snapshot, catalogue)
+            # No await between the catalogue's change and the policy's: a request sees both or neither.
+            self.catalogue = catalogue
+            if self.current is not None:  # its mode may have changed meanwhile
+                self.current = replace(self.current, policy=policy) if policy is not None else None
 
     async def watch(self) -> None:
-        """Refresh for ever; outlasts outages of Redis."""
+        """Look for ever; outlasts outages of Redis, and says when one begins and ends."""
         while True:
             started = time.monotonic()
             try:
-                await self.refresh()
-                self.redis_ok = True
-            except (RedisError, OSError) as error:
-                if self.redis_ok:
-                    log.warning("Redis does not answer (%s); serving from memory", type(error).__name__)
-                self.redis_ok = False
-            except Exception:  # an unforeseen version must not end the watch: later ones would never be seen
-                log.exception("looking for changes failed; serving what is in memory")
+                await self.look()
+                self._circuit.close()
+            except AWAY as error:
+                self._circuit.open(type(error).__name__)
+            except Exception:  # an unforeseen pointer must not end the watch: later ones would never be seen
+                log.exception("looking at the live pointer failed; serving what is in memory")
             await asyncio.sleep(max(0.0, self._settings.refresh_interval_s - (time.monotonic() - started)))
+
+    async def follow(self) -> None:
+        """Catch up for ever."""
+        while True:
+            try:
+                await self.catch_up()
+            except (RedisError, OSError) as error:
+                log.debug("catching up failed (%s)", type(error).__name__)  # the circuit says it aloud
+            except Exception:  # nor must an unforeseen version
+                log.exception("looking for changes failed; serving what is in memory")
+            await asyncio.sleep(self._settings.refresh_interval_s)
+
+
+def _policy(snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
+    return snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+
+
+def _may_serve(version: int, live: Live) -> bool:
+    """Whether a version may still serve when its load ends: not if an operator turned to another one meanwhile."""
+    overtaken = live.mode == "auto" and version < live.version  # by the worker, which may do so again and again
+    return live.mode == "frozen" or version == live.version or overtaken

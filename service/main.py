@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from service import errors
 from service.bootstrap import bootstrap
+from service.circuit import Circuit, Guarded
 from service.edge import Edge
 from service.keys import Keys
 from service.lag import Lag
@@ -34,18 +35,26 @@ log = logging.getLogger(__name__)
 _DESCRIPTION = "Recommendations from an LLM-distilled policy that keeps learning from feedback (iALP / A-iALP)."
 
 
-def connect(settings: Settings) -> aioredis.Redis:
-    """A client with bounded waits and no hidden retries: whoever calls decides what an outage means."""
+def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float | None = None) -> aioredis.Redis:
+    """A client with bounded waits and no hidden retries: whoever calls decides what an outage means.
+
+    Clients with the same `circuit` stop asking together; one without asks every time.
+    """
+    timeout_s = timeout_s or settings.redis_timeout_s
     return aioredis.from_url(
         settings.redis_url,
-        socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Guarded(circuit) if circuit else Retry(NoBackoff(), 0),
     )
 
 
 async def _keep_up(state: State) -> None:
-    """Bring in the first policy, then follow the registry for ever."""
+    """Watch the live pointer, bring in the first policy, then follow the registry; for ever."""
+    await asyncio.gather(state.watch.watch(), _follow(state))
+
+
+async def _follow(state: State) -> None:
     while True:
         try:
             await bootstrap(state.redis, state.keys, state.settings)
@@ -56,7 +65,7 @@ async def _keep_up(state: State) -> None:
         except SnapshotError as error:
             log.error("starting without a policy: %s", error)
             break
-    await state.watch.watch()
+    await state.watch.follow()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -68,14 +77,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         torch.set_num_threads(1)
         keys = Keys(settings.key_prefix)
-        redis = connect(settings)
+        circuit = Circuit()
+        redis, probe = connect(settings, circuit), connect(settings)
+        quick = connect(settings, circuit, settings.recommend_redis_timeout_s)
         state = State(
             settings=settings,
             keys=keys,
             redis=redis,
-            log=EventLog(redis, keys, settings),
+            quick=quick,
+            log=EventLog(redis, quick, keys, settings),
             lag=Lag(redis, keys, settings),
-            watch=PolicyWatch(redis, keys, settings),
+            watch=PolicyWatch(redis, probe, circuit, keys, settings),
             encoder=Encoder(),
             metrics=metrics,
             rng=np.random.default_rng(settings.seed),
@@ -90,7 +102,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 for task in tasks:
                     task.cancel()
                 _, tasks = await asyncio.wait(tasks, timeout=0.1)
-            await redis.aclose()
+            for client in (redis, quick, probe):
+                await client.aclose()
 
     problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
     app = FastAPI(
@@ -99,12 +112,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
+        responses=dict.fromkeys((400, 408, 413, 415, 422, 431, 503), problem),
     )
+    app.state.stopping = False
     errors.install(app)
     for module in (recommend, feedback, items, users, policies, evaluation, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)
-    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
+    )
     return app

@@ -7,7 +7,7 @@ import time
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.guard import Finding
+from service.arm_watch import Finding
 
 # OpenTelemetry's advised buckets for http.server.request.duration.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)

@@ -15,7 +15,7 @@ import msgspec
 import redis as syncredis
 import redis.asyncio as aioredis
 
-from service.guard import Finding
+from service.arm_watch import Finding
 from service.keys import Keys
 from service.lease import Lease
 from service.policy.snapshot import Manifest, Snapshot, read_manifest, save_snapshot

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_ID_BYTES = 256
 MAX_K = 100
 MAX_IDS = 1_000
 MAX_EVENTS = 1_000
 MAX_TEXT = 4_000
+MAX_FIELDS = 32
+
+
+def _few_fields(data: Any) -> Any:
+    """Each wrong field is an error of its own; to tell a hundred thousand of them would hold up everybody."""
+    if isinstance(data, dict) and len(data) > MAX_FIELDS:
+        raise ValueError(f"must have at most {MAX_FIELDS} fields")
+    return data
 
 
 def _checked_id(value: str) -> str:
@@ -28,6 +36,8 @@ class Strict(BaseModel):
     """No coercion, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    _bounded = model_validator(mode="before")(_few_fields)
 
 
 class PastInteraction(Strict):
@@ -62,8 +72,13 @@ class RecommendRequest(_Who):
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}]})
 
     k: int = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
-    context: dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None = Field(
-        None, max_length=32, description="Free facts about the request; accepted and not yet used by any policy."
+    context: Annotated[
+        dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
+        BeforeValidator(_few_fields),
+    ] = Field(
+        None,
+        max_length=MAX_FIELDS,
+        description="Free facts about the request; accepted and not yet used by any policy.",
     )
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")

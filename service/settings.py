@@ -43,7 +43,12 @@ class Settings(BaseSettings):
 
     # Redis, as the API uses it
     redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one answer of Redis.")
-    refresh_interval_s: float = Field(0.2, gt=0, description="How often the API looks for a new policy version.")
+    recommend_redis_timeout_s: float = Field(
+        0.075, gt=0, description="The same for /recommend, which waits once at most and then answers from memory."
+    )
+    refresh_interval_s: float = Field(
+        0.2, gt=0, le=0.5, description="How often the API looks at the live pointer: the kill switch's delay."
+    )
 
     # Sessions
     history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
@@ -60,6 +65,18 @@ class Settings(BaseSettings):
 
     # Limits
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body; larger ones get 413.")
+    max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head; larger ones get 431.")
+    header_timeout_s: float = Field(10.0, gt=0, description="A connection without a whole head by then is closed.")
+    body_timeout_s: float = Field(10.0, gt=0, description="A body that is not whole so long after its head gets 408.")
+
+    # Stopping
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="How long the API serves on after SIGTERM while /readyz says 503. Longer than whatever routes "
+        "requests takes to notice; 0 where nothing watches /readyz, as in `dev`.",
+    )
+    stop_timeout_s: int = Field(10, ge=1, description="Then, how long requests in progress may take to finish.")
 
     # Traffic and variant
     control_share: Share = Field(0.1, description="Share of users that always get the frozen pre-trained policy.")

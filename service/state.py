@@ -44,6 +44,7 @@ class State:
     settings: Settings
     keys: Keys
     redis: aioredis.Redis
+    quick: aioredis.Redis  # the same Redis for /recommend: gives up early
     log: EventLog
     lag: Lag
     watch: PolicyWatch

@@ -73,15 +73,16 @@ class DeadLetter(NamedTuple):
 class EventLog:
     """The API's end of the log."""
 
-    def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
-        self._redis, self._keys, self._settings = redis, keys, settings
+    def __init__(self, redis: aioredis.Redis, quick: aioredis.Redis, keys: Keys, settings: Settings) -> None:
+        """`quick` is the client of /recommend, which gives up early."""
+        self._redis, self._quick, self._keys, self._settings = redis, quick, keys, settings
         self._feedback = redis.register_script(_FEEDBACK)
         self._replay = redis.register_script(_REPLAY)
 
     async def append_impression(self, impression: Impression) -> None:
         """Log a slate and remember its items as seen."""
         seen = self._keys.seen(impression.user)
-        pipe = self._redis.pipeline(transaction=True)
+        pipe = self._quick.pipeline(transaction=True)
         pipe.xadd(self._keys.events, {events.FIELD: events.encode(impression)})
         if impression.items:
             pipe.rpush(seen, *impression.items)

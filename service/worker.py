@@ -217,7 +217,7 @@ class Worker:
             log.warning("refused %d times in a row; restarting the learner from live", learning.counters.refused)
             learning.start_again(self._reference(learning))
         self._checkpoint(learning)
-        wanted = {learning.counters.serving, *([best] if (best := learning.guard.safest()) else [])}
+        wanted = {learning.counters.serving, *([best] if (best := learning.arm_watch.safest()) else [])}
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
 
     def _judge(self, learning: Learning) -> Gate:
@@ -237,7 +237,7 @@ class Worker:
         """What adapts is credibly worse than the control: serve the safest older version, learn on from there."""
         accused = learning.accusation
         assert accused is not None
-        target = learning.guard.safest(before=accused.since_version)
+        target = learning.arm_watch.safest(before=accused.since_version)
         known = target is not None and registry.get_record(self._redis, self._keys, target) is not None
         moved = registry.retreat(self._lease, self._keys, accused, target if known else None, self._first)
         log.error(
@@ -299,7 +299,7 @@ class Worker:
             lag_s=self._lag_s,
             gate_rejections=c.gate_rejections,
             off_policy=self._off_policy,
-            findings=learning.guard.findings(),
+            findings=learning.arm_watch.findings(),
             retreats=c.retreats,
             disk_errors=self._disk_errors,
         )

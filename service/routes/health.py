@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from service.schemas import Health
@@ -20,9 +20,9 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": Health}})
-async def readyz(response: Response, state: Shared) -> Health:
-    """A policy is loaded and Redis answers."""
-    reasons = []
+async def readyz(request: Request, response: Response, state: Shared) -> Health:
+    """A policy is loaded, Redis answers, and nobody asked the process to stop."""
+    reasons = ["stopping"] if request.app.state.stopping else []
     try:
         await state.redis.ping()
     except (RedisError, OSError):

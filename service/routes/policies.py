@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Path
 
+from service.arm_watch import Finding
 from service.errors import Problem
-from service.guard import Finding
 from service.registry import Live, PolicyRecord, RegistryError
 from service.schemas import (
     ActivateRequest,

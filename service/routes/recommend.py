@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from redis.exceptions import RedisError
 
 from service import sessions, slates
+from service.events import Impression
 from service.policy.adaptive import Arm
 from service.policy.types import session_state
 from service.schemas import RecommendRequest, RecommendResponse
@@ -29,12 +30,13 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
     """A slate for a user or an anonymous session. Without Redis it answers from memory and says so in `warnings`."""
     user = sessions.user_key(request.user_id, request.session_id)
     warnings: list[str] = []
+    redis_answers = True  # after one failure it is not asked again: a request waits for one time-out at most
     try:
-        session = await sessions.load(state.redis, state.keys, user)
+        session = await sessions.load(state.quick, state.keys, user)
         if session.catalogue_seq != state.watch.catalogue.seq:
-            await state.watch.sync_catalogue()
+            await state.watch.sync_catalogue(session.catalogue_seq)
     except (RedisError, OSError):
-        session = Session((), (), 0)
+        session, redis_answers = Session((), (), 0), False
         warnings.append("session_unavailable")
     history = session_state(session.history, session.seen, state.settings.shown_length)
     if request.history is not None:
@@ -44,7 +46,8 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
     live, catalogue = state.watch.current, state.watch.catalogue
     chosen = slates.candidates(catalogue, request, seen)
     if live is None:
-        slate = slates.fall_back(catalogue, chosen, await _popular(state), request.k)
+        popular = await _popular(state) if redis_answers else []
+        slate = slates.fall_back(catalogue, chosen, popular, request.k)
     else:
         slate = slates.draw(
             live, catalogue, chosen, history, user=user, arm=arm_of(state, user), k=request.k, rng=state.rng
@@ -52,12 +55,7 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
     if slate.impression is not None:
         state.metrics.entropy.set(slate.impression.entropy)
         state.metrics.mix_weight.set(slate.impression.weight)
-        try:
-            if state.lag.too_far:
-                warnings.append("impression_not_logged")
-            else:
-                await state.log.append_impression(slate.impression)
-        except (RedisError, OSError):
+        if state.lag.too_far or not (redis_answers and await _logged(slate.impression, state)):
             warnings.append("impression_not_logged")
     state.metrics.impressions.labels(slate.arm).inc()
     return RecommendResponse(
@@ -69,9 +67,17 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
     )
 
 
+async def _logged(impression: Impression, state: State) -> bool:
+    try:
+        await state.log.append_impression(impression)
+    except (RedisError, OSError):
+        return False
+    return True
+
+
 async def _popular(state: State) -> list[str]:
     try:
-        ids = await state.redis.zrevrange(state.keys.popularity, 0, 999)
+        ids = await state.quick.zrevrange(state.keys.popularity, 0, 999)
     except (RedisError, OSError):
         return []
     return [item.decode() for item in ids]

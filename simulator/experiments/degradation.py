@@ -1,8 +1,8 @@
 """What a bad version costs before it is rolled back: the worker's watch, on users whose truth is known.
 
 A deployment in short: users are split into a frozen control and an adaptive arm by the service's own hash, the learner
-publishes a version every so many slates, `service.guard` watches what serves, and its verdict rolls back as the worker
-does. Into this comes a fault:
+publishes a version every so many slates, `service.arm_watch` watches what serves, and its verdict rolls back as the
+worker does. Into this comes a fault:
 
 - `bad_update`: from one version on, a sign error turns the order of the adaptive arm's items round, the least likely
   one for the likeliest (which neither weights nor entropy show; the gate's estimate would, but is passed over here);
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service import sessions
-from service.guard import Guard
+from service.arm_watch import ArmWatch
 from service.policy.adaptive import Arm, ServingPolicy
 from service.policy.sampling import sample_slates
 from service.settings import Settings
@@ -126,7 +126,7 @@ class _Life:
     def __init__(self, world: World, setting: Setting, plan: Plan) -> None:
         self.world, self.plan = world, plan
         self.deployment = _Deployment(setting)
-        self.guard = Guard(plan.margin, plan.alpha)
+        self.arm_watch = ArmWatch(plan.margin, plan.alpha)
         self.names = [f"u:{user}" for user in range(world.n_users)]
         self.is_control = np.array([sessions.share_of(name, "arm") < plan.control_share for name in self.names])
         self.tally = _Tally()
@@ -193,16 +193,16 @@ class _Life:
     def _watch(self, users: npt.NDArray[np.integer], control: Bools, earned: npt.NDArray[np.float64]) -> None:
         for user, is_control, reward in zip(users, control, earned, strict=True):
             arm = "control" if is_control else "adaptive"
-            self.guard.add(arm, self.deployment.live, self.names[user], float(reward))
+            self.arm_watch.add(arm, self.deployment.live, self.names[user], float(reward))
             self.slates += 1
             if self.slates % _LOOK_EVERY == 0 and self.plan.watched and self.retreated_at is None:
-                accused = self.guard.accusation()
+                accused = self.arm_watch.accusation()
                 if accused is not None:
                     self._retreat(accused.since_version)
 
     def _retreat(self, accused: int) -> None:
-        target = self.guard.safest(before=accused)
-        self.guard.condemn(accused, self.deployment.version)
+        target = self.arm_watch.safest(before=accused)
+        self.arm_watch.condemn(accused, self.deployment.version)
         self.frozen = target is None
         self.deployment.live = target or 1
         self.retreated_at = self.slates

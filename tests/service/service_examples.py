@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +18,8 @@ import msgspec
 import numpy as np
 import redis as syncredis
 import torch
-import uvicorn
 
-from service import events, streams
+from service import connections, events, streams
 from service.keys import Keys
 from service.main import create_app
 from service.metrics import WorkerReport
@@ -100,8 +102,8 @@ class Server:
     """The API on a real socket, in a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, lifespan="on")
-        self._server = uvicorn.Server(config)
+        settings = settings.model_copy(update={"port": 0})
+        self._server = connections.Server(create_app(settings), settings)
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> httpx.Client:
@@ -123,6 +125,32 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
     with Server(settings) as client:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
         yield client
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of a process with these settings."""
+    given = settings.model_dump(mode="json", exclude={"redis_url", "learner_config", "rewards", "seed"})
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("IALP_")}
+    ours = {f"IALP_{name.upper()}": str(value) for name, value in given.items()}
+    return inherited | ours | {"REDIS_URL": settings.redis_url, "OMP_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def api_process(settings: Settings, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """`python -m service api`, ready, and a client of it; writes to `log`, is killed at the end if it still runs."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "api"], env=environment_of(settings), stdout=out, stderr=out
+        )
+    try:
+        until(lambda: "Uvicorn running on " in log.read_text(), "the API process")
+        url = log.read_text().partition("Uvicorn running on ")[2].split()[0]
+        with httpx.Client(base_url=url, timeout=30) as client:
+            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service import sessions
-from service.guard import BUCKETS, Guard, GuardState, compare, width
+from service.arm_watch import BUCKETS, ArmWatch, ArmWatchState, compare, width
 
 SHARE = 0.1
 USERS = [f"u:{n}" for n in range(2_000)]
@@ -18,7 +18,7 @@ ARM = {user: "control" if sessions.share_of(user, "arm") < SHARE else "adaptive"
 
 
 def serve(
-    guard: Guard,
+    watch: ArmWatch,
     rng: np.random.Generator,
     n: int,
     effect: Callable[[int], float],
@@ -27,14 +27,14 @@ def serve(
     user_spread: float = 0.3,
 ) -> int | None:
     """`n` slates to returning users who differ in how much they like anything; `effect(version)` is what the adaptive
-    arm earns beside. Returns after how many slates the guard accused a version."""
+    arm earns beside. Returns after how many slates the watch accused a version."""
     taste = np.random.default_rng(7).normal(1.0, user_spread, len(USERS))
     for k in range(first, first + n):
         number = int(rng.integers(len(USERS)))
         user, version = USERS[number], 1 + k // per_version
         reward = float(rng.poisson(max(0.0, taste[number] + (effect(version) if ARM[user] == "adaptive" else 0.0))))
-        guard.add(ARM[user], version, user, reward)
-        if k % 32 == 0 and guard.accusation() is not None:
+        watch.add(ARM[user], version, user, reward)
+        if k % 32 == 0 and watch.accusation() is not None:
             return k - first
     return None
 
@@ -43,43 +43,43 @@ def test_few_false_alarms_in_two_hundred_stationary_runs() -> None:
     """Each run is 8,000 slates over 8 versions, with users who come back; the margin is 0, so that any lead of the
     control counts: a margin only makes false alarms rarer."""
     alarms = sum(
-        serve(Guard(0.0, 0.05), np.random.default_rng(seed), 8_000, lambda _: 0.0) is not None for seed in range(200)
+        serve(ArmWatch(0.0, 0.05), np.random.default_rng(seed), 8_000, lambda _: 0.0) is not None for seed in range(200)
     )
     assert alarms <= 10
 
 
 @pytest.mark.parametrize("bad", [2, 5])
 def test_a_bad_update_is_found_and_names_the_version(bad: int) -> None:
-    guard = Guard(0.05, 0.05)
-    found = serve(guard, np.random.default_rng(0), 20_000, lambda version: 0.2 if version < bad else -0.5)
+    watch = ArmWatch(0.05, 0.05)
+    found = serve(watch, np.random.default_rng(0), 20_000, lambda version: 0.2 if version < bad else -0.5)
     assert found is not None and (bad - 1) * 1_000 < found < (bad + 4) * 1_000
-    accusation = guard.accusation()
+    accusation = watch.accusation()
     assert accusation is not None and accusation.high < -0.05 * accusation.control
     assert accusation.since_version >= bad - 1
-    assert guard.safest(before=accusation.since_version) in range(1, bad)
+    assert watch.safest(before=accusation.since_version) in range(1, bad)
 
 
 def test_a_small_loss_within_the_margin_is_borne() -> None:
-    assert serve(Guard(0.2, 0.05), np.random.default_rng(0), 20_000, lambda _: -0.1) is None
+    assert serve(ArmWatch(0.2, 0.05), np.random.default_rng(0), 20_000, lambda _: -0.1) is None
 
 
 def test_the_safest_is_the_version_that_was_surely_best() -> None:
-    guard = Guard(0.05, 0.05)
+    watch = ArmWatch(0.05, 0.05)
     earned = {1: 0.0, 2: 0.8, 3: 0.3, 4: -0.9}
-    serve(guard, np.random.default_rng(1), 16_000, earned.__getitem__, per_version=4_000)
-    assert guard.safest() == guard.safest(before=4) == 2
-    assert guard.safest(before=2) is None, "version 1 was neither better nor surely no worse"
+    serve(watch, np.random.default_rng(1), 16_000, earned.__getitem__, per_version=4_000)
+    assert watch.safest() == watch.safest(before=4) == 2
+    assert watch.safest(before=2) is None, "version 1 was neither better nor surely no worse"
 
 
 def test_after_a_verdict_it_begins_anew() -> None:
-    guard = Guard(0.05, 0.05)
-    served = serve(guard, np.random.default_rng(0), 20_000, lambda _: -0.6)
+    watch = ArmWatch(0.05, 0.05)
+    served = serve(watch, np.random.default_rng(0), 20_000, lambda _: -0.6)
     assert served is not None
-    guard.condemn(1, 20)
-    assert guard.accusation() is None and guard.findings() == []
-    assert serve(guard, np.random.default_rng(1), 2_000, lambda _: -0.6) is None, "slates of theirs that close late"
-    assert guard.dump().segments == []
-    assert serve(guard, np.random.default_rng(1), 20_000, lambda _: -0.6, first=20_000) is not None, "later ones count"
+    watch.condemn(1, 20)
+    assert watch.accusation() is None and watch.findings() == []
+    assert serve(watch, np.random.default_rng(1), 2_000, lambda _: -0.6) is None, "slates of theirs that close late"
+    assert watch.dump().segments == []
+    assert serve(watch, np.random.default_rng(1), 20_000, lambda _: -0.6, first=20_000) is not None, "later ones count"
 
 
 def test_difference_and_interval_by_hand() -> None:
@@ -112,14 +112,14 @@ def test_too_few_users_say_nothing() -> None:
 
 
 def test_many_versions_take_no_more_room_and_a_checkpoint_leaves_no_trace() -> None:
-    one = Guard(0.05, 0.05)
+    one = ArmWatch(0.05, 0.05)
     rng = np.random.default_rng(0)
     serve(one, rng, 5_000, lambda _: 0.0, per_version=50)
     assert len(one.dump().segments) == 64
-    other = Guard(0.05, 0.05)
-    other.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(one.dump()), type=GuardState))
-    for guard in (one, other):
-        serve(guard, np.random.default_rng(1), 500, lambda _: 0.0, per_version=50, first=5_000)
+    other = ArmWatch(0.05, 0.05)
+    other.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(one.dump()), type=ArmWatchState))
+    for watch in (one, other):
+        serve(watch, np.random.default_rng(1), 500, lambda _: 0.0, per_version=50, first=5_000)
     assert one.findings() == other.findings() and one.findings()
     total = sum(sum(segment.totals[:BUCKETS]) for segment in one.dump().segments)
     adaptive = sum(sum(segment.totals[2 * BUCKETS : 3 * BUCKETS]) for segment in one.dump().segments)

@@ -65,21 +65,21 @@ class Segment(msgspec.Struct):
         return np.array(self.totals).reshape(2, 2, BUCKETS)
 
 
-class GuardState(msgspec.Struct):
-    """A guard's whole state, for a checkpoint."""
+class ArmWatchState(msgspec.Struct):
+    """The whole state of a watch, for a checkpoint."""
 
     segments: list[Segment] = []
     started: int = 0
     condemned: tuple[int, int] = (0, 0)  # first and last version that had their verdict
 
 
-class Guard:
+class ArmWatch:
     """The rewards of both arms, by version."""
 
     def __init__(self, margin: float, alpha: float) -> None:
         """`margin`: share of the control's reward by which the adaptive arm may be worse; `alpha`: see above."""
         self._margin, self._alpha = margin, alpha
-        self.state = GuardState()
+        self.state = ArmWatchState()
         self._totals: list[Totals] = []
 
     def add(self, arm: str, version: int, user: str, reward: float) -> None:
@@ -90,7 +90,7 @@ class Guard:
         place = next((n for n, s in enumerate(self.state.segments) if s.version == version), None)
         if place is None:
             place = self._begin(version)
-        bucket = int(sessions.share_of(user, "guard") * BUCKETS)
+        bucket = int(sessions.share_of(user, "watch") * BUCKETS)
         self._totals[place][_ARMS[arm], :, bucket] += (1.0, reward)
 
     def _begin(self, version: int) -> int:
@@ -134,16 +134,16 @@ class Guard:
 
     def condemn(self, first: int, last: int) -> None:
         """Begin anew without these versions: they had their verdict, and some of their slates are still to close."""
-        self.state = GuardState([], self.state.started, (first, last))
+        self.state = ArmWatchState([], self.state.started, (first, last))
         self._totals = []
 
-    def dump(self) -> GuardState:
+    def dump(self) -> ArmWatchState:
         """The whole state."""
         for segment, totals in zip(self.state.segments, self._totals, strict=True):
             segment.totals = totals.ravel().tolist()
         return self.state
 
-    def restore(self, state: GuardState) -> None:
+    def restore(self, state: ArmWatchState) -> None:
         """Take over what `dump` gave."""
         self.state = state
         self._totals = [segment.array() for segment in state.segments]

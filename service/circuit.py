@@ -1,0 +1,70 @@
+"""Whether Redis is asked at all: after it failed, nobody waits for it until the background watch finds it back."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+log = logging.getLogger(__name__)
+
+# What says that Redis is away. A ResponseError (out of memory, read-only) is an answer: other commands may work.
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
+_FAILURES = 3
+
+
+class CircuitOpen(RedisConnectionError):  # type: ignore[misc]
+    """Redis was away a moment ago, so it was not asked."""
+
+
+class Circuit:
+    """Opens after three failures in a row, or at once when the watch fails; only the watch closes it."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._failures = 0
+
+    def open(self, reason: str) -> None:
+        """From now on nobody asks Redis but the watch."""
+        if not self.is_open:
+            log.warning("Redis does not answer (%s); serving from memory", reason)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Redis answered the watch."""
+        if self.is_open:
+            log.info("Redis answers again")
+        self.is_open, self._failures = False, 0
+
+    async def call(self, send: Any) -> Any:
+        """What `send` answers; raises CircuitOpen without calling it while Redis is away."""
+        if self.is_open:
+            raise CircuitOpen("Redis is away")
+        try:
+            answer = await send()
+        except AWAY as error:
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                self.open(type(error).__name__)
+            raise
+        self._failures = 0
+        return answer
+
+
+class Guarded(Retry):  # type: ignore[misc]
+    """Retries nothing. redis-py connects and sends every command through its retry policy: one place to guard all."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        super().__init__(NoBackoff(), 0)
+        self._circuit = circuit
+
+    def __deepcopy__(self, memo: object) -> Guarded:
+        return self  # each connection copies its policy; the circuit is one for all
+
+    async def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
+        """As redis-py's, through the circuit."""
+        return await self._circuit.call(lambda: super(Guarded, self).call_with_retry(do, fail, *args, **options))
