@@ -15,15 +15,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service import errors
+from service import errors, guard
+from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.edge import Edge
 from service.keys import Keys
 from service.live import PolicyWatch
 from service.metrics import Metrics
 from service.policy.snapshot import SnapshotError
+from service.rate_limit import RateLimiter
 from service.routes import evaluation, feedback, health, items, policies, recommend, users
-from service.schemas import ProblemDocument
 from service.settings import Settings
 from service.state import Encoder, State
 from service.streams import EventLog
@@ -77,31 +78,41 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             encoder=Encoder(),
             metrics=metrics,
             rng=np.random.default_rng(settings.seed),
+            key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
+            limiter=RateLimiter(redis, keys),
         )
         app.state.ialp = state
-        task = asyncio.create_task(_keep_up(state))
+        tasks = {asyncio.create_task(_keep_up(state))}
+        if state.key_ring is not None:
+            tasks.add(asyncio.create_task(state.key_ring.watch()))
+        else:
+            log.warning("IALP_AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
         try:
             yield
         finally:
             # redis-py can take a cancellation for a timeout of its own and go on, so one may not be enough.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)
+            while tasks:
+                for task in tasks:
+                    task.cancel()
+                _, tasks = await asyncio.wait(tasks, timeout=0.1)
             await redis.aclose()
 
-    problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
     app = FastAPI(
         title="ialp",
         description=_DESCRIPTION,
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=dict.fromkeys((400, 413, 415, 422, 503), errors.PROBLEM_RESPONSE),
     )
     errors.install(app)
+    guard.describe(app)
     for module in (recommend, feedback, items, users, policies, evaluation):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)
+    app.include_router(health.guarded)
     app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     return app

@@ -9,11 +9,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.errors import Problem
+from service.guard import needs
 from service.registry import Live, PolicyRecord, RegistryError
 from service.schemas import ActivateRequest, LiveResponse, PoliciesResponse, PolicyResponse
 from service.state import Shared, State
 
-router = APIRouter(tags=["policies"])
+router = APIRouter(tags=["policies"], route_class=needs("admin"))
 
 
 @router.get("/policies")

@@ -8,13 +8,14 @@ from fastapi import APIRouter
 from redis.exceptions import RedisError
 
 from service import sessions, slates
+from service.guard import needs
 from service.policy.adaptive import Arm
 from service.policy.types import session_state
 from service.schemas import RecommendRequest, RecommendResponse
 from service.sessions import Session
 from service.state import Shared, State
 
-router = APIRouter(tags=["serve"])
+router = APIRouter(tags=["serve"], route_class=needs("serve"))
 log = logging.getLogger(__name__)
 
 
