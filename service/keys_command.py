@@ -49,10 +49,10 @@ def create(
     name: Annotated[str, typer.Option(help="Whose key it is, for `keys list`.")],
     scopes: Annotated[str, typer.Option(help=f"What it may do, as a list with commas: {', '.join(SCOPES)}.")],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, max=100_000, help="Requests per second [default: no limit].")
+        float | None, typer.Option(min=0.001, max=100_000, help="Requests per second; no limit unless given.")
     ] = None,
-    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once [default: those of a second].")] = None,
-    expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends [default: never].")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; those of a second unless given.")] = None,
+    expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; never unless given.")] = None,
     out: Out = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing if there is any key.")] = False,
 ) -> None:
