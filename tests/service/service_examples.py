@@ -101,7 +101,8 @@ class Server:
     """The API on a real socket, in a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, lifespan="on")
+        options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on"}
+        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 
