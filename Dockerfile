@@ -25,7 +25,7 @@ FROM build AS build-tools
 RUN pip install ".[demo]" && pip uninstall --yes $UNUSED
 
 FROM ${PYTHON_IMAGE} AS base
-RUN useradd --uid 10001 --create-home ialp && mkdir /data /runs && chown ialp:ialp /data /runs
+RUN useradd --uid 10001 --create-home ialp && mkdir /data /runs /keys && chown ialp:ialp /data /runs /keys
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 ENV IALP_DATA_DIR=/data
 WORKDIR /home/ialp

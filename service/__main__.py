@@ -1,4 +1,4 @@
-"""`python -m service api | worker | dev | export`"""
+"""`python -m service api | worker | dev | export | keys`"""
 
 from __future__ import annotations
 
@@ -14,35 +14,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
-from service import embedded
-from service.settings import Settings
+from service import embedded, keys_command
+from service.command_settings import settings_or_exit
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Serve recommendations and learn from feedback. Settings come from IALP_* environment variables.",
 )
+app.add_typer(keys_command.app, name="keys")
 log = logging.getLogger(__name__)
 
 _SUPERVISED = "IALP_SUPERVISED"
 _STOP_S = 20.0
 _PR_SET_PDEATHSIG = 1
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except SettingsError as error:  # a value that should be JSON and is not; the message names the field
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except ValidationError as error:
-        for item in error.errors():
-            name = "_".join(str(part) for part in item["loc"]).upper()
-            typer.echo(f"error: setting {name.removeprefix('IALP_')}: {item['msg']}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _begin() -> None:
@@ -62,7 +48,7 @@ def api() -> None:
     from service.main import create_app
 
     _begin()
-    settings = _settings()
+    settings = settings_or_exit()
     raise_file_limit()
     server = Server(create_app(settings), settings)
     gc.collect()
@@ -79,7 +65,7 @@ def worker() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Worker(_settings(), stop).run()
+    Worker(settings_or_exit(), stop).run()
 
 
 @app.command()
@@ -95,7 +81,10 @@ def dev(
         os.environ["IALP_SNAPSHOT"] = str(snapshot)
     if port is not None:
         os.environ["IALP_PORT"] = str(port)
-    settings = _settings()
+    if "IALP_AUTH" not in os.environ:
+        os.environ["IALP_AUTH"] = "off"
+        log.info("no API keys are asked for on this machine (IALP_AUTH=off); set IALP_AUTH=on to ask for them")
+    settings = settings_or_exit()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -126,7 +115,7 @@ def export(
     from service.export_files import ExportError, write_log
     from service.keys import Keys
 
-    settings = _settings()
+    settings = settings_or_exit()
     try:
         with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client:
             counts = write_log(out, client, Keys(settings.key_prefix), settings.reward_window_s, items)

@@ -13,10 +13,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from service.schemas import ProblemDocument
+
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+# A route's entry in the OpenAPI document for a status that comes with a problem.
+PROBLEM_RESPONSE: dict[str, Any] = {"model": ProblemDocument, "description": "Problem", "content": {MEDIA_TYPE: {}}}
 _MAX_FIELD = 64
 _MAX_ERRORS = 20
 

@@ -94,6 +94,15 @@ class Keys:
         return f"{self.prefix}:worker:fence"
 
     @property
+    def api_keys(self) -> str:
+        """Hash: key id -> record of an API key; hashes of secrets, no secret."""
+        return f"{self.prefix}:auth:keys"
+
+    def bucket(self, key_id: str) -> str:
+        """String: when the rate limit's bucket of an API key is full again."""
+        return f"{self.prefix}:auth:bucket:{key_id}"
+
+    @property
     def bootstrap(self) -> str:
         """Lock: somebody is loading the first snapshot."""
         return f"{self.prefix}:bootstrap"

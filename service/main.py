@@ -15,7 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service import errors
+from service import errors, guard
+from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Circuit, Guarded
 from service.edge import Edge
@@ -24,8 +25,8 @@ from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics
 from service.policy.snapshot import SnapshotError
+from service.rate_limit import RateLimiter
 from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
-from service.schemas import ProblemDocument
 from service.settings import Settings
 from service.state import Encoder, State
 from service.streams import EventLog
@@ -91,9 +92,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             encoder=Encoder(),
             metrics=metrics,
             rng=np.random.default_rng(settings.seed),
+            key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
+            limiter=RateLimiter(quick, keys),
         )
         app.state.ialp = state
         tasks = {asyncio.create_task(_keep_up(state)), asyncio.create_task(state.lag.follow())}
+        if state.key_ring is not None:
+            tasks.add(asyncio.create_task(state.key_ring.watch()))
+        else:
+            log.warning("IALP_AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
         try:
             yield
         finally:
@@ -105,21 +112,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for client in (redis, quick, probe):
                 await client.aclose()
 
-    problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
     app = FastAPI(
         title="ialp",
         description=_DESCRIPTION,
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=dict.fromkeys((400, 408, 413, 415, 422, 431, 503), problem),
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=dict.fromkeys((400, 408, 413, 415, 422, 431, 503), errors.PROBLEM_RESPONSE),
     )
     app.state.stopping = False
     errors.install(app)
+    guard.describe(app)
     for module in (recommend, feedback, items, users, policies, evaluation, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)
+    app.include_router(health.guarded)
     app.add_middleware(
         Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -16,6 +16,7 @@ from service.policy.factory import configured
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Settings(BaseSettings):
@@ -38,6 +39,9 @@ class Settings(BaseSettings):
         None, description="Folder written by `offline pretrain`; becomes version 1 of an empty registry."
     )
     host: str = Field("127.0.0.1", description="Address the API binds to.")
+    auth: Literal["on", "off"] = Field(
+        "on", description="Whether requests need an API key. Off only where `host` is this machine's loopback."
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port the API binds to.")
     seed: int | None = Field(None, description="Seed of slate sampling; unset draws one from the system.")
 
@@ -47,7 +51,7 @@ class Settings(BaseSettings):
         0.075, gt=0, description="The same for /recommend, which waits once at most and then answers from memory."
     )
     refresh_interval_s: float = Field(
-        0.2, gt=0, le=0.5, description="How often the API looks at the live pointer: the kill switch's delay."
+        0.2, gt=0, le=0.5, description="How often the API looks at live pointer and API keys: the kill switch's delay."
     )
 
     # Sessions
@@ -134,6 +138,14 @@ class Settings(BaseSettings):
         except ValueError:  # its message may quote the password
             raise ValueError("is not a valid URL; special characters in a password must be percent-encoded") from None
         return url
+
+    @field_validator("auth")
+    @classmethod
+    def _off_on_loopback_only(cls, auth: str, info: ValidationInfo) -> str:
+        host = info.data.get("host", _LOOPBACK[0])  # absent if it is itself wrong
+        if auth == "off" and host not in _LOOPBACK:
+            raise ValueError(f"IALP_AUTH=off needs IALP_HOST to be one of {', '.join(_LOOPBACK)}, and it is {host!r}")
+        return auth
 
     @model_validator(mode="after")
     def _known_hyper_parameters(self) -> Settings:

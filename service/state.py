@@ -11,11 +11,13 @@ import numpy as np
 import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
+from service.auth import KeyRing
 from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics, WorkerReport
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
+from service.rate_limit import RateLimiter
 from service.settings import Settings
 from service.streams import EventLog
 
@@ -51,6 +53,8 @@ class State:
     encoder: Encoder
     metrics: Metrics
     rng: np.random.Generator
+    key_ring: KeyRing | None  # None: everybody may do everything
+    limiter: RateLimiter
 
     async def worker_report(self) -> WorkerReport | None:
         """What the worker last reported, None if it never ran."""
@@ -58,10 +62,11 @@ class State:
         return _report.decode(data) if data else None
 
 
-def _state(request: Request) -> State:
+def state_of(request: Request) -> State:
+    """The state of the process that answers."""
     state = request.app.state.ialp
     assert isinstance(state, State)
     return state
 
 
-Shared = Annotated[State, Depends(_state)]
+Shared = Annotated[State, Depends(state_of)]

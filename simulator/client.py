@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -18,7 +20,7 @@ from service.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, R
 from simulator.connections import KeptConnections
 from simulator.errors import SimulatorError
 
-API_KEY_VARIABLE = "IALP_API_KEY"
+API_KEY_VARIABLE, API_KEY_FILE_VARIABLE = "IALP_API_KEY", "IALP_API_KEY_FILE"
 NO_CONNECTION = "no connection"
 
 _RETRIED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -56,6 +58,23 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def read_api_key(file: Path | None) -> str | None:
+    """The key in `file`, else the one in the environment, if any; no message holds it.
+
+    Raises:
+        SimulatorError: the file cannot be read, or what is there cannot be sent as a key.
+    """
+    try:
+        key = file.read_text().strip() if file else os.environ.get(API_KEY_VARIABLE, "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SimulatorError(f"--api-key-file {file}: cannot be read ({type(error).__name__})") from None
+    if not key and file is None:
+        return None
+    if not key.isascii() or not key.isprintable() or not key or " " in key:
+        raise SimulatorError(f"{f'--api-key-file {file}' if file else API_KEY_VARIABLE}: there is no API key in it")
+    return key
 
 
 def _transport_to(url: str) -> httpx.AsyncBaseTransport | None:

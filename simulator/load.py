@@ -94,7 +94,8 @@ class Load:
         """Send users until the bound is reached or `stop` is set, then let those inside finish, but not for long.
 
         Raises:
-            SimulatorError: the service is not there, has met this seed's users before, or shows none of our items.
+            SimulatorError: the service is not there, does not know our key, has met this seed's users before, or shows
+                none of our items.
         """
         await self._check_service()
         clock = asyncio.get_running_loop().time
@@ -120,7 +121,11 @@ class Load:
         ready = await self._client.status_of("/readyz")
         if ready == NO_CONNECTION:
             raise SimulatorError("no service answers at --url; start one with `python -m service dev --snapshot DIR`")
-        if await self._client.status_of(f"/users/{_user_id(self._config.seed, 0)}") == "200":
+        met = await self._client.status_of(f"/users/{_user_id(self._config.seed, 0)}")
+        if met == "401":
+            raise SimulatorError("this service asks for another API key: --api-key-file or IALP_API_KEY")
+        # With 403 the key is for serving and feedback alone: whether the users are new is then not known.
+        if met == "200":
             raise SimulatorError(
                 f"this service has met the users of --seed {self._config.seed} before; take another seed"
             )

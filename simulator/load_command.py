@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from offline.artefacts import write_atomic
 from offline.datasets import Dataset, read_dataset
-from simulator.client import API_KEY_VARIABLE, ServiceClient, check_url
+from simulator.client import API_KEY_FILE_VARIABLE, ServiceClient, check_url, read_api_key
 from simulator.environment import EnvironmentConfig, World
 from simulator.errors import SimulatorError
 from simulator.load import Load, LoadConfig, SessionRecord
@@ -63,9 +62,14 @@ def load(
     seed: Annotated[int, typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.")] = 0,
     baseline_sessions: Annotated[int, typer.Option(min=2, help="Sessions of each reference policy.")] = 1_000,
     allow_remote: Annotated[bool, typer.Option(help="Allow a --url that is not this machine.")] = False,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar=API_KEY_FILE_VARIABLE, help="File with a key of the service; or put it in IALP_API_KEY."),
+    ] = None,
 ) -> None:
-    """Send synthetic users to the running service and report what they got; a key goes in IALP_API_KEY."""
+    """Send synthetic users to the running service and report what they got."""
     check_url(url, allow_remote)
+    api_key = read_api_key(api_key_file)
     if sessions is None and max_seconds is None:
         raise SimulatorError("say when to stop: --sessions, --max-seconds or both")
     config = LoadConfig(sessions, max_seconds, concurrency, rate, think_seconds, seed)
@@ -74,7 +78,7 @@ def load(
     world = _world(data, dataset, users)
     console.print(f"{world.n_users} synthetic users of {data.name}, held-out AUC {world.users.auc:.3f}")
     reference = baselines(world, seed, baseline_sessions)
-    run, statuses = asyncio.run(_run(url, world, data, config, console))
+    run, statuses = asyncio.run(_run(url, api_key, world, data, config, console))
     if not any(record.complete for record in run.records):
         raise SimulatorError(f"no session came to its end; answers by route and status: {statuses}")
     settings = {"url": url, "data set": data.name, "users' AUC": round(world.users.auc, 4)}
@@ -102,7 +106,7 @@ def _world(data: Dataset, folder: Path, users: Path | None) -> World:
 
 
 async def _run(
-    url: str, world: World, data: Dataset, config: LoadConfig, console: Console
+    url: str, api_key: str | None, world: World, data: Dataset, config: LoadConfig, console: Console
 ) -> tuple[Load, dict[tuple[str, str], int]]:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -117,7 +121,7 @@ async def _run(
         url,
         connections=config.concurrency,
         rng=np.random.default_rng([config.seed, 2]),
-        api_key=os.environ.get(API_KEY_VARIABLE),
+        api_key=api_key,
     )
     columns = (BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, refresh_per_second=2) as progress:

@@ -9,10 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from service.errors import Problem
+from service.guard import needs
 from service.schemas import DeadLetterResponse, DeadLettersResponse, ReplayResponse
 from service.state import Shared
 
-router = APIRouter(tags=["dead letters"])
+router = APIRouter(tags=["dead letters"], route_class=needs("admin"))
 _ID = r"^\d{1,15}-\d{1,15}$"  # both halves fit into 64 bits
 EntryId = Annotated[str, Path(pattern=_ID, description="As GET /dead-letters tells it.")]
 

@@ -6,12 +6,13 @@ import math
 
 from fastapi import APIRouter
 
+from service.guard import needs
 from service.metrics import ArmTotals
 from service.routes.policies import finding_response
 from service.schemas import ArmReport, EvaluationResponse
 from service.state import Shared
 
-router = APIRouter(tags=["policies"])
+router = APIRouter(tags=["policies"], route_class=needs("admin"))
 
 
 def interval(totals: ArmTotals) -> ArmReport:

@@ -11,11 +11,12 @@ from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 from service import sessions
 from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
+from service.guard import needs
 from service.routes.recommend import arm_of
 from service.schemas import MAX_EVENTS, FeedbackEvent, FeedbackResponse, Id, Rejection
 from service.state import Shared, State
 
-router = APIRouter(tags=["feedback"])
+router = APIRouter(tags=["feedback"], route_class=needs("feedback"))
 _event: TypeAdapter[FeedbackEvent] = TypeAdapter(FeedbackEvent)
 _id: TypeAdapter[str] = TypeAdapter(Id)
 

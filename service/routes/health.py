@@ -7,10 +7,12 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
+from service.guard import needs
 from service.schemas import Health
 from service.state import Shared
 
 router = APIRouter(tags=["health"])
+guarded = APIRouter(tags=["health"], route_class=needs("metrics", "admin"))
 
 
 @router.get("/healthz")
@@ -21,12 +23,14 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health}})
 async def readyz(request: Request, response: Response, state: Shared) -> Health:
-    """A policy is loaded, Redis answers, and nobody asked the process to stop."""
+    """A policy and the API keys are loaded, Redis answers, and nobody asked the process to stop."""
     reasons = ["stopping"] if request.app.state.stopping else []
     try:
         await state.redis.ping()
     except (RedisError, OSError):
         reasons.append("redis_unavailable")
+    if state.key_ring is not None and not state.key_ring.loaded:
+        reasons.append("no_keys")
     live = state.watch.current
     if live is None:
         reasons.append("no_policy")
@@ -36,7 +40,7 @@ async def readyz(request: Request, response: Response, state: Shared) -> Health:
     return Health(status=status, policy_version=live.version if live else None, reasons=reasons)
 
 
-@router.get("/metrics", response_class=Response)
+@guarded.get("/metrics", response_class=Response)
 async def metrics(state: Shared) -> Response:
     """Prometheus text format."""
     report, pending = None, 0

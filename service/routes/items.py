@@ -9,11 +9,12 @@ from fastapi import APIRouter, Path, Response
 
 from service.catalogue import ItemRecord, pack_embedding
 from service.errors import Problem, invalid
+from service.guard import needs
 from service.policy.text import item_text
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.state import Shared, State
 
-router = APIRouter(tags=["items"])
+router = APIRouter(tags=["items"], route_class=needs("admin"))
 ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path
 
 from service.arm_watch import Finding
 from service.errors import Problem
+from service.guard import needs
 from service.registry import Live, PolicyRecord, RegistryError
 from service.schemas import (
     ActivateRequest,
@@ -22,7 +23,7 @@ from service.schemas import (
 )
 from service.state import Shared, State
 
-router = APIRouter(tags=["policies"])
+router = APIRouter(tags=["policies"], route_class=needs("admin"))
 
 
 @router.get("/policies")

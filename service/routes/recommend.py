@@ -9,13 +9,14 @@ from redis.exceptions import RedisError
 
 from service import sessions, slates
 from service.events import Impression
+from service.guard import needs
 from service.policy.adaptive import Arm
 from service.policy.types import session_state
 from service.schemas import RecommendRequest, RecommendResponse
 from service.sessions import Session
 from service.state import Shared, State
 
-router = APIRouter(tags=["serve"])
+router = APIRouter(tags=["serve"], route_class=needs("serve"))
 log = logging.getLogger(__name__)
 
 

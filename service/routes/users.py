@@ -10,11 +10,12 @@ from fastapi import APIRouter, Path
 from service import sessions
 from service.errors import Problem
 from service.events import UserErased
+from service.guard import needs
 from service.routes.recommend import arm_of
 from service.schemas import ErasedResponse, Id, PastInteraction, UserResponse
 from service.state import Shared
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], route_class=needs("admin"))
 UserId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 

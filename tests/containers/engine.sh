@@ -161,7 +161,13 @@ wait_for() {
     done
 }
 
-post() { curl --fail-with-body --silent --show-error --header 'Content-Type: application/json' --data "$2" "$url/$1"; }
+# The key as a header in a file: no other process sees it on a command line.
+take_key() { (umask 077 && in_container api cat /keys/admin.key | sed 's/^/X-API-Key: /' >"$work/key.header"); }
+
+post() {
+    curl --fail-with-body --silent --show-error --header "@$work/key.header" --header 'Content-Type: application/json' \
+        --data "$2" "$url/$1"
+}
 
 # value EXPRESSION NAME: of Python, where NAME is what $work/NAME.json holds
 value() { "$PYTHON" -c "import json; $2 = json.load(open('$work/$2.json')); print($1)"; }
@@ -169,7 +175,7 @@ value() { "$PYTHON" -c "import json; $2 = json.load(open('$work/$2.json')); prin
 holds() { [ "$(value "$1" "$2")" = True ] || fail "$1: $(cat "$work/$2.json")"; }
 
 holds_policies() {
-    curl --fail --silent --show-error "$url/policies" >"$work/policies.json"
+    curl --fail --silent --show-error --header "@$work/key.header" "$url/policies" >"$work/policies.json"
     holds "$1" policies
 }
 

@@ -39,6 +39,12 @@ done
 in_container api rm /data/x
 ok "api and worker run as user 10001 on a read-only root file system"
 
+[ "$(curl --silent --output /dev/null --write-out '%{http_code}' "$url/policies")" = 401 ] || fail "no key is asked for"
+[ "$(in_container api stat --format '%a %u' /keys/admin.key)" = "600 10001" ] || fail "the key is not its owner's alone"
+! in_container api touch /keys/admin.key 2>/dev/null || fail "api can write to /keys"
+take_key
+ok "requests need the key that the first start made"
+
 post recommend '{"user_id": "somebody", "k": 5}' >"$work/slate.json"
 holds 'slate["policy_version"] >= 1 and len(slate["items"]) == 5' slate
 ok "/recommend answers with five items of version $(value 'slate["policy_version"]' slate)"
@@ -68,7 +74,12 @@ ok "the worker resumed and went on: version $(value 'policies["live_version"]' p
 
 SECONDS=0
 compose up --detach --no-build &>"$work/up.log" || fail "second compose up: $(tail -n 5 "$work/up.log")"
-ok "a second \`up\` keeps the pre-trained policy ($SECONDS s)"
+[ "X-API-Key: $(in_container api cat /keys/admin.key)" = "$(cat "$work/key.header")" ] || fail "the key changed"
+ok "a second \`up\` keeps the pre-trained policy and the key ($SECONDS s)"
+compose --profile simulate logs --no-color &>"$work/all.log" || fail "compose logs: $(tail -n 5 "$work/all.log")"
+grep -q '(compose) may: ' "$work/all.log" || fail "the log of the service that made the key is not there"
+! grep -qFf <(cut -d_ -f3- "$work/key.header") "$work/all.log" || fail "the key's secret is in a log"
+ok "the key's secret is in no log"
 
 compose --profile simulate down --volumes --remove-orphans 2>/dev/null
 [ -z "$(podman ps --all --quiet)$(podman volume ls --quiet)" ] || fail "\`down -v\` left containers or volumes"

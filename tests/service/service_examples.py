@@ -87,6 +87,7 @@ def make_settings(redis_url: str, snapshot: Path | None, folder: Path, **changes
         "refresh_interval_s": 0.02,
         "reward_window_s": 0.05,
         "control_share": 0.3,
+        "auth": "off",
         "port": 0,
     }
     return Settings.model_validate(values | changes)

@@ -27,7 +27,7 @@ BODIES += [("POST", "/policies/1:activate"), ("POST", "/v1/recommend")]
 @pytest.fixture(scope="module")
 def client(redis_url: str, snapshot_folder: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One API for the module: nothing that is refused leaves a trace."""
-    values = {"redis_url": redis_url, "key_prefix": "test:validation", "snapshot": snapshot_folder}
+    values = {"redis_url": redis_url, "key_prefix": "test:validation", "snapshot": snapshot_folder, "auth": "off"}
     folder = tmp_path_factory.mktemp("validation")
     settings = Settings.model_validate({**values, "data_dir": folder, "refresh_interval_s": 0.02})
     with serving(settings) as client:

@@ -18,6 +18,7 @@ import pytest
 from service_examples import N_ITEMS, make_snapshot, until
 
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
+from service import embedded
 from simulator.users import UserModel
 
 N_SESSIONS = 24
@@ -41,7 +42,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def service(folder: Path) -> Iterator[str]:
+def service(folder: Path, **settings: str) -> Iterator[str]:
     """`python -m service dev`, ready; its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,7 +51,7 @@ def service(folder: Path) -> Iterator[str]:
     given = {name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("IALP_")}
     command = [sys.executable, "-m", "service", "dev", "--snapshot", str(make_snapshot(folder / "snapshot"))]
     with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], env=given | ours, stderr=log)
+        process = subprocess.Popen([*command, "--port", str(port)], env=given | ours | settings, stderr=log)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:
@@ -95,6 +96,22 @@ def test_a_run_against_the_real_service(dataset: Path, tmp_path: Path) -> None:
         shown = [f"film-{item}" for slate in line["shown"] for item in slate]
         assert sorted(user["seen_item_ids"]) == sorted(shown) and user["arm"] == line["arm"]
         assert len(user["history"]) == sum(line["rewards"])
+
+
+def test_a_service_that_asks_for_a_key(dataset: Path, tmp_path: Path) -> None:
+    key_file, out = tmp_path / "key", tmp_path / "load"
+    arguments = ("--dataset", dataset, "--sessions", 2, "--baseline-sessions", 2, "--out", out)
+    create = [sys.executable, "-m", "service", "keys", "create", "--name", "load", "--scopes", "serve,feedback"]
+    with service(tmp_path, IALP_AUTH="on") as url:
+        refused = simulator("load", "--url", url, *arguments)
+        redis = {"REDIS_URL": f"unix://{embedded._socket_path(tmp_path / 'data' / 'redis')}"}
+        subprocess.run([*create, "--out", str(key_file)], env=os.environ | redis, check=True)
+        done = simulator("load", "--url", url, *arguments, "--api-key-file", key_file)
+    assert refused.returncode == 2 and "--api-key-file" in refused.stderr and "Traceback" not in refused.stderr
+    assert done.returncode == 0, done.stderr
+    key = key_file.read_text().strip()
+    said = done.stdout + done.stderr + (tmp_path / "service.log").read_text()
+    assert key not in said + "".join(path.read_text() for path in out.iterdir() if path.suffix != ".png")
 
 
 def _by_number(path: Path) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from fake_service import FakeService
 from virtual_time import run
 
 from service.schemas import FeedbackEvent, RecommendRequest
-from simulator.client import ServiceClient, ServiceError, check_url
+from simulator.client import API_KEY_VARIABLE, ServiceClient, ServiceError, check_url, read_api_key
 from simulator.errors import SimulatorError
 
 EVENT = FeedbackEvent(event_id="e-1", user_id="ann-0", item_id="a", type="click")
@@ -84,6 +85,29 @@ def test_the_key_goes_in_a_header_and_in_no_message() -> None:
         run(send_feedback(service, service.client(api_key="s3cret")))
     assert service.headers[0]["Authorization"] == "Bearer s3cret"
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_key_is_read_from_a_file_or_else_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("from-file\n")
+    monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    assert read_api_key(None) is None
+    monkeypatch.setenv(API_KEY_VARIABLE, "from-environment")
+    assert read_api_key(None) == "from-environment"
+    assert read_api_key(tmp_path / "key") == "from-file"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"s3cret\r\nX-Other: s3cret", b"s3cret s3cret", b"s3cret\xff", "s3crét".encode()]
+)
+def test_what_cannot_be_a_key_is_not_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(SimulatorError, match=r"--api-key-file .*key: ") as caught:
+        read_api_key(tmp_path / "key")
+    assert "s3cr" not in str(caught.value) and caught.value.__cause__ is None
+    with pytest.raises(SimulatorError, match="FileNotFoundError"):
+        read_api_key(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

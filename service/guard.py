@@ -1,0 +1,91 @@
+"""What a route asks of a caller: `route_class=needs("serve")` on its router."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+
+from service.auth import KeyRecord, Scope
+from service.errors import PROBLEM_RESPONSE, Problem, redis_away
+from service.state import State, state_of
+
+_SCHEMES: dict[str, dict[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "ialp_<key id>_<secret>"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_REFUSALS = dict.fromkeys((401, 403, 429), PROBLEM_RESPONSE)
+
+
+class Guarded(APIRoute):
+    """A route for keys with any of `scopes`; no dependency, since FastAPI reads and parses the body before those."""
+
+    scopes: ClassVar[tuple[Scope, ...]]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        security = [{scheme: [scope]} for scope in self.scopes for scheme in _SCHEMES]
+        options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "security": security}
+        options["responses"] = {**_REFUSALS, **(options.get("responses") or {})}
+        super().__init__(*args, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler behind the check."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            await _admit(request, self.scopes)
+            return await handle(request)
+
+        return guarded
+
+
+def needs(*scopes: Scope) -> type[Guarded]:
+    """The class of routes that let in keys with any of `scopes`."""
+    return type("Guarded", (Guarded,), {"scopes": scopes})
+
+
+def describe(app: FastAPI) -> None:
+    """Add the ways to send a key to the OpenAPI document, which the routes refer to."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document["components"]["securitySchemes"] = _SCHEMES
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+
+
+async def _admit(request: Request, scopes: tuple[Scope, ...]) -> None:
+    """Raises Problem unless the request carries a key with one of `scopes` that has not used up its rate."""
+    state = state_of(request)
+    if state.key_ring is None:
+        return
+    if not state.key_ring.loaded:
+        raise redis_away()
+    key = state.key_ring.verify(_token(request), time.time())
+    if key is None:
+        detail = "Send a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+        raise Problem(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    if not any(scope in key.scopes for scope in scopes):
+        raise Problem(HTTPStatus.FORBIDDEN, "missing_scope", f"This needs a key with the scope {' or '.join(scopes)}.")
+    if key.rate is not None:
+        await _take(state, key, key.rate)
+
+
+async def _take(state: State, key: KeyRecord, rate: float) -> None:
+    wait_s = await state.limiter.wait_s(key.key_id, rate, key.burst)
+    if wait_s > 0:
+        detail = f"This key may send {rate:g} requests a second, {key.burst} at once."
+        headers = {"Retry-After": str(math.ceil(wait_s))}
+        raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", detail, headers=headers)

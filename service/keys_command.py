@@ -1,0 +1,186 @@
+"""`python -m service keys create | list | revoke | rotate`"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import redis
+import typer
+from redis.exceptions import RedisError
+
+from service.auth import (
+    SCOPES,
+    KeyRecord,
+    Scope,
+    StoredSecret,
+    decode,
+    digest,
+    encode,
+    new_key_id,
+    new_secret,
+    rotated,
+    token,
+)
+from service.command_settings import settings_or_exit
+from service.keys import Keys
+
+app = typer.Typer(no_args_is_help=True, help="API keys; running services see a change within a second.")
+
+_MAX_NAME = 64
+_DAY_S = 86_400.0
+
+KeyId = Annotated[str, typer.Argument(help="As `keys list` shows it; not the token.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Write the token to this file, for its owner alone, instead of to stdout.")
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Whose key it is, for `keys list`.")],
+    scopes: Annotated[str, typer.Option(help=f"What it may do, as a list with commas: {', '.join(SCOPES)}.")],
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, max=100_000, help="Requests per second; no limit unless given.")
+    ] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; those of a second unless given.")] = None,
+    expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; never unless given.")] = None,
+    out: Out = None,
+    if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing if there is any key.")] = False,
+) -> None:
+    """Make a key and show its token: this once, since only a hash of it is stored."""
+    if burst is not None and rate is None:
+        raise typer.BadParameter("--burst needs --rate")
+    if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
+        raise typer.BadParameter(f"--name is 1 to {_MAX_NAME} printable characters")
+    now, secret = time.time(), new_secret()
+    record = KeyRecord(
+        key_id=new_key_id(),
+        name=name,
+        scopes=_known(scopes),
+        secrets=(StoredSecret(digest(secret)),),
+        created_at=now,
+        expires_at=None if expires_days is None else now + expires_days * _DAY_S,
+        rate=rate,
+        burst=burst or math.ceil(rate or 1),
+    )
+    with _storage() as (client, stored):
+        if if_none and client.hlen(stored):
+            typer.echo("there are keys already; nothing was done", err=True)
+            return
+        with _handing_over(token(record.key_id, secret), out):
+            client.hset(stored, record.key_id, encode(record))
+    typer.echo(f"key {record.key_id} ({name}) may: {', '.join(record.scopes)}", err=True)
+
+
+@app.command("list")
+def list_keys() -> None:
+    """Show all keys; there are no secrets to show."""
+    with _storage() as (client, stored):
+        found = [decode(data) for data in client.hgetall(stored).values()]
+    rows: list[tuple[str, ...]] = [("ID", "NAME", "SCOPES", "RATE/S", "BURST", "CREATED", "EXPIRES", "OLD SECRETS END")]
+    for key in sorted(found, key=lambda key: key.created_at):
+        limit = ("-", "-") if key.rate is None else (f"{key.rate:g}", str(key.burst))
+        ends = max((old.expires_at for old in key.secrets if old.expires_at is not None), default=None)
+        times = (_moment(at) for at in (key.created_at, key.expires_at, ends))
+        rows.append((key.key_id, key.name, ",".join(key.scopes), *limit, *times))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def revoke(key_id: KeyId) -> None:
+    """End a key at once."""
+    with _storage() as (client, stored):
+        if not client.hdel(stored, key_id):
+            raise _no_such_key()
+    typer.echo(f"key {key_id} is revoked", err=True)
+
+
+@app.command()
+def rotate(
+    key_id: KeyId,
+    grace_s: Annotated[float, typer.Option(min=0, help="How long the secret before still works.")] = 3600.0,
+    out: Out = None,
+) -> None:
+    """Give a key a new secret and show its token; the one before works for a period of grace."""
+    secret = new_secret()
+
+    def replace(pipe: redis.client.Pipeline) -> None:
+        data = pipe.hget(stored, key_id)
+        if data is None:
+            raise _no_such_key()
+        record = rotated(decode(data), secret, time.time(), grace_s)
+        pipe.multi()
+        pipe.hset(stored, key_id, encode(record))
+
+    with _storage() as (client, stored), _handing_over(token(key_id, secret), out):
+        # Watched, so that a key that is revoked meanwhile does not come back.
+        client.transaction(replace, stored)
+    typer.echo(f"key {key_id} has a new secret; the one before works for {grace_s:g} s", err=True)
+
+
+def _known(scopes: str) -> tuple[Scope, ...]:
+    named = {scope.strip() for scope in scopes.split(",")}
+    if named.difference(SCOPES):
+        raise typer.BadParameter(f"--scopes is a list of {', '.join(SCOPES)}")
+    return tuple(scope for scope in SCOPES if scope in named)
+
+
+def _moment(at: float | None) -> str:
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _no_such_key() -> typer.Exit:
+    # What was given is not repeated: it may be a token.
+    typer.echo("error: there is no such key; `keys list` shows the ids", err=True)
+    return typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _storage() -> Iterator[tuple[redis.Redis, str]]:
+    """A client and the name of the hash of keys; what goes wrong there is one line and exit code 2."""
+    settings = settings_or_exit()
+    wait_s = settings.redis_timeout_s
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=wait_s, socket_connect_timeout=wait_s) as client:
+            yield client, Keys(settings.key_prefix).api_keys
+    except RedisError as error:
+        typer.echo(f"error: Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
+        raise typer.Exit(2) from None
+    except msgspec.DecodeError:
+        typer.echo("error: a stored key cannot be read; another version of this program may have written it", err=True)
+        raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _handing_over(token: str, out: Path | None) -> Iterator[None]:
+    """Give the token away once the block has stored its hash; that a file can be written is made sure of before."""
+    if out is None:
+        yield
+        typer.echo(token)
+        return
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")  # with mode 0600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"{token}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            yield
+            Path(temporary).replace(out)
+        except BaseException:
+            Path(temporary).unlink()
+            raise
+    except OSError as error:
+        typer.echo(f"error: --out {out}: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
