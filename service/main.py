@@ -21,9 +21,9 @@ from service.edge import Edge
 from service.keys import Keys
 from service.live import PolicyWatch
 from service.metrics import Metrics
+from service.openapi import DocumentedAPI, problems
 from service.policy.snapshot import SnapshotError
 from service.routes import evaluation, feedback, health, items, policies, recommend, users
-from service.schemas import ProblemDocument
 from service.settings import Settings
 from service.state import Encoder, State
 from service.streams import EventLog
@@ -89,14 +89,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await asyncio.wait([task], timeout=0.1)
             await redis.aclose()
 
-    problem = {"model": ProblemDocument, "description": "Problem", "content": {errors.MEDIA_TYPE: {}}}
-    app = FastAPI(
+    app = DocumentedAPI(
         title="ialp",
         description=_DESCRIPTION,
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=dict.fromkeys((400, 413, 415, 422, 503), problem),
+        responses=problems(400, 413, 415, 422, 503),
     )
     errors.install(app)
     for module in (recommend, feedback, items, users, policies, evaluation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_ID_BYTES = 256
 MAX_K = 100
@@ -17,6 +17,11 @@ def _checked_id(value: str) -> str:
     if len(value.encode()) > MAX_ID_BYTES:
         raise ValueError(f"must be at most {MAX_ID_BYTES} bytes of UTF-8")
     return value
+
+
+def _whole(value: object) -> object:
+    """JSON Schema, and some clients, write a whole number as 5.0 too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
@@ -45,6 +50,12 @@ class Filters(Strict):
     )
 
 
+def _exactly_one(*names: str) -> dict[str, Any]:
+    """What a validator checks, as JSON Schema: one of the fields is there and not null."""
+    there = {"type": ["string", "number"]}
+    return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+
+
 class _Who(Strict):
     user_id: Id | None = None
     session_id: Id | None = Field(None, description="For visitors without an account.")
@@ -59,9 +70,9 @@ class _Who(Strict):
 class RecommendRequest(_Who):
     """Ask for a slate."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **_exactly_one("user_id", "session_id")})
 
-    k: int = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
+    k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
     context: dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None = Field(
         None, max_length=32, description="Free facts about the request; accepted and not yet used by any policy."
     )
@@ -99,6 +110,7 @@ class FeedbackEvent(_Who):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"event_id": "e-1", "user_id": "ann", "item_id": "318", "type": "click"}],
+            "allOf": [_exactly_one("user_id", "session_id"), _exactly_one("type", "reward")],
         }
     )
 
@@ -244,6 +256,14 @@ class Health(BaseModel):
     reasons: list[str] = []
 
 
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a request; `field` is empty where it is the whole body."""
+
+    field: str
+    code: str
+    message: str
+
+
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
@@ -254,4 +274,4 @@ class ProblemDocument(BaseModel):
     instance: str
     code: str
     request_id: str
-    errors: list[dict[str, Any]]
+    errors: list[FieldProblem]

@@ -36,7 +36,7 @@ async def readyz(response: Response, state: Shared) -> Health:
     return Health(status=status, policy_version=live.version if live else None, reasons=reasons)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(state: Shared) -> Response:
     """Prometheus text format."""
     report, pending = None, 0

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.errors import Problem
+from service.openapi import problems
 from service.registry import Live, PolicyRecord, RegistryError
 from service.schemas import ActivateRequest, LiveResponse, PoliciesResponse, PolicyResponse
 from service.state import Shared, State
@@ -28,7 +29,7 @@ async def list_policies(state: Shared) -> PoliciesResponse:
     )
 
 
-@router.post("/policies/{version}:activate")
+@router.post("/policies/{version}:activate", responses=problems(404, 409))
 async def activate(
     version: Annotated[int, Path(ge=1, le=2**53)], state: Shared, request: ActivateRequest | None = None
 ) -> LiveResponse:
@@ -37,13 +38,13 @@ async def activate(
     return await _moved(state.watch.registry.activate(version, follow), state)
 
 
-@router.post("/policies:rollback")
+@router.post("/policies:rollback", responses=problems(409))
 async def roll_back(state: Shared) -> LiveResponse:
     """Let the version that served before serve again, and hold it until one is activated."""
     return await _moved(state.watch.registry.roll_back(), state)
 
 
-@router.post("/policies:freeze")
+@router.post("/policies:freeze", responses=problems(409))
 async def freeze(state: Shared) -> LiveResponse:
     """Kill switch: everybody gets the pre-trained policy until a version is activated."""
     return await _moved(state.watch.registry.freeze(), state)

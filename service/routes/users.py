@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path
 from service import sessions
 from service.errors import Problem
 from service.events import UserErased
+from service.openapi import problems
 from service.routes.recommend import arm_of
 from service.schemas import Id, PastInteraction, UserResponse
 from service.state import Shared
@@ -18,7 +19,7 @@ router = APIRouter(tags=["users"])
 UserId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 
-@router.get("/users/{user_id:path}")
+@router.get("/users/{user_id:opaque}", responses=problems(404))
 async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     """What is stored of a user."""
     user = sessions.user_key(user_id, None)
@@ -33,7 +34,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     )
 
 
-@router.delete("/users/{user_id:path}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/users/{user_id:opaque}", status_code=HTTPStatus.NO_CONTENT)
 async def erase_user(user_id: UserId, state: Shared) -> None:
     """Forget a user: the session at once; open impressions are dropped by the worker, not learned from."""
     user = sessions.user_key(user_id, None)

@@ -1,0 +1,52 @@
+"""The whole OpenAPI document against a running service: schemathesis makes the requests and holds the answers to it.
+
+The short form is part of `make test`; IALP_LONG=1 (`make security`) asks for the number of cases of the long one. Both
+are repeatable. What it found and what it may not be strict about stands in schemathesis.toml and contract_checks.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from service_examples import learning_settings, recommend, serving, talk, working
+
+from service.settings import Settings
+
+HERE = Path(__file__).parent
+LONG = bool(os.environ.get("IALP_LONG"))
+EXAMPLES, CASES = (2_600, 20_000) if LONG else (200, 2_000)
+ANSWERS = re.compile(r'http_server_request_duration_seconds_count\{.*http_response_status_code="(\d+)"\} (\S+)')
+
+
+def asked(url: str, settings_file: Path) -> subprocess.CompletedProcess[str]:
+    """schemathesis, with every check it knows and ours."""
+    program = str(Path(sys.executable).with_name("schemathesis"))
+    options = [f"--max-examples={EXAMPLES}", "--checks=all", "--no-color"]
+    command = [program, "--config-file", str(settings_file), "run", f"{url}/openapi.json", *options]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(1_800)
+def test_the_service_does_what_its_document_says(settings: Settings) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client, working(settings):
+        # State piles up from here on: users, items, and versions that the worker publishes meanwhile.
+        talk(client, 60)
+        recommend(client, "ann")
+        outcome = asked(str(client.base_url).rstrip("/"), HERE / "schemathesis.toml")
+        answers = {status: 0.0 for status in ("200", "202", "204", "404", "409", "422")}
+        for status, count in ANSWERS.findall(M := client.get("/metrics").text):
+            answers[status] = answers.get(status, 0.0) + float(count)
+        versions = len(client.get("/policies").json()["policies"])
+    assert outcome.returncode == 0, outcome.stdout[-20_000:] + outcome.stderr
+    generated = re.search(r"^ *(\d+) generated", outcome.stdout, re.MULTILINE)
+    assert generated is not None and int(generated[1]) >= CASES, outcome.stdout[-2_000:]
+    assert sum(answers.values()) >= CASES
+    assert all(answers.values()) and not any(status.startswith("5") for status in answers), answers
+    print(answers, versions, [l for l in M.splitlines() if "ialp_feedback_total" in l])
+    assert versions > 1
