@@ -57,7 +57,7 @@ class CheckpointStore(Generic[Meta]):
                 meta = self._decoder.decode(tensors.pop(_META).numpy().tobytes())
             except FileNotFoundError:
                 continue
-            except (ValueError, KeyError, SafetensorError, msgspec.DecodeError) as error:
+            except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError, msgspec.DecodeError) as error:
                 log.error("%s is damaged (%s); trying the one before", path, error)
                 continue
             return meta, tensors

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+log = logging.getLogger(__name__)
+
+Count = Annotated[int, Meta(ge=0)]
+Total = Annotated[float, Meta(ge=-1e100, le=1e100)]  # squares stay finite
 
 # OpenTelemetry's advised buckets for http.server.request.duration.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -14,9 +22,9 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.
 class ArmTotals(msgspec.Struct):
     """Sums over an arm's closed impressions."""
 
-    impressions: int = 0
-    reward: float = 0.0
-    reward_squared: float = 0.0
+    impressions: Count = 0
+    reward: Total = 0.0
+    reward_squared: Total = 0.0
 
 
 class WorkerReport(msgspec.Struct):
@@ -34,6 +42,18 @@ class WorkerReport(msgspec.Struct):
     lag_s: float = 0.0  # age of the newest event when it was read
     gate_rejections: dict[str, int] = {}
     off_policy: dict[str, float] = {}
+
+
+_report = msgspec.json.Decoder(WorkerReport)
+
+
+def decode_report(data: bytes) -> WorkerReport | None:
+    """What a worker wrote; None, with a line in the log, if it is no report: the API has no use for half of one."""
+    try:
+        return _report.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        log.warning("the worker's report cannot be read: %s", error)
+        return None
 
 
 class Metrics:

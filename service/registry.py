@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import redis as syncredis
@@ -24,7 +24,7 @@ Mode = Literal["auto", "held", "frozen"]
 class Live(msgspec.Struct, frozen=True):
     """Which version serves, and who may change that."""
 
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     mode: Mode
     changed_at: float
 
@@ -51,11 +51,38 @@ class PolicyRecord(msgspec.Struct, frozen=True):
 
 
 class RegistryError(Exception):
-    """The asked change of the live version makes no sense; the message says why."""
+    """The asked change makes no sense, or what Redis holds of the versions is not ours; the message says why."""
 
 
+T = TypeVar("T")
 _live = msgspec.json.Decoder(Live)
 _record = msgspec.json.Decoder(PolicyRecord)
+
+
+def decode_live(data: bytes) -> Live:
+    """The live pointer as stored.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    return _decoded(_live, data, "the live pointer cannot be read; activate a version")
+
+
+def decode_record(data: bytes) -> PolicyRecord:
+    """A version's record as stored.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    return _decoded(_record, data, "a version's record cannot be read")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes, message: str) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise RegistryError(f"{message} ({error})") from None
+
 
 # KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
 PUBLISH = """
@@ -124,13 +151,13 @@ def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int) -> None
 def get_live(redis: syncredis.Redis, keys: Keys) -> Live | None:
     """The live pointer, None in an empty registry."""
     data = redis.get(keys.live)
-    return _live.decode(data) if data else None
+    return decode_live(data) if data else None
 
 
 def get_record(redis: syncredis.Redis, keys: Keys, version: int) -> PolicyRecord | None:
     """One version, None if it was never published."""
     data = redis.hget(keys.policies, str(version))
-    return _record.decode(data) if data else None
+    return decode_record(data) if data else None
 
 
 class Registry:
@@ -142,17 +169,17 @@ class Registry:
     async def live(self) -> Live | None:
         """The live pointer, None in an empty registry."""
         data = await self._redis.get(self._keys.live)
-        return _live.decode(data) if data else None
+        return decode_live(data) if data else None
 
     async def records(self) -> list[PolicyRecord]:
         """All versions, newest first."""
-        records = [_record.decode(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
+        records = [decode_record(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
         return sorted(records, key=lambda record: -record.version)
 
     async def record(self, version: int) -> PolicyRecord | None:
         """One version."""
         data = await self._redis.hget(self._keys.policies, str(version))
-        return _record.decode(data) if data else None
+        return decode_record(data) if data else None
 
     async def activate(self, version: int, follow: bool) -> Live:
         """Let `version` serve; with `follow`, later versions may take over.
@@ -178,7 +205,7 @@ class Registry:
         async with self._redis.pipeline(transaction=True) as pipe:
             await pipe.watch(keys.live, keys.activations)
             live = await pipe.get(keys.live)
-            current = _live.decode(live).version if live else None
+            current = decode_live(live).version if live else None
             stack = [int(v) for v in await pipe.lrange(keys.activations, 0, -1)]
             kept = {int(v) for v in await pipe.hkeys(keys.policies)}
             while stack and (stack[-1] == current or stack[-1] not in kept):

@@ -70,7 +70,9 @@ class _Who(Strict):
 class RecommendRequest(_Who):
     """Ask for a slate."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **_exactly_one("user_id", "session_id")})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **_exactly_one("user_id", "session_id")}
+    )
 
     k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
     context: dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None = Field(
@@ -187,11 +189,18 @@ class ItemBatchResponse(BaseModel):
     updated: int
 
 
+class StoredInteraction(BaseModel):
+    """An interaction as stored."""
+
+    item_id: str
+    reward: float
+
+
 class UserResponse(BaseModel):
     """What is stored of a user."""
 
     user_id: str
-    history: list[PastInteraction]
+    history: list[StoredInteraction]
     seen_item_ids: list[str]
     arm: Literal["control", "adaptive"]
 

@@ -6,19 +6,16 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
-import msgspec
 import numpy as np
 import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
 from service.keys import Keys
 from service.live import PolicyWatch
-from service.metrics import Metrics, WorkerReport
+from service.metrics import Metrics, WorkerReport, decode_report
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
 from service.settings import Settings
 from service.streams import EventLog
-
-_report = msgspec.json.Decoder(WorkerReport)
 
 
 class Encoder:
@@ -50,9 +47,9 @@ class State:
     rng: np.random.Generator
 
     async def worker_report(self) -> WorkerReport | None:
-        """What the worker last reported, None if it never ran."""
+        """What the worker last reported, None if it never ran or what it wrote cannot be read."""
         data = await self.redis.get(self.keys.worker)
-        return _report.decode(data) if data else None
+        return decode_report(data) if data else None
 
 
 def _state(request: Request) -> State:

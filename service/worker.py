@@ -29,7 +29,7 @@ from service.keys import Keys
 from service.learning import Learning, Meta
 from service.metrics import WorkerReport
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
-from service.registry import Gate, folder_of
+from service.registry import Gate, RegistryError, folder_of
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Worker:
             except (RedisError, OSError) as error:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
-            except SnapshotError as error:
+            except (SnapshotError, RegistryError) as error:
                 log.error("cannot go on: %s", error)
                 self._learning = None
             if self._learning is None:

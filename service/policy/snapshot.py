@@ -1,9 +1,9 @@
 """The immutable artefact that serves: a folder with `policy.safetensors`, `item_ids.json` and `manifest.json`.
 
 The manifest holds the SHA-256 of every other file; a folder whose hashes do not fit is refused, and so is one that fits
-but could not serve: other tensors than its network has, numbers out of range. The snapshot that pre-training writes also
-carries its catalogue (`items.jsonl`, `embeddings.safetensors`), so that a service can start from it alone. No pickle
-anywhere.
+but could not serve: other tensors than its network has, numbers out of range. The snapshot that pre-training writes
+also carries its catalogue (`items.jsonl`, `embeddings.safetensors`), so that a service can start from it alone. No
+pickle anywhere.
 """
 
 from __future__ import annotations

@@ -17,11 +17,14 @@ from service.state import Shared, State
 router = APIRouter(tags=["policies"])
 
 
-@router.get("/policies")
+@router.get("/policies", responses=problems(409))
 async def list_policies(state: Shared) -> PoliciesResponse:
     """All versions, newest first, with lineage and gate results."""
-    live = await state.watch.registry.live()
-    records = await state.watch.registry.records()
+    try:
+        live = await state.watch.registry.live()
+        records = await state.watch.registry.records()
+    except RegistryError as error:
+        raise _conflict(error) from None
     return PoliciesResponse(
         live_version=live.version if live else None,
         mode=live.mode if live else None,
@@ -56,9 +59,13 @@ async def _moved(change: Awaitable[Live], state: State) -> LiveResponse:
     except LookupError as error:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_version", f"{str(error).capitalize()}.") from None
     except RegistryError as error:
-        raise Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.") from None
+        raise _conflict(error) from None
     await state.watch.refresh()
     return LiveResponse(live_version=live.version, mode=live.mode)
+
+
+def _conflict(error: RegistryError) -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.")
 
 
 def _response(record: PolicyRecord) -> PolicyResponse:

@@ -12,7 +12,7 @@ from service.errors import Problem
 from service.events import UserErased
 from service.openapi import problems
 from service.routes.recommend import arm_of
-from service.schemas import Id, PastInteraction, UserResponse
+from service.schemas import Id, StoredInteraction, UserResponse
 from service.state import Shared
 
 router = APIRouter(tags=["users"])
@@ -28,7 +28,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_user", "Nothing is stored of this user.")
     return UserResponse(
         user_id=user_id,
-        history=[PastInteraction(item_id=item, reward=reward) for item, reward in session.history],
+        history=[StoredInteraction(item_id=item, reward=reward) for item, reward in session.history],
         seen_item_ids=sorted(session.seen),
         arm=arm_of(state, user).value,
     )

@@ -19,8 +19,8 @@ from service.settings import Settings
 
 HERE = Path(__file__).parent
 LONG = bool(os.environ.get("IALP_LONG"))
-EXAMPLES, CASES = (2_600, 20_000) if LONG else (200, 2_000)
-ANSWERS = re.compile(r'http_server_request_duration_seconds_count\{.*http_response_status_code="(\d+)"\} (\S+)')
+EXAMPLES, CASES = (2_600, 20_000) if LONG else (120, 1_400)
+ANSWERS = re.compile(r'http_server_request_duration_seconds_count\{.*http_response_status_code="(\d+)".*\} (\S+)')
 
 
 def asked(url: str, settings_file: Path) -> subprocess.CompletedProcess[str]:
@@ -39,8 +39,8 @@ def test_the_service_does_what_its_document_says(settings: Settings) -> None:
         talk(client, 60)
         recommend(client, "ann")
         outcome = asked(str(client.base_url).rstrip("/"), HERE / "schemathesis.toml")
-        answers = {status: 0.0 for status in ("200", "202", "204", "404", "409", "422")}
-        for status, count in ANSWERS.findall(M := client.get("/metrics").text):
+        answers = dict.fromkeys(("200", "202", "204", "404", "409", "422"), 0.0)
+        for status, count in ANSWERS.findall(client.get("/metrics").text):
             answers[status] = answers.get(status, 0.0) + float(count)
         versions = len(client.get("/policies").json()["policies"])
     assert outcome.returncode == 0, outcome.stdout[-20_000:] + outcome.stderr
@@ -48,5 +48,4 @@ def test_the_service_does_what_its_document_says(settings: Settings) -> None:
     assert generated is not None and int(generated[1]) >= CASES, outcome.stdout[-2_000:]
     assert sum(answers.values()) >= CASES
     assert all(answers.values()) and not any(status.startswith("5") for status in answers), answers
-    print(answers, versions, [l for l in M.splitlines() if "ialp_feedback_total" in l])
     assert versions > 1
