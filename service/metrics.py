@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 log = logging.getLogger(__name__)
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # JSON's numbers have no end
 Total = Annotated[float, Meta(ge=-1e100, le=1e100)]  # squares stay finite
 
 # OpenTelemetry's advised buckets for http.server.request.duration.
@@ -40,7 +40,7 @@ class WorkerReport(msgspec.Struct):
     version: int = 0
     published_at: float = 0.0
     lag_s: float = 0.0  # age of the newest event when it was read
-    gate_rejections: dict[str, int] = {}
+    gate_rejections: dict[str, Count] = {}
     off_policy: dict[str, float] = {}
 
 

@@ -1,4 +1,4 @@
-"""What the service reads back from Redis and disk, damaged: the documented error or a valid value, never anything else."""
+"""What the service reads back from Redis and disk, damaged: the documented error or a valid value, nothing else."""
 
 from __future__ import annotations
 

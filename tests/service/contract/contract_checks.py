@@ -1,4 +1,4 @@
-"""What schemathesis asks besides its own checks, and what it sends instead of ids that name nothing; loaded by its CLI."""
+"""What schemathesis asks besides its own checks, and what it sends in place of ids that name nothing."""
 
 from __future__ import annotations
 
