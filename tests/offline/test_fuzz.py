@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import pytest
 from fake_llm import MOVIES, make_items
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import bounded_memory, mutated, mutated_json, searched
+from mutations import LONG, bounded_memory, mutated, mutated_json, searched
 
 from offline.datasets import Dataset, Interactions, RowProblem, read_dataset, save_dataset
 from offline.endpoint import EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
+from offline.gguf import GgufLLM
 from offline.judgements import Judgement, JudgementCache
 from offline.llm import Ask
 from offline.prompts import Shown, Style, likelihood_continuation, likelihood_prefix
@@ -204,3 +207,34 @@ def test_a_spoilt_catalogue_is_told_or_read(
     assert len({item.item_id for item in read.items}) == len(read.items) > 0
     for item in read.items:
         f"{item.item_id}{item.text}{item.categories}".encode()
+
+
+def gguf_text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+_GGUF = b"GGUF" + struct.pack("<I", 3)
+_NAMED = gguf_text(b"general.architecture") + struct.pack("<I", 8) + gguf_text(b"llama")
+HEADERS = {
+    "values": _GGUF + struct.pack("<QQ", 0, 2**60) + _NAMED,
+    "text": _GGUF + struct.pack("<QQ", 0, 1) + gguf_text(b"general.architecture") + struct.pack("<IQ", 8, 2**60),
+    "array": _GGUF + struct.pack("<QQ", 0, 2) + _NAMED + gguf_text(b"x") + struct.pack("<IIQ", 9, 8, 2**60),
+    "shape": _GGUF + struct.pack("<QQ", 1, 1) + _NAMED + gguf_text(b"t") + struct.pack("<IQQIQ", 2, 2**60, 2**60, 0, 0),
+    "tensors": _GGUF + struct.pack("<QQ", 2**60, 1) + _NAMED,
+    "name": _GGUF + struct.pack("<QQQ", 0, 1, 2**60),
+    "cut": _GGUF,
+}
+
+
+@pytest.mark.skipif(find_spec("ik_llama_cpp") is None, reason="the runtime is not installed: pip install 'ialp[llm]'")
+@pytest.mark.parametrize("kind", list(HEADERS) if LONG else ["values", "text", "array"])
+def test_a_model_file_with_huge_lengths_is_told(tmp_path: Path, kind: str) -> None:
+    """The runtime is not ours and may abort: it does so in a process of its own, and the answer is one line."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(HEADERS[kind])
+    scorer = GgufLLM(path, MOVIES, processes=1)
+    try:
+        with pytest.raises(OfflineError, match="not a model this runtime can load"):
+            list(scorer.score([ASK]))
+    finally:
+        scorer.close()
