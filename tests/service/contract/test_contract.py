@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
-from service_examples import learning_settings, recommend, serving, talk, working
+from service_examples import learning_settings, recommend, serving, shown, talk, working
 
 from service.settings import Settings
 
@@ -49,3 +50,37 @@ def test_the_service_does_what_its_document_says(settings: Settings) -> None:
     assert sum(answers.values()) >= CASES
     assert all(answers.values()) and not any(status.startswith("5") for status in answers), answers
     assert versions > 1
+
+
+def test_an_id_may_hold_and_end_in_a_line_feed(api: httpx.Client) -> None:
+    """With Starlette's own `path`, "ann%0A" was ann: somebody else was shown, and erased."""
+    assert api.put("/items/film-1%0A", json={"text": "Another film"}).status_code == 201
+    assert api.get("/items/film-1").json()["text"] == "Film number 1"
+    assert api.get("/items/film-1%0A").json()["item_id"] == "film-1\n"
+    assert api.put("/items/a%0Ab", json={"text": "Two lines"}).status_code == 201
+    recommend(api, "ann")
+    assert api.delete("/users/ann%0A").status_code == 204
+    assert api.get("/users/ann").status_code == 200
+    assert api.get("/users/ann%0A").status_code == 404
+
+
+def test_a_method_that_is_not_allowed_is_told_all_that_are(api: httpx.Client) -> None:
+    for path in ("/items/film-1", "/v1/items/film-1"):
+        assert api.patch(path).headers["allow"] == "DELETE, GET, PUT"
+    assert api.get("/recommend").headers["allow"] == "POST"
+
+
+def test_a_whole_number_may_be_written_with_a_point(api: httpx.Client) -> None:
+    assert len(shown(recommend(api, "ann", k=3.0))) == 3
+    assert api.post("/recommend", json={"user_id": "ann", "k": 3.5}).status_code == 422
+
+
+def test_problems_are_documented_as_what_they_are(api: httpx.Client) -> None:
+    document = api.get("/openapi.json").json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len(operations) >= 16
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            if int(status) >= 400 and operation["operationId"].partition("_")[0] != "readyz":
+                assert list(response["content"]) == ["application/problem+json"]
+    assert set(document["components"]["schemas"]["ProblemDocument"]["required"]) >= {"type", "status", "code", "errors"}
