@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -32,7 +33,15 @@ def asked(url: str, settings_file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(1_800)
+def answers(client: httpx.Client) -> Counter[str]:
+    """How often the service answered with each status, by its own count."""
+    counted: Counter[str] = Counter()
+    for status, count in ANSWERS.findall(client.get("/metrics").text):
+        counted[status] += int(float(count))
+    return counted
+
+
+@pytest.mark.timeout(3_600)
 def test_the_service_does_what_its_document_says(settings: Settings) -> None:
     # A 503 would be one of Redis's outages, which a busy machine is not meant to look like.
     settings = learning_settings(settings, redis_timeout_s=60.0)
@@ -40,16 +49,15 @@ def test_the_service_does_what_its_document_says(settings: Settings) -> None:
         # State piles up from here on: users, items, and versions that the worker publishes meanwhile.
         talk(client, 60)
         recommend(client, "ann")
+        before = answers(client)  # waiting for readiness, among others
         outcome = asked(str(client.base_url).rstrip("/"), HERE / "schemathesis.toml")
-        answers = dict.fromkeys(("200", "202", "204", "404", "409", "422"), 0.0)
-        for status, count in ANSWERS.findall(client.get("/metrics").text):
-            answers[status] = answers.get(status, 0.0) + float(count)
+        got = answers(client) - before
         versions = len(client.get("/policies").json()["policies"])
     assert outcome.returncode == 0, outcome.stdout[-20_000:] + outcome.stderr
     generated = re.search(r"^ *(\d+) generated", outcome.stdout, re.MULTILINE)
     assert generated is not None and int(generated[1]) >= CASES, outcome.stdout[-2_000:]
-    assert sum(answers.values()) >= CASES
-    assert all(answers.values()) and not any(status.startswith("5") for status in answers), answers
+    assert got.total() >= CASES
+    assert {"200", "202", "204", "404", "422"} <= got.keys() and max(got) < "500", got
     assert versions > 1
 
 
