@@ -1,4 +1,5 @@
 # Two images from one file: `service` (API and worker) and `tools` (offline pipeline and simulator).
+# By digest where a build must be repeatable (docker-compose.yml tells how): PYTHON_IMAGE=python:...@sha256:...
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

@@ -11,11 +11,14 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test lint experiments tune results container-test clean help
+.PHONY: demo test lint security audit sbom experiments tune results container-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make security        the long form of the contract's and the decoders' tests: 20,000 requests and more (20 minutes)"
+	@echo "make audit           known vulnerabilities in what the image installs (asks pypi.org), and bandit on our own code"
+	@echo "make sbom            write sbom.json: what the image installs, as CycloneDX"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
@@ -45,7 +48,34 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service offline simulator
 	$(BIN)/mypy
+
+# The same tests as `make test` has in short; IALP_LONG sets the number of cases.
+security: $(VENV)/.stamp-dev
+	IALP_LONG=1 $(BIN)/python -m pytest --timeout 3600 tests/service/contract tests/service/test_fuzz.py \
+	    tests/policy/test_snapshot_fuzz.py tests/offline/test_fuzz.py tests/offline/test_prompt_injection.py
+
+# An environment like the image's: the same extra, and without the packages that the Dockerfile takes out again.
+IMAGE_VENV := .venv-image
+UNUSED := $(shell sed -n 's/^ENV UNUSED="\(.*\)"/\1/p' Dockerfile)
+
+$(IMAGE_VENV)/.stamp-image: pyproject.toml Dockerfile
+	$(MAKE) --no-print-directory VENV=$(IMAGE_VENV) $(IMAGE_VENV)/.stamp-text
+	$(IMAGE_VENV)/bin/python -m pip uninstall --quiet --yes $(UNUSED)
+	@touch $@
+
+# Strict, so that a package of which nothing could be learned is a failure and not a clean bill: an index other than
+# pypi.org knows no vulnerabilities. Exceptions would be `--ignore-vuln ID` here, each with its reason.
+audit: $(VENV)/.stamp-dev $(VENV)/.stamp-audit $(IMAGE_VENV)/.stamp-image
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service offline simulator
+	$(IMAGE_VENV)/bin/python -m pip list --format freeze --exclude ialp | sed 's/+[a-z0-9.]*$$//' > $(IMAGE_VENV)/installed.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(IMAGE_VENV)/installed.txt
+
+sbom: $(VENV)/.stamp-audit $(IMAGE_VENV)/.stamp-image
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate \
+	    --output-file sbom.json $(IMAGE_VENV)/bin/python
+	@echo "sbom.json: $$(grep -c '"bom-ref"' sbom.json) components"
 
 # The public data sets are not part of the repository; see docs/experiments.md.
 DATA ?= ../shared/data

@@ -103,11 +103,13 @@ def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise OfflineError(f"{path}: not found; run `python -m offline {stage}` first") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OfflineError(f"{path}: not valid JSON ({error}); run `python -m offline {stage}` again") from None
-    if manifest.get("stage") != stage:
-        raise OfflineError(f"{path}: is of stage {manifest.get('stage')!r}, expected {stage!r}")
+    found = manifest.get("stage") if isinstance(manifest, dict) else None
+    if found != stage:
+        raise OfflineError(f"{path}: is of stage {found!r}, expected {stage!r}")
+    assert isinstance(manifest, dict)
     return manifest

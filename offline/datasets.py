@@ -7,8 +7,9 @@ import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +20,8 @@ STAGE = "datasets"
 ITEMS_FILE = "items.jsonl"
 INTERACTIONS_FILE = "interactions.parquet"
 PROBLEMS_FILE = "problems.jsonl"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,16 +150,15 @@ def read_dataset(folder: Path) -> Dataset:
                 raise OfflineError(
                     f"{folder / name}: changed since it was written; run `python -m offline {STAGE}` again"
                 )
-        items = tuple(
-            Item(row["id"], row["text"], tuple(row["categories"])) for row in _read_json_lines(folder / ITEMS_FILE)
-        )
+        rows = _read_json_lines(folder / ITEMS_FILE, _ItemRow)
+        items = tuple(Item(row.id, row.text, row.categories) for row in rows)
         interactions = None
         if INTERACTIONS_FILE in files:
-            interactions = _from_parquet(folder / INTERACTIONS_FILE, int(results["n_users"]))
-        rows = _read_json_lines(folder / PROBLEMS_FILE) if PROBLEMS_FILE in files else []
-        problems = tuple(RowProblem(**row) for row in rows)
-        return Dataset(str(results["name"]), Scenario(**results["scenario"]), items, interactions, problems)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+            interactions = _from_parquet(folder / INTERACTIONS_FILE, results["n_users"], len(items))
+        problems = tuple(_read_json_lines(folder / PROBLEMS_FILE, RowProblem) if PROBLEMS_FILE in files else [])
+        scenario = msgspec.convert(results["scenario"], Scenario)
+        return Dataset(str(results["name"]), scenario, items, interactions, problems)
+    except (KeyError, TypeError, ValueError, OSError, RecursionError, NotImplementedError) as error:
         raise OfflineError(f"{folder}: not a data set this version can read ({error!r}); make it again") from None
 
 
@@ -164,9 +166,16 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _ItemRow:
+    id: str
+    text: str
+    categories: tuple[str, ...]
+
+
+def _read_json_lines(path: Path, kind: type[T]) -> list[T]:
     # split(b"\n"), not splitlines: an item's text may hold other line separators.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    return [msgspec.json.decode(line, type=kind) for line in path.read_bytes().split(b"\n") if line]
 
 
 def _columns() -> list[str]:
@@ -180,10 +189,18 @@ def _to_parquet(interactions: Interactions) -> bytes:
     return buffer.getvalue()
 
 
-def _from_parquet(path: Path, n_users: int) -> Interactions:
+def _from_parquet(path: Path, n_users: int, n_items: int) -> Interactions:
+    """Raises ValueError for columns of another type, and for users and items that there are not."""
     _, parquet = import_pyarrow()
     table = parquet.read_table(path)
-    return Interactions(**{name: table[name].to_numpy() for name in _columns()}, n_users=n_users)
+    columns = {name: table[name].to_numpy() for name in _columns()}
+    types = {name: str(column.dtype) for name, column in columns.items()}
+    if types != {"user": "int32", "item": "int32", "value": "float32", "liked": "bool", "time": "int64"}:
+        raise ValueError(f"columns of types {types}")
+    for name, n in (("user", n_users), ("item", n_items)):
+        if len(columns[name]) and not 0 <= columns[name].min() <= columns[name].max() < n:
+            raise ValueError(f"column {name!r} is not within 0 .. {n - 1}")
+    return Interactions(**columns, n_users=n_users)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from offline.completions import Choice, Completion, answer_logit, bounded, read_completion
 from offline.datasets import Scenario
 from offline.errors import OfflineError
 from offline.llm import Answer, Ask, Score
@@ -27,7 +28,6 @@ from offline.prompts import (
 
 # The logit of an answer that came without probabilities: 9 to 1.
 TEXT_LOGIT = math.log(9.0)
-MAX_LOGIT = 12.0
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
@@ -157,14 +157,13 @@ class EndpointLLM:
 
     async def _logit(self, messages: list[Message], positive: str, negative: str) -> Score:
         body = {"model": self.config.model, "messages": [m._asdict() for m in messages]}
-        choice = (await self._post("/chat/completions", body, self._chat_options))["choices"][0]
-        listed = ((choice.get("logprobs") or {}).get("content")) or []
+        choice = (await self._post("/chat/completions", body, self._chat_options)).choices[0]
+        listed = (choice.logprobs.content if choice.logprobs else None) or []
         for place in listed[:3]:
-            logit = answer_logit(place.get("top_logprobs") or [], positive, negative)
+            logit = answer_logit(place.top_logprobs or [], positive, negative)
             if logit is not None:
                 return Score(logit, 1)
-        words = str((choice.get("message") or {}).get("content") or "").strip().lower().split()
-        word = words[0].strip(".,!*'\"") if words else ""
+        word = choice.word
         if word not in (positive, negative):
             self.unclear += 1
         return Score({positive: TEXT_LOGIT, negative: -TEXT_LOGIT}.get(word, 0.0), 1)
@@ -175,16 +174,17 @@ class EndpointLLM:
         body = {"model": self.config.model, "prompt": prompts}
         options = {"temperature": 0, "max_tokens": 1, "echo": True, "logprobs": 1}
         try:
-            choices = (await self._post("/completions", body, options))["choices"]
+            choices = (await self._post("/completions", body, options)).choices
         except _CapReachedError:
             return [None] * len(prompts)
-        by_index = {int(choice.get("index", 0)): choice for choice in choices}
+        by_index = {choice.index: choice for choice in choices}
         return [self._echoed(by_index.get(i), len(prefix), len(prompt)) for i, prompt in enumerate(prompts)]
 
-    def _echoed(self, choice: dict[str, Any] | None, start: int, end: int) -> Score:
-        logprobs = (choice or {}).get("logprobs") or {}
-        places = zip(logprobs.get("text_offset") or [], logprobs.get("token_logprobs") or [], strict=False)
-        kept = [float(p) for offset, p in places if start <= offset < end and p is not None]
+    def _echoed(self, choice: Choice | None, start: int, end: int) -> Score:
+        logprobs = choice.logprobs if choice is not None else None
+        offsets, values = (logprobs.text_offset, logprobs.token_logprobs) if logprobs is not None else (None, None)
+        places = zip(offsets or [], values or [], strict=False)
+        kept = [bounded(p) for offset, p in places if start <= offset < end and p is not None]
         if not kept:
             raise OfflineError(
                 f"the server at {self.config.base_url} does not return log-probabilities of the prompt (echo);"
@@ -192,7 +192,7 @@ class EndpointLLM:
             )
         return Score(sum(kept) / len(kept), len(kept))
 
-    async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any]) -> Completion:
         estimate = sum(map(len, _texts(body))) // 4 + int(options.get("max_tokens", 4))
         async with self._slots:
             for attempt in range(self.config.max_retries + 1):
@@ -200,7 +200,7 @@ class EndpointLLM:
                 wait_s = self.config.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
                 try:
                     reply = await self._client.post(path.lstrip("/"), json=body | options)
-                except httpx.TransportError as error:
+                except httpx.RequestError as error:  # DecodingError too: a body that is not what its header says
                     problem = type(error).__name__
                     self.tokens -= estimate
                 else:
@@ -226,14 +226,13 @@ class EndpointLLM:
         self.calls += 1
         self.tokens += estimate
 
-    def _read(self, reply: httpx.Response, estimate: int) -> dict[str, Any]:
+    def _read(self, reply: httpx.Response, estimate: int) -> Completion:
         try:
-            answer: dict[str, Any] = reply.json()
-            answer["choices"][0]["index"]
-        except (ValueError, KeyError, IndexError, TypeError):
+            answer = read_completion(reply)
+        except ValueError:
             raise OfflineError(f"the server at {self.config.base_url} does not answer in OpenAI's form") from None
-        used = (answer.get("usage") or {}).get("total_tokens")
-        self.tokens += int(used) - estimate if used is not None else 0
+        used = answer.usage.total_tokens if answer.usage is not None else None
+        self.tokens += used - estimate if used is not None else 0
         return answer
 
     def _adapt(self, reply: httpx.Response, options: dict[str, Any]) -> bool:
@@ -258,23 +257,6 @@ class EndpointLLM:
         raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
 
 
-def answer_logit(alternatives: Sequence[dict[str, Any]], positive: str, negative: str) -> float | None:
-    """log P(positive) - log P(negative) from a token's listed alternatives; None if neither is among them.
-
-    An answer that is not listed is at most as probable as the least one that is.
-    """
-    mass = {positive: 0.0, negative: 0.0}
-    for alternative in alternatives:
-        word = str(alternative.get("token", "")).strip().lower()
-        if word in mass:
-            mass[word] += math.exp(float(alternative["logprob"]))
-    if not any(mass.values()):
-        return None
-    floor = min(math.exp(float(a["logprob"])) for a in alternatives)
-    high, low = (math.log(max(mass[word], floor, 1e-9)) for word in (positive, negative))
-    return max(-MAX_LOGIT, min(MAX_LOGIT, high - low))
-
-
 def _score_or_cap(result: Score | BaseException) -> Score | None:
     if isinstance(result, Score):
         return result
@@ -293,6 +275,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _retry_after_s(reply: httpx.Response) -> float:
     try:
-        return min(float(reply.headers.get("Retry-After", "0")), 120.0)
+        return max(0.0, min(120.0, float(reply.headers.get("Retry-After", "0"))))  # NaN is 120
     except ValueError:
         return 0.0

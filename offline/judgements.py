@@ -75,7 +75,7 @@ class JudgementCache:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 judgement = msgspec.json.decode(line, type=Judgement)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise OfflineError(f"{self.path}:{number}: not a judgement ({error}); remove that line") from None
             found[judgement.key] = judgement
         return found

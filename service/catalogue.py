@@ -7,6 +7,7 @@ Every change takes the next number of a sequence; a process that knows number n 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from service.events import ItemChanged
 from service.keys import Keys
 from service.policy.text import TEXT_DIM, Embeddings
 
+log = logging.getLogger(__name__)
+
 
 class ItemRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """An item as it stands in Redis."""
@@ -33,6 +36,16 @@ class ItemRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _decoder = msgspec.msgpack.Decoder(ItemRecord)
+
+
+def decode_record(data: bytes) -> ItemRecord:
+    """A record as stored. One that cannot be read counts as deleted: the items after it must still be found."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("an item's record cannot be read, so the item counts as deleted: %s", error)
+        return ItemRecord("", b"", deleted=True)
+
 
 # KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing). Returns 1 for a new item.
 _PUT = """
@@ -53,7 +66,8 @@ def unpack_embedding(data: bytes) -> Embeddings:
     """A stored embedding, float32 [TEXT_DIM]; zeros if it is not one."""
     if len(data) != 2 * TEXT_DIM:
         return np.zeros(TEXT_DIM, np.float32)
-    return np.frombuffer(data, np.float16).astype(np.float32)
+    row = np.frombuffer(data, np.float16).astype(np.float32)
+    return row if np.isfinite(row).all() else np.zeros(TEXT_DIM, np.float32)
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,7 @@ class CatalogueStore:
     async def get(self, item_id: str) -> ItemRecord | None:
         """An item as stored, None if unknown or deleted."""
         data = await self._redis.hget(self._keys.items, item_id)
-        record = _decoder.decode(data) if data else None
+        record = decode_record(data) if data else None
         return None if record is None or record.deleted else record
 
     async def sync(self, known: Catalogue) -> Catalogue:
@@ -154,7 +168,7 @@ class CatalogueStore:
             if None in records or None in indices:  # Redis is being emptied right now
                 return Catalogue()
             for item_id, data, index in zip(part, records, indices, strict=True):
-                changes.append((int(index), item_id.decode(), _decoder.decode(data)))
+                changes.append((int(index), item_id.decode(), decode_record(data)))
         return await asyncio.to_thread(known.changed, changes, scored[-1][1])
 
 
@@ -163,4 +177,4 @@ def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -
     if not item_ids:
         return np.zeros((0, TEXT_DIM), np.float32)
     stored = redis.hmget(keys.items, list(item_ids))
-    return np.stack([unpack_embedding(_decoder.decode(data).embedding if data else b"") for data in stored])
+    return np.stack([unpack_embedding(decode_record(data).embedding if data else b"") for data in stored])

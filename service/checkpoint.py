@@ -72,7 +72,7 @@ class CheckpointStore(Generic[Meta]):
                 meta = self._decoder.decode(tensors.pop(_META).numpy().tobytes())
             except FileNotFoundError:
                 continue
-            except (ValueError, KeyError, SafetensorError, msgspec.DecodeError) as error:
+            except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError, msgspec.DecodeError) as error:
                 log.error("%s is damaged (%s); trying the one before", path, error)
                 path.replace(self._folder / "damaged")  # out of the way: it is not one of the two that are kept
                 continue

@@ -12,15 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-
-from service.schemas import ProblemDocument
+from starlette.routing import Match
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
-# A route's entry in the OpenAPI document for a status that comes with a problem.
-PROBLEM_RESPONSE: dict[str, Any] = {"model": ProblemDocument, "description": "Problem", "content": {MEDIA_TYPE: {}}}
 _MAX_FIELD = 64
 _MAX_ERRORS = 20
 
@@ -104,6 +101,14 @@ def invalid(errors: Sequence[FieldError]) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"Not valid: {named}.", shown)
 
 
+def _allowed(request: Request) -> str:
+    """The methods of all routes of this path; the router names those of the first."""
+    methods = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+    scopes = {method: {**request.scope, "method": method} for method in methods}
+    routes = request.app.router.routes
+    return ", ".join(m for m, s in scopes.items() if any(route.matches(s)[0] is Match.FULL for route in routes))
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 
@@ -119,7 +124,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         status = HTTPStatus(error.status_code)
         code = status.phrase.lower().replace(" ", "_").replace("-", "_")
-        return answer(request, Problem(status, code, str(error.detail), headers=error.headers))
+        headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+        return answer(request, Problem(status, code, str(error.detail), headers=headers))
 
     async def on_redis(request: Request, error: Exception) -> JSONResponse:
         log.warning("%s %r: Redis failed (%s)", request.method, request.scope["path"], type(error).__name__)

@@ -14,6 +14,14 @@ class EventError(Exception):
     """A stream entry that is no event of ours."""
 
 
+class Shadow(msgspec.Struct, frozen=True, array_like=True):
+    """What an apprentice version would have shown instead, see `shadow`."""
+
+    version: int
+    items: tuple[str, ...]  # its own slate
+    propensities: tuple[float, ...]  # it would have given the items that were shown, each given the slots above
+
+
 class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression", omit_defaults=True):
     """One served slate, with all that is needed to learn from it and to re-evaluate it later."""
 
@@ -29,6 +37,7 @@ class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression
     candidates: tuple[str, ...] | None = None  # the only ones allowed, when the request or a filter said so
     weight: float = 0.0  # share of the learned policy in the mixture
     entropy: float = 0.0  # of the behaviour policy, nats
+    shadow: Shadow | None = None
 
 
 class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):
@@ -84,8 +93,17 @@ def decode(data: bytes) -> Event:
             raise EventError("impression: `items` and `propensities` differ in length")
         if not all(0.0 < p <= _ABOUT_ONE for p in event.propensities):
             raise EventError("impression: `propensities` must be above 0 and at most 1")
+        if event.shadow is not None:
+            _check_shadow(event.shadow, len(event.items))
         if not all(math.isfinite(reward) for _, reward in event.history):
             raise EventError("impression: rewards in `history` must be finite")
     elif isinstance(event, Feedback) and not math.isfinite(event.reward):
         raise EventError("feedback: `reward` must be finite")
     return event
+
+
+def _check_shadow(shadow: Shadow, n_items: int) -> None:
+    if len(shadow.propensities) != n_items:
+        raise EventError("impression: `shadow.propensities` and `items` differ in length")
+    if not all(0.0 <= p <= _ABOUT_ONE for p in shadow.propensities):
+        raise EventError("impression: `shadow.propensities` must be from 0 to 1")

@@ -8,18 +8,13 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from service.auth import KeyRecord, Scope
-from service.errors import PROBLEM_RESPONSE, Problem, redis_away
+from service.errors import Problem, redis_away
+from service.openapi import SCHEMES, problems
 from service.state import State, state_of
-
-_SCHEMES: dict[str, dict[str, str]] = {
-    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "ialp_<key id>_<secret>"},
-    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-}
-_REFUSALS = dict.fromkeys((401, 403, 429), PROBLEM_RESPONSE)
 
 
 class Guarded(APIRoute):
@@ -28,9 +23,9 @@ class Guarded(APIRoute):
     scopes: ClassVar[tuple[Scope, ...]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        security = [{scheme: [scope]} for scope in self.scopes for scheme in _SCHEMES]
+        security = [{scheme: [scope]} for scope in self.scopes for scheme in SCHEMES]
         options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "security": security}
-        options["responses"] = {**_REFUSALS, **(options.get("responses") or {})}
+        options["responses"] = {**problems(401, 403, 429), **(options.get("responses") or {})}
         super().__init__(*args, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -47,18 +42,6 @@ class Guarded(APIRoute):
 def needs(*scopes: Scope) -> type[Guarded]:
     """The class of routes that let in keys with any of `scopes`."""
     return type("Guarded", (Guarded,), {"scopes": scopes})
-
-
-def describe(app: FastAPI) -> None:
-    """Add the ways to send a key to the OpenAPI document, which the routes refer to."""
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = described()
-        document["components"]["securitySchemes"] = _SCHEMES
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _token(request: Request) -> str:

@@ -6,20 +6,18 @@ import asyncio
 import logging
 from http import HTTPStatus
 
-import msgspec
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError, ResponseError
 
 from service.errors import Problem
 from service.keys import Keys
-from service.metrics import WorkerReport
+from service.metrics import decode_report
 from service.settings import Settings
 from service.streams import START, entry_ms
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
-_report = msgspec.json.Decoder(WorkerReport)
 
 
 class Lag:
@@ -62,7 +60,8 @@ class Lag:
             self.seconds = 0.0
             return
         last = entry_ms(stream["last-generated-id"].decode())
-        cursor = _report.decode(data).cursor if data else START
+        report = decode_report(data) if data else None
+        cursor = report.cursor if report is not None else START
         if cursor == START:  # nothing was ever learned: what waits begins with the first entry
             first = stream["first-entry"]
             cursor = first[0].decode() if first else stream["last-generated-id"].decode()
@@ -78,4 +77,6 @@ class Lag:
                     log.warning("the learner is %.0f s behind%s", self.seconds, "" if was else "; refusing feedback")
             except (RedisError, OSError):
                 pass
+            except Exception:  # a report that makes no sense must not end this: later ones will
+                log.exception("how far the learner is cannot be told")
             await asyncio.sleep(self._settings.refresh_interval_s)

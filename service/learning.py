@@ -24,6 +24,7 @@ from service.policy.replay import Replay
 from service.policy.snapshot import Snapshot
 from service.registry import Gate
 from service.settings import Settings
+from service.shadow import ShadowTotals
 from service.streams import START
 from service.transitions import Joiner, OpenImpression, owner_of, transition_of
 
@@ -46,6 +47,7 @@ class Counters(msgspec.Struct):
     unlearned: int = 0  # closed since the last learning step
     unpublished: int = 0  # closed since the last version
     gate_rejections: dict[str, int] = {}
+    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
     retreats: int = 0  # automatic roll-backs
     failed: bool = False  # a learning step ended in an error: the learner is not to be published
 
@@ -152,6 +154,7 @@ class Learning:
         for closed in self.joiner.close(counters.now_ms):
             impression, reward = closed.impression, sum(closed.slot_rewards)
             self.arm_watch.add(impression.arm, impression.policy_version, impression.user, reward)
+            self._count_shadow(closed)
             totals = counters.arms.setdefault(impression.arm, ArmTotals())
             totals.impressions += 1
             totals.reward += reward
@@ -165,6 +168,14 @@ class Learning:
                 counters.unlearned += 1
             if counters.unlearned >= self.settings.learn_every:
                 self._learn()
+
+    def _count_shadow(self, closed: OpenImpression) -> None:
+        shadow, totals = closed.impression.shadow, self.counters.shadow
+        if shadow is None or shadow.version < totals.version:
+            return
+        if shadow.version > totals.version:
+            self.counters.shadow = totals = ShadowTotals(shadow.version)
+        totals.add(closed.impression, closed.slot_rewards)
 
     def _learn(self) -> None:
         new, self.counters.unlearned = self.counters.unlearned, 0

@@ -23,12 +23,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Apprentice:
+    """A version that shows nothing, and what it would show."""
+
+    snapshot: Snapshot
+    policy: ServingPolicy
+
+    @property
+    def version(self) -> int:
+        """The version."""
+        return self.snapshot.manifest.version
+
+
+@dataclass(frozen=True)
 class LivePolicy:
     """What a request needs: the policy, its version and whether the kill switch is on."""
 
     snapshot: Snapshot
     policy: ServingPolicy
     live: Live
+    apprentice: Apprentice | None = None
 
     @property
     def version(self) -> int:
@@ -81,6 +95,8 @@ class PolicyWatch:
             async with self._loading:
                 if self._live is not None and self._is_behind():
                     await self._load(self._live.version)
+        async with self._loading:
+            await self._follow_apprentice()
 
     def _is_behind(self) -> bool:
         live, current = self._live, self.current
@@ -95,12 +111,36 @@ class PolicyWatch:
                     raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
                 policy = await asyncio.to_thread(_policy, snapshot, self.catalogue)
                 if self._live is not None and _may_serve(version, self._live):
-                    self.current = LivePolicy(snapshot, policy, self._live)
+                    apprentice = self.current.apprentice if self.current else None
+                    self.current = LivePolicy(snapshot, policy, self._live, apprentice)
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:
                     log.info("version %d was loaded, but is wanted no more", version)
         except SnapshotError as error:
             log.error("version %d cannot be served, keeping the one in service: %s", version, error)
+
+    async def _follow_apprentice(self) -> None:
+        """Load the apprentice that the pointer names, or let go of one that it names no more."""
+        current, live = self.current, self._live
+        if current is None or live is None:
+            return
+        here = current.apprentice.version if current.apprentice else None
+        if here == live.shadow:
+            return
+        apprentice = None
+        if live.shadow is not None:
+            try:
+                snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, live.shadow))
+            except SnapshotError as error:
+                log.error("version %d cannot be the apprentice: %s", live.shadow, error)
+                return
+        async with self._changing:
+            if live.shadow is not None:
+                if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
+                    return  # of items that are not known here yet
+                apprentice = Apprentice(snapshot, await asyncio.to_thread(_policy, snapshot, self.catalogue))
+            if self.current is not None:
+                self.current = replace(self.current, apprentice=apprentice)
 
     async def sync_catalogue(self, seq: int | None = None) -> None:
         """Bring the catalogue, and the policy's item rows, up to date, unless `seq` is the last known change."""
@@ -110,15 +150,20 @@ class PolicyWatch:
             catalogue = await self.store.sync(self.catalogue)
             if catalogue is self.catalogue:
                 return
-            served, policy = self.current, None
+            served, policy, apprentice = self.current, None, None
             if served is not None and len(catalogue) >= len(served.snapshot.item_ids):
-                policy = served.policy
+                policy, apprentice = served.policy, served.apprentice
                 if catalogue.embeddings is not self.catalogue.embeddings:
                     policy = await asyncio.to_thread(_policy, served.snapshot, catalogue)
+                    if apprentice is not None:
+                        apprentice = replace(
+                            apprentice, policy=await asyncio.to_thread(_policy, apprentice.snapshot, catalogue)
+                        )
             # No await between the catalogue's change and the policy's: a request sees both or neither.
             self.catalogue = catalogue
             if self.current is not None:  # its mode may have changed meanwhile
-                self.current = replace(self.current, policy=policy) if policy is not None else None
+                changed = replace(self.current, policy=policy, apprentice=apprentice) if policy is not None else None
+                self.current = changed
 
     async def watch(self) -> None:
         """Look for ever; outlasts outages of Redis, and says when one begins and ends."""

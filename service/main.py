@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service import errors, guard
+from service import errors
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Circuit, Guarded
@@ -24,6 +24,7 @@ from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics
+from service.openapi import DocumentedAPI, problems
 from service.policy.snapshot import SnapshotError
 from service.rate_limit import RateLimiter
 from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             encoder=Encoder(),
             metrics=metrics,
             rng=np.random.default_rng(settings.seed),
+            shadow_rng=np.random.default_rng(settings.seed),
             key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
             limiter=RateLimiter(quick, keys),
         )
@@ -112,7 +114,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for client in (redis, quick, probe):
                 await client.aclose()
 
-    app = FastAPI(
+    app = DocumentedAPI(
         title="ialp",
         description=_DESCRIPTION,
         version="1",
@@ -120,11 +122,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        responses=dict.fromkeys((400, 408, 413, 415, 422, 431, 503), errors.PROBLEM_RESPONSE),
+        responses=problems(400, 408, 413, 415, 422, 431, 503),
     )
     app.state.stopping = False
     errors.install(app)
-    guard.describe(app)
     for module in (recommend, feedback, items, users, policies, evaluation, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.arm_watch import Finding
+from service.shadow import ShadowEstimate
+
+log = logging.getLogger(__name__)
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # JSON's numbers have no end
+Total = Annotated[float, Meta(ge=-1e100, le=1e100)]  # squares stay finite
 
 # OpenTelemetry's advised buckets for http.server.request.duration.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -16,9 +25,9 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.
 class ArmTotals(msgspec.Struct):
     """Sums over an arm's closed impressions."""
 
-    impressions: int = 0
-    reward: float = 0.0
-    reward_squared: float = 0.0
+    impressions: Count = 0
+    reward: Total = 0.0
+    reward_squared: Total = 0.0
 
 
 class WorkerReport(msgspec.Struct):
@@ -34,11 +43,24 @@ class WorkerReport(msgspec.Struct):
     version: int = 0
     published_at: float = 0.0
     lag_s: float = 0.0  # age of the newest event when it was read
-    gate_rejections: dict[str, int] = {}
+    gate_rejections: dict[str, Count] = {}
     off_policy: dict[str, float] = {}
+    shadow: ShadowEstimate | None = None
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     retreats: int = 0  # automatic roll-backs
     disk_errors: int = 0  # checkpoints and versions that could not be written
+
+
+_report = msgspec.json.Decoder(WorkerReport)
+
+
+def decode_report(data: bytes) -> WorkerReport | None:
+    """What a worker wrote; None, with a line in the log, if it is no report: the API has no use for half of one."""
+    try:
+        return _report.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        log.warning("the worker's report cannot be read: %s", error)
+        return None
 
 
 class Metrics:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import redis as syncredis
@@ -23,12 +23,13 @@ from service.policy.snapshot import Manifest, Snapshot, read_manifest, save_snap
 Mode = Literal["auto", "held", "frozen"]
 
 
-class Live(msgspec.Struct, frozen=True):
-    """Which version serves, and who may change that."""
+class Live(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which version serves, and who may change that; `shadow` is the apprentice, which serves nothing."""
 
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     mode: Mode
     changed_at: float
+    shadow: int | None = None
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -62,18 +63,52 @@ class Retreat(msgspec.Struct, frozen=True):
 
 
 class RegistryError(Exception):
-    """The asked change of the live version makes no sense; the message says why."""
+    """The asked change makes no sense, or what Redis holds of the versions is not ours; the message says why."""
 
 
+T = TypeVar("T")
 _live = msgspec.json.Decoder(Live)
 _record = msgspec.json.Decoder(PolicyRecord)
 _retreat = msgspec.json.Decoder(Retreat)
 
+
+def decode_live(data: bytes) -> Live:
+    """The live pointer as stored.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    return _decoded(_live, data, "the live pointer cannot be read; activate a version")
+
+
+def decode_record(data: bytes) -> PolicyRecord:
+    """A version's record as stored.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    return _decoded(_record, data, "a version's record cannot be read")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes, message: str) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise RegistryError(f"{message} ({error})") from None
+
+
 # KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
+# Where there is an apprentice, a new version is the next one.
 PUBLISH = """
 local live = redis.call('GET', KEYS[2])
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 and live then
   return tostring(cjson.decode(live).version) == ARGV[1] and 1 or 0
+end
+if live and cjson.decode(live).shadow then
+  local pointer = cjson.decode(live)
+  pointer.shadow = tonumber(ARGV[1])
+  redis.call('SET', KEYS[2], cjson.encode(pointer))
+  return 0
 end
 if ARGV[4] ~= '1' or (live and cjson.decode(live).mode ~= 'auto') then return 0 end
 redis.call('SET', KEYS[2], ARGV[3])
@@ -173,13 +208,13 @@ def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, wanted:
 def get_live(redis: syncredis.Redis, keys: Keys) -> Live | None:
     """The live pointer, None in an empty registry."""
     data = redis.get(keys.live)
-    return _live.decode(data) if data else None
+    return decode_live(data) if data else None
 
 
 def get_record(redis: syncredis.Redis, keys: Keys, version: int) -> PolicyRecord | None:
     """One version, None if it was never published."""
     data = redis.hget(keys.policies, str(version))
-    return _record.decode(data) if data else None
+    return decode_record(data) if data else None
 
 
 class Registry:
@@ -191,21 +226,24 @@ class Registry:
     async def live(self) -> Live | None:
         """The live pointer, None in an empty registry."""
         data = await self._redis.get(self._keys.live)
-        return _live.decode(data) if data else None
+        return decode_live(data) if data else None
 
     async def records(self) -> list[PolicyRecord]:
         """All versions, newest first."""
-        records = [_record.decode(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
+        records = [decode_record(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
         return sorted(records, key=lambda record: -record.version)
 
     async def retreats(self) -> list[Retreat]:
         """Automatic roll-backs, newest first."""
-        return [_retreat.decode(data) for data in await self._redis.lrange(self._keys.retreats, 0, -1)]
+        return [
+            _decoded(_retreat, data, "a roll-back's record cannot be read")
+            for data in await self._redis.lrange(self._keys.retreats, 0, -1)
+        ]
 
     async def record(self, version: int) -> PolicyRecord | None:
         """One version."""
         data = await self._redis.hget(self._keys.policies, str(version))
-        return _record.decode(data) if data else None
+        return decode_record(data) if data else None
 
     async def activate(self, version: int, follow: bool) -> Live:
         """Let `version` serve; with `follow`, later versions may take over.
@@ -231,20 +269,36 @@ class Registry:
         async with self._redis.pipeline(transaction=True) as pipe:
             await pipe.watch(keys.live, keys.activations)
             live = await pipe.get(keys.live)
-            current = _live.decode(live).version if live else None
+            current = decode_live(live).version if live else None
             stack = [int(v) for v in await pipe.lrange(keys.activations, 0, -1)]
             kept = {int(v) for v in await pipe.hkeys(keys.policies)}
             while stack and (stack[-1] == current or stack[-1] not in kept):
                 stack.pop()
             if not stack:
                 raise RegistryError("no earlier version to roll back to")
-            target = Live(stack[-1], "held", time.time())
+            target = Live(stack[-1], "held", time.time(), decode_live(live).shadow if live else None)
             pipe.multi()
             pipe.delete(keys.activations)
             pipe.rpush(keys.activations, *stack)
             pipe.set(keys.live, msgspec.json.encode(target))
             await pipe.execute()
         return target
+
+    async def shadow(self, version: int) -> Live:
+        """Make `version`, and then each new one, an apprentice: it serves nothing. What serves is held until a version
+        is activated, which ends this.
+
+        Raises:
+            RegistryError: the registry is empty.
+            LookupError: there is no such version.
+        """
+        live = await self.live()
+        if live is None:
+            raise RegistryError("no policy is published yet")
+        if await self.record(version) is None:
+            raise LookupError(f"there is no policy version {version}")
+        mode: Mode = "frozen" if live.mode == "frozen" else "held"
+        return await self._move(Live(live.version, mode, time.time(), version), push=False)
 
     async def freeze(self) -> Live:
         """Kill switch: serve the pre-trained policy to everybody until a version is activated.
@@ -255,7 +309,7 @@ class Registry:
         live = await self.live()
         if live is None:
             raise RegistryError("no policy is published yet")
-        return await self._move(Live(live.version, "frozen", time.time()), push=False)
+        return await self._move(Live(live.version, "frozen", time.time(), live.shadow), push=False)
 
     async def _move(self, live: Live, push: bool) -> Live:
         pipe = self._redis.pipeline(transaction=True)

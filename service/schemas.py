@@ -27,6 +27,11 @@ def _checked_id(value: str) -> str:
     return value
 
 
+def _whole(value: object) -> object:
+    """JSON Schema, and some clients, write a whole number as 5.0 too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
@@ -55,6 +60,12 @@ class Filters(Strict):
     )
 
 
+def _exactly_one(*names: str) -> dict[str, Any]:
+    """What a validator checks, as JSON Schema: one of the fields is there and not null."""
+    there = {"type": ["string", "number"]}
+    return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+
+
 class _Who(Strict):
     user_id: Id | None = None
     session_id: Id | None = Field(None, description="For visitors without an account.")
@@ -69,9 +80,11 @@ class _Who(Strict):
 class RecommendRequest(_Who):
     """Ask for a slate."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "ann", "k": 5}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **_exactly_one("user_id", "session_id")}
+    )
 
-    k: int = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
+    k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
     context: Annotated[
         dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
         BeforeValidator(_few_fields),
@@ -114,6 +127,7 @@ class FeedbackEvent(_Who):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"event_id": "e-1", "user_id": "ann", "item_id": "318", "type": "click"}],
+            "allOf": [_exactly_one("user_id", "session_id"), _exactly_one("type", "reward")],
         }
     )
 
@@ -190,11 +204,18 @@ class ItemBatchResponse(BaseModel):
     updated: int
 
 
+class StoredInteraction(BaseModel):
+    """An interaction as stored."""
+
+    item_id: str
+    reward: float
+
+
 class UserResponse(BaseModel):
     """What is stored of a user."""
 
     user_id: str
-    history: list[PastInteraction]
+    history: list[StoredInteraction]
     seen_item_ids: list[str]
     arm: Literal["control", "adaptive"]
 
@@ -240,11 +261,24 @@ class RetreatResponse(BaseModel):
     at: float = Field(description="Unix seconds.")
 
 
+class ShadowResponse(BaseModel):
+    """What the apprentice would have earned per slot, estimated from what was shown instead."""
+
+    version: int
+    impressions: int
+    agreement: float = Field(description="Mean share of its slate that was shown.")
+    value: float | None = Field(description="Reward per slot; null where the log cannot tell.")
+    low: float | None = Field(description="Lower end of the 95% interval.")
+    high: float | None = Field(description="Upper end of the 95% interval.")
+    ess: float = Field(description="Effective sample size, in slots.")
+
+
 class PoliciesResponse(BaseModel):
     """All versions, newest first, which one serves, and what was rolled back for being worse than the control."""
 
     live_version: int | None
     mode: Literal["auto", "held", "frozen"] | None
+    shadow_version: int | None = Field(description="The apprentice: it computes and logs slates, and serves none.")
     policies: list[PolicyResponse]
     rollbacks: list[RetreatResponse]
 
@@ -254,6 +288,7 @@ class LiveResponse(BaseModel):
 
     live_version: int
     mode: Literal["auto", "held", "frozen"]
+    shadow_version: int | None
 
 
 class ArmReport(BaseModel):
@@ -270,6 +305,7 @@ class EvaluationResponse(BaseModel):
 
     arms: dict[str, ArmReport]
     off_policy: dict[str, float]
+    shadow: ShadowResponse | None = Field(description="The newest apprentice, if there was one.")
     watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
 
 
@@ -312,6 +348,14 @@ class Health(BaseModel):
     reasons: list[str] = []
 
 
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a request; `field` is empty where it is the whole body."""
+
+    field: str
+    code: str
+    message: str
+
+
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
@@ -322,4 +366,4 @@ class ProblemDocument(BaseModel):
     instance: str
     code: str
     request_id: str
-    errors: list[dict[str, Any]]
+    errors: list[FieldProblem]

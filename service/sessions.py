@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +46,11 @@ def decode_history(entries: list[bytes]) -> tuple[tuple[str, float], ...]:
     history = []
     for entry in entries:
         try:
-            history.append(_entry.decode(entry))
-        except msgspec.DecodeError:
+            item_id, reward = _entry.decode(entry)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
+        if math.isfinite(reward):
+            history.append((item_id, reward))
     return tuple(history)
 
 

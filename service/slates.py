@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.catalogue import Catalogue
-from service.events import Impression
-from service.live import LivePolicy
+from service.events import Impression, Shadow
+from service.live import Apprentice, LivePolicy
 from service.policy.adaptive import Arm
-from service.policy.sampling import sample_slate
+from service.policy.sampling import sample_slate, slate_propensities
 from service.policy.types import Interaction, Response
 from service.schemas import RecommendedItem, RecommendRequest
 
@@ -89,10 +89,15 @@ def draw(
     arm: Arm,
     k: int,
     rng: np.random.Generator,
+    shadow_rng: np.random.Generator,
 ) -> Slate:
-    """Draw a slate from the live policy; the kill switch turns every arm into the control."""
+    """Draw a slate from the live policy; the kill switch turns every arm into the control.
+
+    `shadow_rng` draws for an apprentice, so that what is shown is the same with and without one.
+    """
     serving_arm = Arm.CONTROL if live.live.mode == "frozen" else arm
-    distribution = live.policy.distribution(interactions(history, catalogue.index), chosen.available, serving_arm)
+    known = interactions(history, catalogue.index)
+    distribution = live.policy.distribution(known, chosen.available, serving_arm)
     slate = sample_slate(distribution.probs, k, rng)
     sources = distribution.sources(slate.items)
     ids = tuple(catalogue.ids[i] for i in slate.items)
@@ -110,6 +115,7 @@ def draw(
         candidates=chosen.allowed,
         weight=distribution.weight,
         entropy=distribution.entropy,
+        shadow=_shadow(live.apprentice, catalogue, chosen, known, slate.items, k, shadow_rng),
     )
     items = [
         RecommendedItem(
@@ -122,6 +128,24 @@ def draw(
         for slot, (item_id, row, source) in enumerate(zip(ids, slate.items, sources, strict=True))
     ]
     return Slate(recommendation_id, live.version, str(arm), items, _with_shortage(chosen, len(items), k), impression)
+
+
+def _shadow(
+    apprentice: Apprentice | None,
+    catalogue: Catalogue,
+    chosen: Candidates,
+    known: Sequence[Interaction],
+    shown: npt.NDArray[np.int64],
+    k: int,
+    rng: np.random.Generator,
+) -> Shadow | None:
+    """What the apprentice would have shown, and how likely it would have shown what was."""
+    if apprentice is None:
+        return None
+    probs = apprentice.policy.distribution(known, chosen.available).probs
+    own = sample_slate(probs, k, rng)
+    propensities = slate_propensities(probs, shown)
+    return Shadow(apprentice.version, tuple(catalogue.ids[i] for i in own.items), tuple(propensities.tolist()))
 
 
 def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:

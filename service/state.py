@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
-import msgspec
 import numpy as np
 import redis.asyncio as aioredis
 from fastapi import Depends, Request
@@ -15,13 +14,11 @@ from service.auth import KeyRing
 from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
-from service.metrics import Metrics, WorkerReport
+from service.metrics import Metrics, WorkerReport, decode_report
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
 from service.rate_limit import RateLimiter
 from service.settings import Settings
 from service.streams import EventLog
-
-_report = msgspec.json.Decoder(WorkerReport)
 
 
 class Encoder:
@@ -53,13 +50,14 @@ class State:
     encoder: Encoder
     metrics: Metrics
     rng: np.random.Generator
+    shadow_rng: np.random.Generator
     key_ring: KeyRing | None  # None: everybody may do everything
     limiter: RateLimiter
 
     async def worker_report(self) -> WorkerReport | None:
-        """What the worker last reported, None if it never ran."""
+        """What the worker last reported, None if it never ran or what it wrote cannot be read."""
         data = await self.redis.get(self.keys.worker)
-        return _report.decode(data) if data else None
+        return decode_report(data) if data else None
 
 
 def state_of(request: Request) -> State:

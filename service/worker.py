@@ -30,8 +30,9 @@ from service.learning import Learning, Meta
 from service.lease import Fenced, Lease
 from service.metrics import WorkerReport
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
-from service.registry import Gate, folder_of
+from service.registry import Gate, RegistryError, folder_of
 from service.settings import Settings
+from service.shadow import estimated
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Worker:
             except (RedisError, OSError) as error:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
-            except SnapshotError as error:
+            except (SnapshotError, RegistryError) as error:
                 log.error("cannot go on: %s", error)
                 self._learning = None
             if self._learning is None:
@@ -299,6 +300,7 @@ class Worker:
             lag_s=self._lag_s,
             gate_rejections=c.gate_rejections,
             off_policy=self._off_policy,
+            shadow=estimated(c.shadow) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
             retreats=c.retreats,
             disk_errors=self._disk_errors,

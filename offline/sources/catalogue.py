@@ -135,7 +135,7 @@ def _number(row: Mapping[str, Any], default: float, *names: str) -> float:
         return default
     try:
         number = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _BadField(name, f"{str(cell)[:80]!r} is not a number") from None
     if not math.isfinite(number) or abs(number) > 2**53:
         raise _BadField(name, f"{number} is not a usable number")
@@ -181,6 +181,6 @@ def _parquet_rows(path: Path, problems: Problems) -> Iterator[Row]:
         rows = parquet.read_table(path).to_pylist()
     except FileNotFoundError:
         raise OfflineError(f"{path}: not found") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise OfflineError(f"{path}: cannot be read as Parquet ({error})") from None
     yield from enumerate(rows, 1)

@@ -124,4 +124,4 @@ def _read_packaged(path: Path) -> Any:
         import pandas as pd
     except ModuleNotFoundError:
         raise OfflineError("reading the MovieLens data needs pandas: pip install 'ialp[demo]'") from None
-    return pd.read_pickle(io.BytesIO(data), compression="xz")  # noqa: S301 - pinned by hash, see above
+    return pd.read_pickle(io.BytesIO(data), compression="xz")  # noqa: S301 - pinned by hash, see above  # nosec B301

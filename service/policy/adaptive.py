@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from service.policy.networks import ItemScorer
@@ -51,8 +52,9 @@ class ServingConfig:
 
     variant: Variant = Variant.AP
     mixture: Mixture = Mixture.ADAPTIVE
-    fixed_weight: float = 0.5  # share of the learned policy when the mixture is fixed
-    temperature: float = 0.001  # of the adaptive mixture, in units of Q: differences of policies are small
+    fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
+    # Of the adaptive mixture, in units of Q: differences of policies are small.
+    temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.001
 
 
 def mixture_weights(expected_q: Probs, temperature: float) -> Probs:

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,17 +42,21 @@ BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the it
 RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 
 
+Size = Annotated[int, Meta(ge=1, le=4096)]
+Strength = Annotated[float, Meta(ge=0, le=1e6)]
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network and how its policy follows from its scores; saved in every snapshot."""
+    """Sizes of the network and how its policy follows from its scores; saved in every snapshot, where bounds hold."""
 
-    dim: int = 64
-    text_dim: int = 64  # after TextProjection
-    max_history: int = 30
-    temperature: float = 0.1  # of the policy, in units of log odds
-    curiosity: float = 0.2  # share of the optimistic policy
-    optimism: float = 1.5  # in standard deviations of an item's own bias
-    horizon: float = 25.0  # what a stay is worth, in items shown
+    dim: Size = 64
+    text_dim: Size = 64  # after TextProjection
+    max_history: Size = 30
+    temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.1  # of the policy, in units of log odds
+    curiosity: Annotated[float, Meta(ge=0, le=1)] = 0.2  # share of the optimistic policy
+    optimism: Strength = 1.5  # in standard deviations of an item's own bias
+    horizon: Strength = 25.0  # what a stay is worth, in items shown
 
 
 class ItemTable(NamedTuple):

@@ -1,35 +1,44 @@
 """The immutable artefact that serves: a folder with `policy.safetensors`, `item_ids.json` and `manifest.json`.
 
-The manifest holds the SHA-256 of every other file; a folder whose hashes do not fit is refused. The snapshot that
-pre-training writes also carries its catalogue (`items.jsonl`, `embeddings.safetensors`), so that a service can start
-from it alone. No pickle anywhere.
+The manifest holds the SHA-256 of every other file; a folder whose hashes do not fit is refused, and so is one that fits
+but could not serve: other tensors than its network has, numbers out of range. The snapshot that pre-training writes
+also carries its catalogue (`items.jsonl`, `embeddings.safetensors`), so that a service can start from it alone. No
+pickle anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import ServingConfig, ServingPolicy
 from service.policy.learner import prefixed, under
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.text import Embeddings, TextProjection
+from service.policy.text import TEXT_DIM, Embeddings, TextProjection
 
 FORMAT = 2  # 1: networks with a recurrent encoder
 _TENSORS, _ITEM_IDS, _MANIFEST = "policy.safetensors", "item_ids.json", "manifest.json"
 _ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
+
+T = TypeVar("T")
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class SnapshotError(Exception):
@@ -40,19 +49,24 @@ class SnapshotError(Exception):
 class Manifest:
     """What a snapshot is and where it came from."""
 
-    version: int
-    parent: int | None
+    version: _Count
+    parent: _Count | None
     created_at: float  # unix seconds
-    text_encoder: str
+    text_encoder: Annotated[str, Meta(pattern="^(minilm|hashing)$")]
     network: NetworkConfig
     serving: ServingConfig
-    n_items: int
+    n_items: _Count
     catalogue_hash: str  # SHA-256 of the item ids in order
     learner: dict[str, Any] = field(default_factory=dict)  # name and configuration
     lineage: dict[str, Any] = field(default_factory=dict)  # what it learned from: run, log position, counters
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by file name
     format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Snapshot:
             catalogue_hash=catalogue_hash(item_ids),
             learner=learner,
             lineage=lineage,
-            metrics=metrics,
+            metrics={name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON knows no others
         )
         return cls(manifest, item_ids, {name: tensor.detach().clone() for name, tensor in tensors.items()})
 
@@ -134,7 +148,8 @@ def catalogue_hash(item_ids: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()
 
 
-class CatalogueItem(NamedTuple):
+@dataclass(frozen=True)
+class CatalogueItem:
     """An item of the catalogue that a pre-trained snapshot carries."""
 
     item_id: str
@@ -161,7 +176,7 @@ def save_snapshot(snapshot: Snapshot, folder: Path, catalogue: SnapshotCatalogue
     }
     if catalogue is not None:
         assert tuple(item.item_id for item in catalogue.items) == snapshot.item_ids
-        rows = (json.dumps(item._asdict(), ensure_ascii=False) for item in catalogue.items)
+        rows = (json.dumps(asdict(item), ensure_ascii=False) for item in catalogue.items)
         blobs[_ITEMS] = "".join(f"{row}\n" for row in rows).encode()
         embeddings = torch.from_numpy(catalogue.embeddings.astype(np.float16))
         blobs[_EMBEDDINGS] = save_tensors({"embeddings": embeddings})
@@ -201,26 +216,15 @@ def read_manifest(folder: Path) -> Manifest:
         SnapshotError: it is missing, damaged or of another format.
     """
     path = folder / _MANIFEST
-    try:
-        raw = json.loads(path.read_bytes())
-        if raw["format"] != FORMAT:
-            raise SnapshotError(f"{path}: format {raw['format']!r}, this version reads {FORMAT}")
-        serving, files = raw.pop("serving"), dict(raw.pop("files"))
-        return Manifest(
-            network=NetworkConfig(**raw.pop("network")),
-            serving=ServingConfig(
-                Variant(serving["variant"]),
-                Mixture(serving["mixture"]),
-                serving["fixed_weight"],
-                serving["temperature"],
-            ),
-            files=files,
-            **raw,
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        raise SnapshotError(f"{path}: not found") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SnapshotError(f"{path}: damaged ({error})") from None
+    data = _read(path)
+    written = _decoded(data, _Format, path).format
+    if written != FORMAT:
+        raise SnapshotError(f"{path}: format {written}, this version reads {FORMAT}")
+    manifest, raw = _decoded(data, Manifest, path), _decoded(data, dict[str, Any], path)
+    for given, known in ((raw, Manifest), (raw["network"], NetworkConfig), (raw["serving"], ServingConfig)):
+        if unknown := given.keys() - {f.name for f in fields(known)}:  # a damaged name would leave us with a default
+            raise SnapshotError(f"{path}: damaged (unknown field {min(unknown)!r})")
+    return manifest
 
 
 def load_snapshot(folder: Path) -> Snapshot:
@@ -231,10 +235,11 @@ def load_snapshot(folder: Path) -> Snapshot:
     """
     manifest = read_manifest(folder)
     blobs = {name: _read_checked(folder, name, manifest) for name in (_TENSORS, _ITEM_IDS)}
-    item_ids = tuple(json.loads(blobs[_ITEM_IDS]))
-    if len(item_ids) != manifest.n_items or catalogue_hash(item_ids) != manifest.catalogue_hash:
-        raise SnapshotError(f"{folder / _ITEM_IDS}: is not the catalogue that the manifest names")
-    return Snapshot(manifest, item_ids, load_tensors(blobs[_TENSORS]))
+    item_ids = _decoded(blobs[_ITEM_IDS], tuple[str, ...], folder / _ITEM_IDS)
+    _check_ids(item_ids, manifest, folder / _ITEM_IDS)
+    tensors = _tensors(blobs[_TENSORS], folder / _TENSORS)
+    _check_tensors(tensors, manifest, folder / _TENSORS)
+    return Snapshot(manifest, item_ids, tensors)
 
 
 def load_catalogue(folder: Path) -> SnapshotCatalogue:
@@ -246,18 +251,66 @@ def load_catalogue(folder: Path) -> SnapshotCatalogue:
     manifest = read_manifest(folder)
     # As bytes: text would also be split at U+2028 and its kind, which JSON leaves as they are inside an item's text.
     rows = _read_checked(folder, _ITEMS, manifest).splitlines()
-    items = (json.loads(row) for row in rows)
-    return SnapshotCatalogue(
-        items=tuple(CatalogueItem(i["item_id"], i["text"], tuple(i["categories"])) for i in items),
-        embeddings=load_tensors(_read_checked(folder, _EMBEDDINGS, manifest))["embeddings"].float().numpy(),
-    )
+    items = tuple(_decoded(row, CatalogueItem, folder / _ITEMS) for row in rows)
+    _check_ids(tuple(item.item_id for item in items), manifest, folder / _ITEMS)
+    tensors = _tensors(_read_checked(folder, _EMBEDDINGS, manifest), folder / _EMBEDDINGS)
+    _check_shapes(tensors, {"embeddings": (len(items), TEXT_DIM)}, folder / _EMBEDDINGS)
+    return SnapshotCatalogue(items, tensors["embeddings"].float().numpy())
+
+
+def _check_ids(item_ids: tuple[str, ...], manifest: Manifest, path: Path) -> None:
+    distinct = len(set(item_ids)) == len(item_ids) == manifest.n_items
+    if not distinct or catalogue_hash(item_ids) != manifest.catalogue_hash:
+        raise SnapshotError(f"{path}: is not the catalogue that the manifest names")
+
+
+def _check_tensors(tensors: dict[str, Tensor], manifest: Manifest, path: Path) -> None:
+    """They are those of the manifest's network; its sizes are compared before anything is allocated by them."""
+    sizes = manifest.network
+    with torch.device("meta"):
+        network = ItemScorer(sizes, torch.empty(manifest.n_items, sizes.text_dim))
+    shapes: dict[str, tuple[int, ...]] = {"text.mean": (TEXT_DIM,), "text.components": (TEXT_DIM, sizes.text_dim)}
+    critic = ["critic"] if under("critic", tensors) else []
+    for name in ("pretrained", "learned", *critic):
+        shapes |= {key: tuple(tensor.shape) for key, tensor in prefixed(name, network.state_dict()).items()}
+    _check_shapes(tensors, shapes, path)
+
+
+def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    if different := tensors.keys() ^ shapes.keys():
+        raise SnapshotError(f"{path}: {min(different)!r} is missing, or is no tensor of this network")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.float16):
+            raise SnapshotError(f"{path}: {name}: {tensor.dtype} {tuple(tensor.shape)}, expected {shapes[name]}")
+        if not torch.isfinite(tensor).all():
+            raise SnapshotError(f"{path}: {name}: holds numbers that are not finite")
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(data)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise SnapshotError(f"{path}: damaged ({error})") from None
+
+
+def _decoded(data: bytes, kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"{path}: damaged ({error})") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SnapshotError(f"{path}: not found") from None
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
-    try:
-        data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise SnapshotError(f"{folder / name}: not found") from None
+    data = _read(folder / name)
     if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
         raise SnapshotError(f"{folder / name}: SHA-256 differs from the manifest's")
     return data

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query
 
 from service.errors import Problem
 from service.guard import needs
+from service.openapi import problems
 from service.schemas import DeadLetterResponse, DeadLettersResponse, ReplayResponse
 from service.state import Shared
 
@@ -37,7 +38,7 @@ async def list_dead_letters(
     )
 
 
-@router.post("/dead-letters/{entry_id}:replay")
+@router.post("/dead-letters/{entry_id}:replay", responses=problems(404))
 async def replay(entry_id: EntryId, state: Shared) -> ReplayResponse:
     """Put an entry at the log's end again, once the cause is gone; it is no dead letter any more."""
     new = await state.log.replay(entry_id)
@@ -46,7 +47,7 @@ async def replay(entry_id: EntryId, state: Shared) -> ReplayResponse:
     return ReplayResponse(entry_id=new)
 
 
-@router.delete("/dead-letters/{entry_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/dead-letters/{entry_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
 async def discard(entry_id: EntryId, state: Shared) -> None:
     """Delete an entry for good."""
     if not await state.log.discard(entry_id):

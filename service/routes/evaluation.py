@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from fastapi import APIRouter
 
 from service.guard import needs
 from service.metrics import ArmTotals
 from service.routes.policies import finding_response
-from service.schemas import ArmReport, EvaluationResponse
+from service.schemas import ArmReport, EvaluationResponse, ShadowResponse
 from service.state import Shared
 
 router = APIRouter(tags=["policies"], route_class=needs("admin"))
@@ -31,7 +32,8 @@ async def evaluation(state: Shared) -> EvaluationResponse:
     """The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says."""
     report = await state.worker_report()
     if report is None:
-        return EvaluationResponse(arms={}, off_policy={}, watch=[])
+        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[])
     arms = {arm: interval(totals) for arm, totals in report.arms.items()}
     watch = [finding_response(finding) for finding in report.findings]
-    return EvaluationResponse(arms=arms, off_policy=report.off_policy, watch=watch)
+    shadow = ShadowResponse(**msgspec.structs.asdict(report.shadow)) if report.shadow else None
+    return EvaluationResponse(arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError, WithJsonSchema
 
 from service import sessions
 from service.errors import FieldError, Problem, field_name, invalid
@@ -20,9 +20,10 @@ router = APIRouter(tags=["feedback"], route_class=needs("feedback"))
 _event: TypeAdapter[FeedbackEvent] = TypeAdapter(FeedbackEvent)
 _id: TypeAdapter[str] = TypeAdapter(Id)
 
+_Events = Annotated[list[Any], WithJsonSchema({"type": "array", "maxItems": MAX_EVENTS, "items": {}})]
 # Discriminated, so that errors are about what was sent; the tag `body` is left out of a field's name.
 _Body = Annotated[
-    Annotated[FeedbackEvent, Tag("body")] | Annotated[list[Any], Tag("events")],
+    Annotated[FeedbackEvent, Tag("body")] | Annotated[_Events, Tag("events")],
     Discriminator(lambda body: "events" if isinstance(body, list) else "body"),
     Body(description="One event, or an array of up to 1,000."),
 ]

@@ -40,7 +40,7 @@ async def readyz(request: Request, response: Response, state: Shared) -> Health:
     return Health(status=status, policy_version=live.version if live else None, reasons=reasons)
 
 
-@guarded.get("/metrics", response_class=Response)
+@guarded.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(state: Shared) -> Response:
     """Prometheus text format."""
     report, pending = None, 0

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Response
 from service.catalogue import ItemRecord, pack_embedding
 from service.errors import Problem, invalid
 from service.guard import needs
+from service.openapi import problems
 from service.policy.text import item_text
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.state import Shared, State
@@ -31,7 +32,7 @@ async def _records(items: list[ItemBody], state: State) -> list[ItemRecord]:
     ]
 
 
-@router.put("/items/{item_id:path}", responses={201: {"description": "Created"}})
+@router.put("/items/{item_id:opaque}", responses={201: {"description": "Created", "model": ItemResponse}})
 async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> ItemResponse:
     """Create or replace an item. It can be recommended, or is hidden, from the very next answer on."""
     (record,) = await _records([item], state)
@@ -54,13 +55,13 @@ async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
     return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
 
 
-@router.get("/items/{item_id:path}")
+@router.get("/items/{item_id:opaque}", responses=problems(404))
 async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
     """An item as stored."""
     return _response(item_id, await _known(item_id, state))
 
 
-@router.delete("/items/{item_id:path}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/items/{item_id:opaque}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
 async def delete_item(item_id: ItemId, state: Shared) -> None:
     """Remove an item: it is not shown any more. Its id keeps its place, so that what was learned of it stays valid."""
     record = await _known(item_id, state)

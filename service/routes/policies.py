@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path
 from service.arm_watch import Finding
 from service.errors import Problem
 from service.guard import needs
+from service.openapi import problems
 from service.registry import Live, PolicyRecord, RegistryError
 from service.schemas import (
     ActivateRequest,
@@ -26,23 +27,28 @@ from service.state import Shared, State
 router = APIRouter(tags=["policies"], route_class=needs("admin"))
 
 
-@router.get("/policies")
+@router.get("/policies", responses=problems(409))
 async def list_policies(state: Shared) -> PoliciesResponse:
     """All versions, newest first, with lineage and gate results."""
-    live = await state.watch.registry.live()
-    records = await state.watch.registry.records()
+    try:
+        live = await state.watch.registry.live()
+        records = await state.watch.registry.records()
+        retreats = await state.watch.registry.retreats()
+    except RegistryError as error:
+        raise _conflict(error) from None
     return PoliciesResponse(
         live_version=live.version if live else None,
         mode=live.mode if live else None,
+        shadow_version=live.shadow if live else None,
         policies=[_response(record) for record in records],
         rollbacks=[
             RetreatResponse(finding=finding_response(r.finding), version=r.version, mode=r.mode, at=r.at)
-            for r in await state.watch.registry.retreats()
+            for r in retreats
         ],
     )
 
 
-@router.post("/policies/{version}:activate")
+@router.post("/policies/{version}:activate", responses=problems(404, 409))
 async def activate(
     version: Annotated[int, Path(ge=1, le=2**53)], state: Shared, request: ActivateRequest | None = None
 ) -> LiveResponse:
@@ -51,13 +57,22 @@ async def activate(
     return await _moved(state.watch.registry.activate(version, follow), state)
 
 
-@router.post("/policies:rollback")
+@router.post("/policies/{version}:shadow", responses=problems(404, 409))
+async def shadow(version: Annotated[int, Path(ge=1, le=2**53)], state: Shared) -> LiveResponse:
+    """Make a version, then each new one, an apprentice: it computes and logs what it would show, and serves nothing.
+
+    What serves is held meanwhile. Activating a version, be it the apprentice, ends this.
+    """
+    return await _moved(state.watch.registry.shadow(version), state)
+
+
+@router.post("/policies:rollback", responses=problems(409))
 async def roll_back(state: Shared) -> LiveResponse:
     """Let the version that served before serve again, and hold it until one is activated."""
     return await _moved(state.watch.registry.roll_back(), state)
 
 
-@router.post("/policies:freeze")
+@router.post("/policies:freeze", responses=problems(409))
 async def freeze(state: Shared) -> LiveResponse:
     """Kill switch: everybody gets the pre-trained policy until a version is activated."""
     return await _moved(state.watch.registry.freeze(), state)
@@ -69,14 +84,18 @@ async def _moved(change: Awaitable[Live], state: State) -> LiveResponse:
     except LookupError as error:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_version", f"{str(error).capitalize()}.") from None
     except RegistryError as error:
-        raise Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.") from None
+        raise _conflict(error) from None
     await state.watch.refresh()
-    return LiveResponse(live_version=live.version, mode=live.mode)
+    return LiveResponse(live_version=live.version, mode=live.mode, shadow_version=live.shadow)
 
 
 def finding_response(finding: Finding) -> FindingResponse:
     """A finding of the watch as the contract has it."""
     return FindingResponse(**msgspec.structs.asdict(finding))
+
+
+def _conflict(error: RegistryError) -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "conflict", f"{str(error).capitalize()}.")
 
 
 def _response(record: PolicyRecord) -> PolicyResponse:

@@ -51,7 +51,15 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
         slate = slates.fall_back(catalogue, chosen, popular, request.k)
     else:
         slate = slates.draw(
-            live, catalogue, chosen, history, user=user, arm=arm_of(state, user), k=request.k, rng=state.rng
+            live,
+            catalogue,
+            chosen,
+            history,
+            user=user,
+            arm=arm_of(state, user),
+            k=request.k,
+            rng=state.rng,
+            shadow_rng=state.shadow_rng,
         )
     if slate.impression is not None:
         state.metrics.entropy.set(slate.impression.entropy)

@@ -11,15 +11,16 @@ from service import sessions
 from service.errors import Problem
 from service.events import UserErased
 from service.guard import needs
+from service.openapi import problems
 from service.routes.recommend import arm_of
-from service.schemas import ErasedResponse, Id, PastInteraction, UserResponse
+from service.schemas import ErasedResponse, Id, StoredInteraction, UserResponse
 from service.state import Shared
 
 router = APIRouter(tags=["users"], route_class=needs("admin"))
 UserId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 
-@router.get("/users/{user_id:path}")
+@router.get("/users/{user_id:opaque}", responses=problems(404))
 async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     """What is stored of a user."""
     user = sessions.user_key(user_id, None)
@@ -28,7 +29,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_user", "Nothing is stored of this user.")
     return UserResponse(
         user_id=user_id,
-        history=[PastInteraction(item_id=item, reward=reward) for item, reward in session.history],
+        history=[StoredInteraction(item_id=item, reward=reward) for item, reward in session.history],
         seen_item_ids=sorted(session.seen),
         arm=arm_of(state, user).value,
     )
@@ -44,7 +45,7 @@ _REMAINS = [
 ]
 
 
-@router.delete("/users/{user_id:path}")
+@router.delete("/users/{user_id:opaque}")
 async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
     """Forget a user: session, impressions and feedback in the log at once; the worker drops what it holds of them."""
     user = sessions.user_key(user_id, None)

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from fake_llm import MOVIES
 
-from offline.endpoint import TEXT_LOGIT, EndpointConfig, EndpointLLM, answer_logit
+from offline.completions import Alternative, answer_logit
+from offline.endpoint import TEXT_LOGIT, EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
 from offline.llm import Answer, Ask
 from offline.prompts import Shown
@@ -80,10 +81,10 @@ def test_judge_reads_the_first_tokens_alternatives(connect: Callable[..., Endpoi
 
 
 def test_an_unlisted_answer_is_at_most_as_likely_as_the_least_listed() -> None:
-    listed = [{"token": "Yes", "logprob": math.log(0.9)}, {"token": "Sure", "logprob": math.log(0.05)}]
+    listed = [Alternative("Yes", math.log(0.9)), Alternative("Sure", math.log(0.05))]
     assert answer_logit(listed, "yes", "no") == pytest.approx(math.log(0.9 / 0.05))
     assert answer_logit(listed[1:], "yes", "no") is None
-    assert answer_logit([{"token": "Yes", "logprob": 0.0}], "yes", "no") == 0.0
+    assert answer_logit([Alternative("Yes", 0.0)], "yes", "no") == 0.0
 
 
 @pytest.mark.parametrize(

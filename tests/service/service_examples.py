@@ -104,6 +104,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         settings = settings.model_copy(update={"port": 0})
+        self._host = settings.host
         self._server = connections.Server(create_app(settings), settings)
         self._thread = threading.Thread(target=self._server.run)
 
@@ -111,7 +112,8 @@ class Server:
         self._thread.start()
         until(lambda: self._server.started, "the HTTP server")
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        host = "[::1]" if ":" in self._host else "127.0.0.1"
+        self._client = httpx.Client(base_url=f"http://{host}:{self.port}", timeout=30)
         return self._client
 
     def __exit__(self, *_: object) -> None:

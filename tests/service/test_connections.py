@@ -29,7 +29,9 @@ def hasty(redis_url: str, snapshot_folder: object, tmp_path_factory: pytest.Temp
     """An API that waits a fifth of a second for a head, and for a body."""
     values = {"redis_url": redis_url, "key_prefix": "test:hasty", "snapshot": snapshot_folder}
     limits = {"header_timeout_s": 0.2, "body_timeout_s": 0.2}
-    with serving(Settings.model_validate({**values, **limits, "data_dir": tmp_path_factory.mktemp("hasty")})) as client:
+    with serving(
+        Settings.model_validate({"auth": "off", **values, **limits, "data_dir": tmp_path_factory.mktemp("hasty")})
+    ) as client:
         yield client
 
 
@@ -41,7 +43,7 @@ def patient(
     values = {"redis_url": redis_url, "key_prefix": "test:patient", "snapshot": snapshot_folder}
     limits = {"header_timeout_s": 600, "body_timeout_s": 600}
     folder = tmp_path_factory.mktemp("patient")
-    with serving(Settings.model_validate({**values, **limits, "data_dir": folder})) as client:
+    with serving(Settings.model_validate({"auth": "off", **values, **limits, "data_dir": folder})) as client:
         yield client
 
 

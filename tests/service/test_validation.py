@@ -29,7 +29,7 @@ def client(redis_url: str, snapshot_folder: object, tmp_path_factory: pytest.Tem
     """One API for the module: nothing that is refused leaves a trace."""
     values = {"redis_url": redis_url, "key_prefix": "test:validation", "snapshot": snapshot_folder, "auth": "off"}
     folder = tmp_path_factory.mktemp("validation")
-    settings = Settings.model_validate({**values, "data_dir": folder, "refresh_interval_s": 0.02})
+    settings = Settings.model_validate({"auth": "off", **values, "data_dir": folder, "refresh_interval_s": 0.02})
     with serving(settings) as client:
         yield client
 

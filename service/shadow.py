@@ -1,0 +1,71 @@
+"""The apprentice: a version that computes beside the one in service what it would show, and serves nothing.
+
+Each impression then also holds the apprentice's own slate and the propensities that it would have given the items that
+were shown. So its reward per slot can be estimated as it goes, by self-normalised importance sampling over the slots
+(`policy.off_policy`, with the slots of a slate as one cluster), from sums alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from service.events import Impression
+
+_Z = 1.96
+
+
+class ShadowTotals(msgspec.Struct):
+    """Sums over closed impressions with ratios w = apprentice / served, A = sum w r and B = sum w of a slate."""
+
+    version: int = 0
+    impressions: int = 0
+    agreed: float = 0.0  # sum of the share of its slate's items that were shown
+    a: float = 0.0
+    b: float = 0.0
+    a_squared: float = 0.0
+    a_b: float = 0.0
+    b_squared: float = 0.0
+    w_squared: float = 0.0  # over slots
+
+    def add(self, impression: Impression, rewards: tuple[float, ...]) -> None:
+        """Count a closed impression that has an apprentice's answer."""
+        shadow = impression.shadow
+        assert shadow is not None and shadow.version == self.version
+        ratios = [q / p for q, p in zip(shadow.propensities, impression.propensities, strict=True)]
+        a = sum(w * r for w, r in zip(ratios, rewards, strict=True))
+        b = sum(ratios)
+        self.impressions += 1
+        self.agreed += len(set(shadow.items) & set(impression.items)) / max(1, len(shadow.items))
+        self.a += a
+        self.b += b
+        self.a_squared += a * a
+        self.a_b += a * b
+        self.b_squared += b * b
+        self.w_squared += sum(w * w for w in ratios)
+
+
+class ShadowEstimate(msgspec.Struct, frozen=True):
+    """What the apprentice would have earned per slot, with a 95% interval; None where the log cannot tell."""
+
+    version: int
+    impressions: int
+    agreement: float
+    value: float | None
+    low: float | None
+    high: float | None
+    ess: float
+
+
+def estimated(totals: ShadowTotals) -> ShadowEstimate:
+    """The estimate from the sums."""
+    n, t = totals.impressions, totals
+    agreement = t.agreed / n if n else 0.0
+    ess = t.b**2 / t.w_squared if t.w_squared > 0 else 0.0
+    if n < 2 or t.b <= 0:
+        return ShadowEstimate(t.version, n, agreement, None, None, None, ess)
+    value = t.a / t.b
+    squares = max(0.0, t.a_squared - 2 * value * t.a_b + value**2 * t.b_squared)
+    half = _Z * math.sqrt(n / (n - 1) * squares) / t.b
+    return ShadowEstimate(t.version, n, agreement, value, value - half, value + half, ess)

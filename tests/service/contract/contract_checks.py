@@ -1,0 +1,64 @@
+"""What schemathesis asks besides its own checks, and what it sends in place of ids that name nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from schemathesis import Case, CheckContext, GenerationMode, HookContext, Response
+
+# Why a request may be refused although the schema allows it: what no JSON Schema can say.
+BEYOND_THE_SCHEMA = {
+    ("value_error", "Value error, must be at most 256 bytes of UTF-8"),  # a schema counts characters
+    ("unknown_item", "is not in the catalogue"),
+    ("unknown_type", None),  # the types are a setting; the message lists them
+    ("repeated_id", "comes twice"),  # of items that differ otherwise
+}
+
+
+@schemathesis.check
+def refusals_are_explained(ctx: CheckContext, response: Response, case: Case) -> None:
+    """A 422 to what the schema allows names one of the reasons above; every problem document is whole."""
+    if response.status_code < 400 or response.headers["content-type"] != ["application/problem+json"]:
+        return
+    problem = response.json()
+    assert problem["status"] == response.status_code
+    assert problem["type"] == f"urn:ialp:problem:{problem['code']}"
+    assert [problem["request_id"]] == response.headers["x-request-id"]
+    generation = case.meta.generation.mode if case.meta is not None else None
+    if response.status_code == 422 and generation is GenerationMode.POSITIVE:
+        reasons = {(error["code"], error["message"]) for error in problem["errors"]}
+        reasons = {(code, None if code == "unknown_type" else message) for code, message in reasons}
+        assert reasons and reasons <= BEYOND_THE_SCHEMA, f"refused, but allowed by the schema: {sorted(reasons)}"
+
+
+@schemathesis.hook
+def map_body(context: HookContext, body: Any) -> Any:
+    """Most texts name no item and no type: most events are made to, so that they get further than that."""
+    if context.operation is None or context.operation.path != "/feedback" or not isinstance(body, dict | list):
+        return body
+    return [_known(event) for event in body] if isinstance(body, list) else _known(body)
+
+
+@schemathesis.hook
+def map_path_parameters(context: HookContext, path_parameters: Any) -> Any:
+    """Half of the users and items that are asked for exist."""
+    known = {"user_id": "ann", "item_id": "film-1"}
+    return {
+        name: known[name]
+        if name in known and isinstance(value, str) and 1 < len(value) <= 256 and len(value) % 2
+        else value
+        for name, value in (path_parameters or {}).items()
+    }
+
+
+def _known(event: Any) -> Any:
+    if not isinstance(event, dict):
+        return event
+    known = dict(event)
+    item_id, kind = event.get("item_id"), event.get("type")
+    if isinstance(item_id, str) and 0 < len(item_id) <= 256 and len(item_id) % 8:
+        known["item_id"] = f"film-{len(item_id) % 30}"
+    if isinstance(kind, str) and 0 < len(kind) <= 64 and kind.isascii() and kind.isalnum():
+        known["type"] = ("click", "skip", "dislike")[len(kind) % 3]
+    return known
