@@ -11,11 +11,12 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test lint experiments tune results container-test clean help
+.PHONY: demo test chaos lint experiments tune results container-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make chaos           kill, pause and starve every part under load (about 15 minutes), then write its page"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
@@ -41,6 +42,12 @@ demo:
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 	$(BIN)/python -m pytest
+
+CHAOS := docs/results/reliability/chaos.jsonl
+
+chaos: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest tests/chaos tests/service/test_worker_process.py --chaos-results $(CHAOS)
+	$(BIN)/python tests/chaos/page.py $(CHAOS) docs/reliability.md
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

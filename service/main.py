@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from service import errors
 from service.bootstrap import bootstrap
+from service.connection import steady
 from service.edge import Edge
 from service.keys import Keys
 from service.live import PolicyWatch
@@ -35,12 +36,14 @@ _DESCRIPTION = "Recommendations from an LLM-distilled policy that keeps learning
 
 def connect(settings: Settings) -> aioredis.Redis:
     """A client with bounded waits and no hidden retries: whoever calls decides what an outage means."""
-    return aioredis.from_url(
+    client = aioredis.from_url(
         settings.redis_url,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+    client.connection_pool.connection_class = steady(client.connection_pool.connection_class)
+    return client
 
 
 async def _keep_up(state: State) -> None:

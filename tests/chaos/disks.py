@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-_SIZE = "8m"
+_SIZE = "64m"
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 8 MB on `folder`; skips the test where mounting is not allowed."""
+    """A file system of 64 MB on `folder`; skips the test where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)]

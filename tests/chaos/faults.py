@@ -186,11 +186,26 @@ def _small_checkpoint_disk(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _small_redis_disk(folder: Path) -> Iterator[None]:
+    with disks.small_disk(folder / "redis"):
+        yield
+
+
 @_fault("The disk of the checkpoints is full (ENOSPC on a small file system)", prepare=_small_checkpoint_disk)
 def disk_full(d: Deployment, hold: Hold) -> None:
     ballast = disks.fill(d.settings.data_dir / "worker")
     hold()
     ballast.unlink()
+
+
+@_fault("The disk of Redis is full: it ends itself; started again", redis_stays=False, prepare=_small_redis_disk)
+def redis_disk_full(d: Deployment, hold: Hold) -> None:
+    ballast = disks.fill(d.server.folder)
+    hold()
+    ballast.unlink()
+    d.server.clear()
+    d.server.start()
 
 
 @_fault("The worker can write no file beyond 8 kB (EFBIG): neither checkpoints nor versions")
@@ -253,11 +268,11 @@ def newest_version_corrupt(d: Deployment, hold: Hold) -> dict[str, Any]:
     assert live is not None
     d.post(f"/policies/{live.version}:activate", follow=False)  # held: later ones do not serve
     version = _next_version(d)
-    _flip_byte(folder_of(d.settings.data_dir, version) / "policy.safetensors")
+    damaged_at = _flip_byte(folder_of(d.settings.data_dir, version) / "policy.safetensors")
     d.post(f"/policies/{version}:activate", follow=True)
     hold()
     d.post("/policies:rollback")
-    return {"corrupt_version": version}
+    return {"corrupt_version": version, "damaged_at": damaged_at}
 
 
 @_fault("The live version is damaged on disk and the API restarted; an operator rolls back", api_stays=False)
@@ -267,18 +282,20 @@ def live_version_corrupt(d: Deployment, hold: Hold) -> dict[str, Any]:
     assert live is not None
     d.post(f"/policies/{live.version}:activate", follow=False)  # held: the next version does not take over
     d.api.kill()
-    _flip_byte(folder_of(d.settings.data_dir, live.version) / "policy.safetensors")
+    damaged_at = _flip_byte(folder_of(d.settings.data_dir, live.version) / "policy.safetensors")
     d.api.start()
     hold()
     until(lambda: d.alive(d.urls[0]), "the API")
     d.post("/policies:rollback")
-    return {"corrupt_version": live.version}
+    return {"corrupt_version": live.version, "damaged_at": damaged_at}
 
 
 @_fault("The worker's newest checkpoint is torn while it is down")
 def checkpoint_torn(d: Deployment, hold: Hold) -> None:
+    folder = d.settings.data_dir / "worker"
+    until(lambda: len(list(folder.glob("*"))) >= 2, "two checkpoints")
     d.worker.kill()
-    newest = max((d.settings.data_dir / "worker").glob("*"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(folder.glob("*"), key=lambda path: path.stat().st_mtime_ns)
     with newest.open("r+b") as file:
         file.truncate(newest.stat().st_size // 2)
     hold()
@@ -291,7 +308,9 @@ def _next_version(d: Deployment) -> int:
     return version
 
 
-def _flip_byte(path: Path) -> None:
+def _flip_byte(path: Path) -> float:
+    """Returns when, monotonic."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
+    return time.monotonic()

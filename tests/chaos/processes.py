@@ -149,6 +149,7 @@ class Server(Process):
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.socket = embedded._socket_path(folder)
         self.url = f"unix://{self.socket}"
 

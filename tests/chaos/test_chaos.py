@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from deployment import Deployment
 from faults import FAULTS, Fault
+from load import Load
+from service_examples import until
 from trial import LONG, SHORT, Trial, run_trial
 
 # The contract's statuses under load; 429 and 503 are clean refusals, which say when to come back.
 _DOCUMENTED = {"/recommend": {200, 429, 503}, "/feedback": {202, 429, 503}}
+FAULTS_BY_NAME = {fault.name: fault for fault in FAULTS}
 _BACK_PRESSURE = "503 learner_behind"
 
 
@@ -33,8 +37,28 @@ def test_fault(fault: Fault, snapshot_folder: Path, tmp_path: Path, results_file
         served_throughout(trial)
     if not fault.redis_stays and fault.api_stays:
         refused_cleanly(trial)
-    if "corrupt_version" in trial.facts:
-        never_served(trial, trial.facts["corrupt_version"])
+    never_served(trial)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="event time stands still until the server's clock has caught up with the log: no impression closes",
+)
+def test_learning_goes_on_after_a_clock_jump(snapshot_folder: Path, tmp_path: Path) -> None:
+    with Deployment(tmp_path / "service", snapshot_folder) as deployment:
+        load = Load(deployment.urls, seed=2)
+        load.start()
+        try:
+            FAULTS_BY_NAME["log_ahead"].strike(deployment, lambda share=1.0: None)
+            until(lambda: deployment.worked(deployment.last_entry), "the jump")
+            before = deployment.report
+            time.sleep(3 * deployment.settings.reward_window_s)  # of load
+        finally:
+            load.stop()
+        until(lambda: deployment.worked(deployment.last_entry), "the end of the log")
+        after = deployment.report
+    assert sum(after.events.values()) > sum(before.events.values()), "the load went on"
+    assert after.closed > before.closed + before.open
 
 
 def exactly_once(trial: Trial) -> None:
@@ -77,8 +101,9 @@ def refused_cleanly(trial: Trial) -> None:
     assert {"session_unavailable", "impression_not_logged"} & told or 503 in refused
 
 
-def never_served(trial: Trial, version: int) -> None:
-    """A damaged version never serves; where the API stays, the one in service does."""
-    served = {a.policy_version for a in trial.seen.attempts if a.route == "/recommend"}
-    assert version not in served if trial.fault.api_stays else True
-    assert all(a.policy_version != version for a in trial.seen.attempts if a.started > trial.began)
+def never_served(trial: Trial) -> None:
+    """A damaged version never serves."""
+    if "corrupt_version" in trial.facts:
+        later = [a for a in trial.seen.attempts if a.started > trial.facts["damaged_at"]]
+        assert trial.facts["corrupt_version"] not in {a.policy_version for a in later}
+        assert any(a.policy_version for a in later), "another one does"

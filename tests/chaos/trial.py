@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Pace:
     after_s: float
 
 
-SHORT, LONG = Pace(1.0, 2.0, 1.0), Pace(5.0, 8.0, 5.0)
+SHORT, LONG = Pace(0.5, 1.5, 0.5), Pace(4.0, 6.0, 3.0)
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Trial:
     seen: Seen
     began: float = 0.0  # monotonic, seconds
     lifted: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # what the fault says of itself; `damaged_at`: monotonic
     recovery_s: dict[str, float] = field(default_factory=dict)
     log: list[Event] = field(default_factory=list)
     report: WorkerReport = field(default_factory=WorkerReport)
@@ -108,7 +109,8 @@ class Trial:
                 "answered_not_logged": sum(1 for slate in self.seen.logged_slates if slates[slate] == 0),
                 "logged_twice": sum(1 for count in slates.values() if count > 1),
             },
-            "facts": self.facts,
+            "facts": {name: fact for name, fact in self.facts.items() if name != "damaged_at"},
+            "machine": {"cpus": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1)},
             "seconds": {"before": self.pace.before_s, "fault": round(self.lifted - self.began, 2)},
             "recommend_ms": {p: self._latency(p) for p in PHASES},
             "recovery_s": {name: round(seconds, 2) for name, seconds in self.recovery_s.items()},
