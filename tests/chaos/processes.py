@@ -23,6 +23,8 @@ from service.settings import Settings
 
 STOP_S = 30.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# torch's optimisers import the second when they are first used; a fork imports the program that started it.
+_PRELOADED = ["service.main", "torch._dynamo", "service.worker", "uvicorn", "pytest"]
 _ALIASES = {"redis_url": "REDIS_URL"}
 _SECRET = {"learner_config", "rewards", "seed"}  # left at their defaults
 
@@ -99,7 +101,7 @@ def preloaded_process(
 ) -> Process:
     """The same from a fork of a process that has imported torch already: starts in a fraction of the time."""
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["service.main", "service.worker", "uvicorn", "pytest"])
+    forks.set_forkserver_preload(_PRELOADED)
     with mock.patch.dict(os.environ, _ONE_THREAD):  # a process with threads is not to be forked
         forkserver.ensure_running()
 
