@@ -78,7 +78,7 @@ def clean_answers(trial: Trial) -> None:
     for attempt in trial.seen.attempts:
         assert attempt.status is None or attempt.status in _DOCUMENTED[attempt.route], attempt
         assert attempt.status not in (429, 503) or attempt.retry_after, attempt
-    assert {a.outcome for a in trial.phase("before")} == {"200", "202"}
+    assert {a.outcome for a in trial.phase("before")} == {"200", "202"}, "the fault, not the deployment, is at fault"
     assert not {w for a in trial.phase("before") for w in a.warnings}
 
 

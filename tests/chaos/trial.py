@@ -133,6 +133,7 @@ def run_trial(fault: Fault, deployment: Deployment, pace: Pace, seed: int) -> Tr
     trial = Trial(fault, pace, load.seen)
     load.start()
     try:
+        until(lambda: len(load.seen.acknowledged) > 0, "the first feedback")
         time.sleep(pace.before_s)
         trial.began = time.monotonic()
         trial.facts = fault.strike(deployment, lambda share=1.0: time.sleep(share * pace.during_s)) or {}
