@@ -47,7 +47,7 @@ class Deployment:
         self._process = preloaded_process if preloaded else service_process
         known = {name: value for name, value in _SETTINGS.items() if name in Settings.model_fields}
         self.settings = learning_settings(
-            make_settings(url, snapshot, folder, **known), publish_every=100, checkpoint_every=100
+            make_settings(url, snapshot, folder, **known), publish_every=60, checkpoint_every=60
         )
         self._ports = [free_port() for _ in range(apis)]
         self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]

@@ -69,16 +69,17 @@ class Load:
     async def _run(self) -> None:
         async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client, asyncio.TaskGroup() as group:
             for number in range(self._users):
-                group.create_task(self._user(client, number))
+                group.create_task(self._user(client, number, group))
 
-    async def _user(self, client: httpx.AsyncClient, number: int) -> None:
+    async def _user(self, client: httpx.AsyncClient, number: int, group: asyncio.TaskGroup) -> None:
         rng = np.random.default_rng([self._seed, number])
         turn = 0
         while not self._stopping.is_set():
             user = f"{self._seed}-{number}-{turn // _VISIT}"
             slate = await self._send(client, "/recommend", {"user_id": user, "k": 3}, turn)
             if slate is not None:
-                await self._respond(client, user, slate, f"{user}-{turn}")
+                # Beside the next visit: feedback that nobody takes must not keep people from asking for slates.
+                group.create_task(self._respond(client, user, slate, f"{user}-{turn}"))
             await asyncio.sleep(rng.exponential(self._think_s))
             turn += 1
 

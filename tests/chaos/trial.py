@@ -133,7 +133,8 @@ def run_trial(fault: Fault, deployment: Deployment, pace: Pace, seed: int) -> Tr
     trial = Trial(fault, pace, load.seen)
     load.start()
     try:
-        until(lambda: len(load.seen.acknowledged) > 0, "the first feedback")
+        # A worker with nothing to resume from has nothing to lose.
+        until(lambda: deployment.report.version >= 2, "a version, and with it a checkpoint")
         time.sleep(pace.before_s)
         trial.began = time.monotonic()
         trial.facts = fault.strike(deployment, lambda share=1.0: time.sleep(share * pace.during_s)) or {}
