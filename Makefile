@@ -11,11 +11,12 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test lint security audit sbom experiments tune results container-test clean help
+.PHONY: demo test chaos lint security audit sbom experiments tune results container-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make chaos           kill, pause and starve every part under load (about 15 minutes), then write its page"
 	@echo "make security        the long form of the contract's and the decoders' tests: 20,000 requests and more (20 minutes)"
 	@echo "make audit           known vulnerabilities in what the image installs (asks pypi.org), and bandit on our own code"
 	@echo "make sbom            write sbom.json: what the image installs, as CycloneDX"
@@ -44,6 +45,12 @@ demo:
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 	$(BIN)/python -m pytest
+
+CHAOS := docs/results/reliability/chaos.jsonl
+
+chaos: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest tests/chaos tests/service/test_worker_process.py --chaos-results $(CHAOS)
+	$(BIN)/python tests/chaos/page.py $(CHAOS) docs/reliability.md
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

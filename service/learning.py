@@ -37,6 +37,7 @@ class Counters(msgspec.Struct):
     """What was taken in."""
 
     cursor: str = START
+    place: int = 0  # entries taken in
     now_ms: int = 0
     version: int = 0  # last version published
     serving: int = 0  # last version that may serve: what the next one is measured against
@@ -78,7 +79,7 @@ class Learning:
         )
         self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
         self.accusation: Finding | None = None
-        self.joiner = Joiner(settings.reward_window_s)
+        self.joiner = Joiner(settings.reward_window_s, settings.reward_window_entries)
         self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
         self.generator = torch.Generator().manual_seed(settings.worker_seed)
         self.metrics: Metrics = {}
@@ -132,7 +133,7 @@ class Learning:
         kind = type(event).__name__.lower()
         self._close(at_ms)
         if isinstance(event, Impression):
-            kind = kind if self.joiner.add_impression(event, at_ms) else "impression_repeated"
+            kind = kind if self.joiner.add_impression(event, at_ms, counters.place) else "impression_repeated"
         elif isinstance(event, Feedback):
             kind = f"feedback_{self.joiner.add_feedback(event)}"
         elif isinstance(event, ItemChanged):
@@ -142,16 +143,18 @@ class Learning:
             self.replay.forget(owner_of(event.user))
         counters.events[kind] = counters.events.get(kind, 0) + 1
         counters.cursor = entry_id
+        counters.place += 1
 
     def skip(self, entry_id: str) -> None:
         """Pass over an entry that could not be used."""
         self.counters.events["poison"] = self.counters.events.get("poison", 0) + 1
         self.counters.cursor = entry_id
+        self.counters.place += 1
 
     def _close(self, now_ms: int) -> None:
         counters = self.counters
         counters.now_ms = max(counters.now_ms, now_ms)
-        for closed in self.joiner.close(counters.now_ms):
+        for closed in self.joiner.close(counters.now_ms, counters.place):
             impression, reward = closed.impression, sum(closed.slot_rewards)
             self.arm_watch.add(impression.arm, impression.policy_version, impression.user, reward)
             self._count_shadow(closed)

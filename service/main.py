@@ -19,6 +19,7 @@ from service import errors
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Circuit, Guarded
+from service.connection import steady
 from service.edge import Edge
 from service.keys import Keys
 from service.lag import Lag
@@ -43,12 +44,14 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     Clients with the same `circuit` stop asking together; one without asks every time.
     """
     timeout_s = timeout_s or settings.redis_timeout_s
-    return aioredis.from_url(
+    client = aioredis.from_url(
         settings.redis_url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Guarded(circuit) if circuit else Retry(NoBackoff(), 0),
     )
+    client.connection_pool.connection_class = steady(client.connection_pool.connection_class)
+    return client
 
 
 async def _keep_up(state: State) -> None:

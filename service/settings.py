@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Discount of the next slate's value (a2c).")
     reward_window_s: float = Field(600.0, gt=0, description="How long feedback to an impression is waited for.")
+    reward_window_entries: int = Field(
+        1_000_000,
+        ge=1,
+        description="Entries of the log after which an impression closes at the latest, should its clock stand still.",
+    )
     replay_capacity: int = Field(50_000, ge=1, description="Transitions that the learner remembers.")
     replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate that are learned from.")
     learn_every: int = Field(32, ge=1, description="Closed impressions between learning steps.")

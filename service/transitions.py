@@ -1,7 +1,8 @@
 """Joins impressions with the feedback they got, and closes them into transitions when the reward window is over.
 
 Time is the log's own (the stream ids' clock), so that the result is a function of the log alone. An impression closes
-when the log has moved on by a reward window: then silence means no reward. Its next state is the history of the same
+when the log has moved on by a reward window: then silence means no reward. It also closes after so many further entries:
+the ids of a server whose clock jumped ahead and back stand still until it has caught up. Its next state is the history of the same
 user's next impression, if that came within the window; otherwise the session ended there.
 """
 
@@ -34,6 +35,7 @@ class OpenImpression(msgspec.Struct):
 
     impression: Impression
     at_ms: int
+    place: int  # how many entries of the log came before
     rewards: dict[str, float] = {}  # best reward by item
     next_history: tuple[tuple[str, float], ...] | None = None
     turn: int = 0  # how many impressions of the session came before
@@ -47,8 +49,8 @@ class OpenImpression(msgspec.Struct):
 class Joiner:
     """All open impressions, oldest first."""
 
-    def __init__(self, reward_window_s: float) -> None:
-        self._window_ms = int(reward_window_s * 1000)
+    def __init__(self, reward_window_s: float, reward_window_entries: int = 2**62) -> None:
+        self._window_ms, self._window_entries = int(reward_window_s * 1000), reward_window_entries
         self._open: dict[str, OpenImpression] = {}
         self._latest: dict[str, str] = {}  # user -> their latest open impression
         self._closed: dict[str, None] = {}  # ids, oldest first
@@ -56,7 +58,7 @@ class Joiner:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add_impression(self, impression: Impression, at_ms: int) -> bool:
+    def add_impression(self, impression: Impression, at_ms: int, place: int = 0) -> bool:
         """Open an impression; it is the next state of the user's previous one. False, and nothing happens, if the log
         had it before (an entry that was set aside and replayed twice)."""
         if impression.recommendation_id in self._open or impression.recommendation_id in self._closed:
@@ -66,7 +68,7 @@ class Joiner:
         if previous is not None:
             previous.next_history = impression.history
             turn = previous.turn + 1
-        self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, turn=turn)
+        self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, place, turn=turn)
         self._latest[impression.user] = impression.recommendation_id
         return True
 
@@ -89,11 +91,11 @@ class Joiner:
             del self._open[recommendation_id]
         self._latest.pop(user, None)
 
-    def close(self, now_ms: int) -> list[OpenImpression]:
-        """Take out the impressions whose window is over at `now_ms`, oldest first."""
+    def close(self, now_ms: int, place: int = 0) -> list[OpenImpression]:
+        """Take out the impressions whose window is over at `now_ms`, `place` entries into the log, oldest first."""
         closed = []
         for recommendation_id, waiting in self._open.items():
-            if waiting.at_ms + self._window_ms > now_ms:
+            if waiting.at_ms + self._window_ms > now_ms and waiting.place + self._window_entries > place:
                 break
             closed.append(waiting)
             if self._latest.get(waiting.impression.user) == recommendation_id:

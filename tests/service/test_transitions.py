@@ -82,6 +82,15 @@ def test_an_erased_user_leaves_nothing_open() -> None:
     assert [c.impression.recommendation_id for c in waiting.close(10 * WINDOW_MS)] == ["r2", "r4"]
 
 
+def test_an_impression_closes_after_so_many_entries_when_the_clock_stands_still() -> None:
+    waiting = Joiner(WINDOW_MS / 1000, reward_window_entries=5)
+    waiting.add_impression(impression("r1"), 100, place=7)
+    waiting.add_impression(impression("r2", user="u:bob"), 100, place=9)
+    assert waiting.close(100, place=11) == []
+    assert [c.impression.recommendation_id for c in waiting.close(100, place=12)] == ["r1"]
+    assert waiting.add_feedback(feedback()) == Joined.LATE
+
+
 def test_an_impression_counts_once() -> None:
     waiting = joiner(impression("r1"))
     waiting.add_feedback(feedback())

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis as syncredis
 import torch
+from processes import preloaded_process, running
 from service_examples import N_ITEMS, learning_settings, make_settings, report_of, until
 
 from service import events
 from service.bootstrap import bootstrap
+from service.checkpoint import CheckpointStore
 from service.events import Event, Feedback, Impression
 from service.keys import Keys
+from service.learning import Meta
 from service.main import connect
 from service.policy.snapshot import load_snapshot
 from service.registry import folder_of
 from service.settings import Settings
 
-N_IMPRESSIONS = 900
+PUBLISH_EVERY = 150
+# Impressions (about as many clicks come with them) and kills; the second with --chaos-results.
+SHORT, LONG = (1_000, 6), (10_000, 50)
 
 
-@contextlib.contextmanager
-def worker_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m service worker` with `settings`; killed at the end if it still runs."""
-    given = settings.model_dump(mode="json", exclude={"redis_url", "learner_config", "rewards", "seed"})
-    environment = {**os.environ, "REDIS_URL": settings.redis_url, "OMP_NUM_THREADS": "1"}
-    environment |= {f"IALP_{name.upper()}": str(value) for name, value in given.items()}
-    process = subprocess.Popen([sys.executable, "-m", "service", "worker"], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def results(pytestconfig: pytest.Config) -> Path | None:
+    """A file beside which the long form writes what it saw; None in the short form."""
+    path: Path | None = pytestconfig.getoption("--chaos-results", default=None)
+    return path
 
 
-def traffic(seed: int) -> list[Event]:
+def traffic(n_impressions: int, seed: int) -> list[Event]:
     """A log of slates of three and clicks on Comedies, in a fixed order."""
     rng = np.random.default_rng(seed)
     log: list[Event] = []
-    for n in range(N_IMPRESSIONS):
+    for n in range(n_impressions):
         items = tuple(f"film-{i}" for i in rng.choice(N_ITEMS, 3, replace=False))
         user = f"u:{rng.integers(50)}"
         log.append(
@@ -79,7 +73,7 @@ def deployments(redis_url: str, snapshot_folder: Path, tmp_path: Path) -> list[S
     """Two deployments with the same settings and their own data."""
     return [
         learning_settings(
-            make_settings(redis_url, snapshot_folder, tmp_path / name), publish_every=150, lease_ttl_s=0.5
+            make_settings(redis_url, snapshot_folder, tmp_path / name), publish_every=PUBLISH_EVERY, lease_ttl_s=0.5
         )
         for name in ("killed", "undisturbed")
     ]
@@ -96,45 +90,66 @@ def events_read(redis: syncredis.Redis, settings: Settings) -> int:
     return sum(report_of(redis, settings).events.values())
 
 
-async def test_kill_9_loses_and_repeats_nothing(deployments: list[Settings], redis: syncredis.Redis) -> None:
-    log = traffic(seed=0)
+def kill_now_and_then(redis: syncredis.Redis, settings: Settings, log: list[Event], kills: int, folder: Path) -> None:
+    """The log grows in parts; in each but the last the worker is killed at a random moment after a random event."""
     rng = np.random.default_rng(1)
+    parts = np.array_split(np.arange(len(log)), kills + 1)
+    for part in parts:
+        start, end = int(part[0]), int(part[-1]) + 1
+        fill(redis, Keys(settings.key_prefix), log[start:end], start)
+        if end == len(log):
+            break
+        with running(preloaded_process("worker", settings, folder / "killed.log")) as worker:
+            target = int(rng.integers(start + 1, end))
+            until(lambda target=target: events_read(redis, settings) >= target, "some progress")  # type: ignore[misc]
+            time.sleep(rng.uniform(0, 0.1))  # reports follow checkpoints: a kill must not
+            worker.kill()
+
+
+@pytest.mark.timeout(1200)
+async def test_kill_9_loses_and_repeats_nothing(
+    deployments: list[Settings], redis: syncredis.Redis, results: Path | None, tmp_path: Path
+) -> None:
+    n_impressions, kills = SHORT if results is None else LONG
+    log = traffic(n_impressions, seed=0)
     killed, undisturbed = deployments
     for settings in deployments:
         await prepare(settings)
-
-    # The log grows in parts; each part but the last is cut off at a random point of it.
-    parts = np.array_split(np.arange(len(log)), 4)
-    for part in parts:
-        start, end = int(part[0]), int(part[-1]) + 1
-        fill(redis, Keys(killed.key_prefix), log[start:end], start)
-        if end == len(log):
-            break
-        with worker_process(killed) as process:
-            target = int(rng.integers(start + 1, end))
-            until(lambda target=target: events_read(redis, killed) >= target, "some progress")  # type: ignore[misc]
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    kill_now_and_then(redis, killed, log, kills, tmp_path)
     fill(redis, Keys(undisturbed.key_prefix), log, 0)
 
     for settings in deployments:
-        with worker_process(settings) as process:
+        with running(preloaded_process("worker", settings, tmp_path / "undisturbed.log")) as worker:
             until(lambda settings=settings: events_read(redis, settings) == len(log), "the log's end")  # type: ignore[misc]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            worker.stop()
 
     reports = [report_of(redis, settings) for settings in deployments]
-    n_feedback = len(log) - N_IMPRESSIONS
-    assert reports[0].events == {"impression": N_IMPRESSIONS, "feedback_joined": n_feedback}
+    n_feedback = len(log) - n_impressions
+    assert reports[0].events == {"impression": n_impressions, "feedback_joined": n_feedback}
     assert reports[0].arms["adaptive"].reward <= n_feedback
     for field in ("cursor", "events", "closed", "open", "arms", "version", "gate_rejections", "learner"):
         assert getattr(reports[0], field) == getattr(reports[1], field), field
     version = reports[0].version
-    assert version == 1 + (reports[0].closed // 150)
-    last = [load_snapshot(folder_of(settings.data_dir, version)) for settings in deployments]
-    assert last[0].tensors.keys() == last[1].tensors.keys()
-    assert all(torch.equal(last[0].tensors[name], last[1].tensors[name]) for name in last[0].tensors)
+    assert version == 1 + (reports[0].closed // PUBLISH_EVERY)
+    last = [load_snapshot(folder_of(settings.data_dir, version)).tensors for settings in deployments]
+    assert_identical(*last)
     stacks = [redis.lrange(Keys(settings.key_prefix).activations, 0, -1) for settings in deployments]
     assert stacks[0] == stacks[1]
-    checkpoints = [max((settings.data_dir / "worker").glob("checkpoint-*")).read_bytes() for settings in deployments]
-    assert checkpoints[0] == checkpoints[1]
+
+    checkpoints = [CheckpointStore(settings.data_dir / "worker", Meta, token=2**31).load() for settings in deployments]
+    (meta, tensors), (expected, expected_tensors) = (checkpoint for checkpoint in checkpoints if checkpoint is not None)
+    for field in Meta.__struct_fields__:
+        assert getattr(meta, field) == getattr(expected, field), field
+    assert any(name.startswith("replay") for name in tensors) and any(name.startswith("learner") for name in tensors)
+    assert_identical(tensors, expected_tensors)
+    if results is not None:
+        told = {"events": len(log), "kills": kills, "learned": reports[0].events, "versions": version}
+        told |= {"tensors_identical": len(tensors), "checkpoint_bytes": sum(t.nbytes for t in tensors.values())}
+        results.with_name("exactly_once.json").write_text(json.dumps(told) + "\n")
+
+
+def assert_identical(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Weights, optimiser, replay, generator: bit for bit."""
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        assert ours[name].numpy().tobytes() == expected[name].numpy().tobytes(), name
