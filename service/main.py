@@ -11,13 +11,11 @@ import numpy as np
 import redis.asyncio as aioredis
 import torch
 from fastapi import FastAPI
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service import errors
 from service.bootstrap import bootstrap
-from service.circuit import Circuit, Guarded
+from service.circuit import Bounded, Circuit
 from service.edge import Edge
 from service.keys import Keys
 from service.live import PolicyWatch
@@ -39,13 +37,8 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
 
     Clients with the same `circuit` stop asking together; one without asks every time.
     """
-    timeout_s = timeout_s or settings.redis_timeout_s
-    return aioredis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Guarded(circuit) if circuit else Retry(NoBackoff(), 0),
-    )
+    retry = Bounded(timeout_s or settings.redis_timeout_s, circuit)
+    return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
 
 
 async def _keep_up(state: State) -> None:
