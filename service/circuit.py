@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 # What says that Redis is away. A ResponseError (out of memory, read-only) is an answer: other commands may work.
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 _FAILURES = 3
+_TICKS = 8  # the turns of the event loop that a new connection and its greeting take
 
 
 class CircuitOpen(RedisConnectionError):  # type: ignore[misc]
@@ -55,16 +57,50 @@ class Circuit:
         return answer
 
 
-class Guarded(Retry):  # type: ignore[misc]
-    """Retries nothing. redis-py connects and sends every command through its retry policy: one place to guard all."""
+class Bounded(Retry):  # type: ignore[misc]
+    """A time for each call, through a circuit if there is one, and no retries.
 
-    def __init__(self, circuit: Circuit) -> None:
+    redis-py connects and sends every command through its retry policy: one place to bound them all.
+    """
+
+    def __init__(self, timeout_s: float, circuit: Circuit | None) -> None:
         super().__init__(NoBackoff(), 0)
-        self._circuit = circuit
+        self._timeout_s, self._circuit = timeout_s, circuit
 
-    def __deepcopy__(self, memo: object) -> Guarded:
+    def __deepcopy__(self, memo: object) -> Bounded:
         return self  # each connection copies its policy; the circuit is one for all
 
     async def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
-        """As redis-py's, through the circuit."""
-        return await self._circuit.call(lambda: super(Guarded, self).call_with_retry(do, fail, *args, **options))
+        """As redis-py's."""
+        attempt = super().call_with_retry
+
+        async def send() -> Any:
+            return await attempt(lambda: self._in_time(do), fail, *args, **options)
+
+        return await (self._circuit.call(send) if self._circuit else send())
+
+    async def _in_time(self, do: Any) -> Any:
+        """Wait in short ticks, so that an event loop that is busy with other requests looks at its sockets in between.
+
+        redis-py's own time-out strikes when such a loop gets round to the clock, before it reads what has long come.
+        """
+        loop = asyncio.get_running_loop()
+        tick_s = self._timeout_s / _TICKS
+        try:
+            async with asyncio.timeout(None) as limit:
+                timer: asyncio.TimerHandle
+
+                def wait(ticks: int) -> None:
+                    nonlocal timer
+                    if ticks == 0:
+                        limit.reschedule(loop.time())
+                    else:
+                        timer = loop.call_later(tick_s, wait, ticks - 1)
+
+                wait(_TICKS)
+                try:
+                    return await do()
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise RedisTimeoutError(f"no answer in {self._timeout_s:g} s") from None

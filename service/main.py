@@ -11,14 +11,12 @@ import numpy as np
 import redis.asyncio as aioredis
 import torch
 from fastapi import FastAPI
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service import errors
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
-from service.circuit import Circuit, Guarded
+from service.circuit import Bounded, Circuit
 from service.connection import steady
 from service.edge import Edge
 from service.keys import Keys
@@ -43,13 +41,8 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
 
     Clients with the same `circuit` stop asking together; one without asks every time.
     """
-    timeout_s = timeout_s or settings.redis_timeout_s
-    client = aioredis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Guarded(circuit) if circuit else Retry(NoBackoff(), 0),
-    )
+    retry = Bounded(timeout_s or settings.redis_timeout_s, circuit)
+    client = aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
     client.connection_pool.connection_class = steady(client.connection_pool.connection_class)
     return client
 

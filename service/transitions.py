@@ -1,9 +1,9 @@
 """Joins impressions with the feedback they got, and closes them into transitions when the reward window is over.
 
 Time is the log's own (the stream ids' clock), so that the result is a function of the log alone. An impression closes
-when the log has moved on by a reward window: then silence means no reward. It also closes after so many further entries:
-the ids of a server whose clock jumped ahead and back stand still until it has caught up. Its next state is the history of the same
-user's next impression, if that came within the window; otherwise the session ended there.
+when the log has moved on by a reward window: then silence means no reward. It also closes after so many further
+entries, since the ids of a server whose clock jumped ahead and back stand still until it has caught up. Its next state
+is the history of the same user's next impression, if that came within the window; otherwise the session ended there.
 """
 
 from __future__ import annotations

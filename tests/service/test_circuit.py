@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from service_examples import logged, make_settings, problem_of, recommend, respo
 from service import embedded
 from service.circuit import Circuit, CircuitOpen
 from service.events import Feedback
+from service.main import connect
 from service.settings import Settings
 
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "film-1", "type": "click"}
@@ -191,3 +194,18 @@ async def test_the_circuit_opens_after_three_failures_in_a_row_and_only_closes_w
     circuit.close()
     assert await circuit.call(succeed) == "PONG"
     assert issubclass(BusyLoadingError, RedisConnectionError), "a Redis that still loads can be asked nothing"
+
+
+async def test_a_busy_event_loop_is_no_outage(own: Settings) -> None:
+    """The answer is there before the loop, held up by slates in the making, gets round to the clock."""
+    circuit = Circuit()
+    client = connect(own, circuit, timeout_s=0.05)
+    assert await client.ping()
+    for _ in range(5):
+        calls = [asyncio.create_task(client.ping()) for _ in range(3)]
+        await asyncio.sleep(0)  # they send
+        await asyncio.sleep(0)
+        time.sleep(0.1)
+        assert await asyncio.gather(*calls) == [True] * 3
+    assert not circuit.is_open
+    await client.aclose()

@@ -34,6 +34,7 @@ def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
         with working(learning_settings(settings, gate_entropy_floor=100.0)):
             talk(client, 60)
             until(lambda: talk(client, 1) or "gate_rejections_total{" in client.get("/metrics").text, "a refusal")
+        recommend(client, "bob")  # the last slate is not of one who has seen it all
         found = samples(client)
     for name in NAMES:
         assert any(sample.startswith(name) for sample in found), name

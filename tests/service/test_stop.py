@@ -66,6 +66,7 @@ def test_what_has_begun_is_finished(settings: Settings, tmp_path: Path) -> None:
         until(lambda: recommend(client, "bob", k=1)["warnings"] == [], "the head's arrival")
         process.send_signal(signal.SIGTERM)
         until(lambda: not accepts(client), "the end of accepting")
+        until(lambda: "Waiting for connections to close" in (tmp_path / "log").read_text(), "its patience")
         connection.sendall(BODY[5:])
         received = b"".join(iter(lambda: connection.recv(65536), b""))
         assert received.startswith(b"HTTP/1.1 200 ") and b'"recommendation_id"' in received
