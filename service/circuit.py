@@ -104,3 +104,5 @@ class Bounded(Retry):  # type: ignore[misc]
                     timer.cancel()
         except TimeoutError:
             raise RedisTimeoutError(f"no answer in {self._timeout_s:g} s") from None
+        except RuntimeError as error:  # what uvloop says of a connection that the other side has reset
+            raise RedisConnectionError(f"the connection was lost: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from http import HTTPStatus
 
 import redis.asyncio as aioredis
@@ -18,6 +20,7 @@ from service.streams import START, entry_ms
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
+_LASTING_S = 2.0  # a clock that jumps ahead makes a lag that is gone with the worker's next report
 
 
 class Lag:
@@ -26,12 +29,12 @@ class Lag:
     def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         self._redis, self._keys, self._settings = redis, keys, settings
         self.seconds = 0.0
+        self._too_far_since = math.inf
 
     @property
     def too_far(self) -> bool:
-        """Whether the worker is further behind than the settings allow."""
-        limit = self._settings.max_lag_s
-        return limit is not None and self.seconds > limit
+        """Whether the worker has been further behind than the settings allow for some time."""
+        return time.monotonic() - self._too_far_since > _LASTING_S
 
     def check(self) -> None:
         """Refuse what would have to wait.
@@ -67,12 +70,20 @@ class Lag:
             cursor = first[0].decode() if first else stream["last-generated-id"].decode()
         self.seconds = max(0, last - entry_ms(cursor)) / 1000
 
+    def _judge(self) -> None:
+        limit = self._settings.max_lag_s
+        if limit is None or self.seconds <= limit:
+            self._too_far_since = math.inf
+        else:
+            self._too_far_since = min(self._too_far_since, time.monotonic())
+
     async def follow(self) -> None:
         """Refresh for ever; in an outage the last value stands."""
         while True:
             try:
                 was = self.too_far
                 await self.refresh()
+                self._judge()
                 if self.too_far != was:
                     log.warning("the learner is %.0f s behind%s", self.seconds, "" if was else "; refusing feedback")
             except (RedisError, OSError):

@@ -17,7 +17,6 @@ from service import errors
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Bounded, Circuit
-from service.connection import steady
 from service.edge import Edge
 from service.keys import Keys
 from service.lag import Lag
@@ -42,9 +41,7 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     Clients with the same `circuit` stop asking together; one without asks every time.
     """
     retry = Bounded(timeout_s or settings.redis_timeout_s, circuit)
-    client = aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
-    client.connection_pool.connection_class = steady(client.connection_pool.connection_class)
-    return client
+    return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
 
 
 async def _keep_up(state: State) -> None:

@@ -24,7 +24,7 @@ class Deployment:
     """Between `with` and its end everything runs; then everything is killed.
 
     `preloaded` starts the service's processes from a fork of one that has imported torch already. With `proxied`, the
-    service reaches the server through `proxy`; with `movable_clock`, the server's clock can be set. `changes`: of settings.
+    service reaches the server through `proxy`; with `movable_clock`, its clock can be set. `changes`: of settings.
     """
 
     def __init__(
