@@ -19,6 +19,7 @@ from offline.processes import usable_cores
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import DEFAULT_FILE, read_experiments
 from simulator.experiments.degradation import Fault, Plan, live_through
+from simulator.experiments.degradation_page import write_page
 from simulator.experiments.experiment_command import chosen_names
 from simulator.experiments.preparation import Prepared
 from simulator.experiments.runner import code_version
@@ -46,6 +47,9 @@ def degradation(
     environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "lfm,industry,coat",
     seeds: Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.")] = 3,
     stationary: Annotated[int, typer.Option(min=0, help="Runs in which both arms get the frozen policy.")] = 200,
+    page: Annotated[Path | None, typer.Option(help="Document whose marked part is written.")] = Path(
+        "docs/reliability.md"
+    ),
     processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
 ) -> None:
     """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does."""
@@ -56,6 +60,7 @@ def degradation(
         prepared = Prepared(name, experiments.environments[name], data, work)
         prior = prepared.prior(experiments, "text", console)
         plans = [Plan(fault, seed) for seed in range(seeds) for fault in _FAULTS]
+        plans += [Plan("bad_update", seed, watched=False) for seed in range(seeds)]
         if not tasks:  # the first environment plays them all
             plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
@@ -73,6 +78,8 @@ def degradation(
             with out.open("a") as file:
                 file.write(json.dumps(future.result() | {"code": code_version()}) + "\n")
             progress.advance(bar)
+    if page is not None:
+        write_page(out, page)
 
 
 def _key(environment: str, plan: dict[str, Any]) -> str:

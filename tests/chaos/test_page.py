@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from page import BEGIN, END, filled, main
+from page import NAME, WRITER, main
+
+from simulator.sections import filled, marks
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "reliability" / "chaos.jsonl"
@@ -15,7 +17,7 @@ RESULTS = ROOT / "docs" / "results" / "reliability" / "chaos.jsonl"
 def test_the_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> None:
     committed = (ROOT / "docs" / "reliability.md").read_text()
     page = tmp_path / "reliability.md"
-    page.write_text(filled(committed, "emptied"))
+    page.write_text(filled(committed, NAME, WRITER, "emptied"))
     main(RESULTS, page)
     assert page.read_text() == committed
 
@@ -26,7 +28,8 @@ def test_what_was_lost_is_told(tmp_path: Path) -> None:
     changed = tmp_path / "chaos.jsonl"
     changed.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = tmp_path / "page.md"
-    page.write_text(f"# Mine\n{BEGIN}\n{END}\nkept\n")
+    begin, end = marks(NAME, WRITER)
+    page.write_text(f"# Mine\n{begin}\n{end}\nkept\n")
     main(changed, page)
     text = page.read_text()
     assert text.count("98,765") == 2, "in short and in the table"
@@ -35,4 +38,4 @@ def test_what_was_lost_is_told(tmp_path: Path) -> None:
 
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the lines"):
-        filled("# Mine\n", "text")
+        filled("# Mine\n", NAME, WRITER, "text")
