@@ -31,8 +31,8 @@ def section(lines: Sequence[Line]) -> str:
         plan, slates = stationary[0]["plan"], mean(line["slates"] for line in stationary)
         share = alarms / len(stationary)
         parts.append(
-            f"- **False alarms: {alarms} of {len(stationary)}** stationary runs ({share:.1%}), in which both arms get the "
-            f"frozen policy ({stationary[0]['environment']}, {slates:,.0f} slates each, a version every "
+            f"- **False alarms: {alarms} of {len(stationary)}** stationary runs ({share:.1%}), in which both arms get "
+            f"the frozen policy ({stationary[0]['environment']}, {slates:,.0f} slates each, a version every "
             f"{plan['publish_every']:,} slates, control {plan['control_share']:.0%}, margin {plan['margin']:.0%}, "
             f"alpha {plan['alpha']:g})."
         )
