@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ from service.registry import Live, Registry, folder_of
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_DAMAGED_S = 5.0  # after which a version that could not be loaded is tried again
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class PolicyWatch:
         self._circuit = circuit
         self._settings = settings
         self._live: Live | None = None  # the pointer, as last read
+        self._damaged: dict[int, float] = {}  # version -> when it could not be loaded
         self._looking = asyncio.Lock()  # an older look must not undo a newer one
         self._loading = asyncio.Lock()
         self._changing = asyncio.Lock()  # the catalogue, or the policy that has a row for each of its items
@@ -95,39 +99,52 @@ class PolicyWatch:
             async with self._loading:
                 if self._live is not None and self._is_behind():
                     await self._load(self._live.version)
-        async with self._loading:
-            await self._follow_apprentice()
+        if self._apprentice_changed():
+            async with self._loading:
+                await self._follow_apprentice()
 
     def _is_behind(self) -> bool:
         live, current = self._live, self.current
+        if live is None or time.monotonic() - self._damaged.get(live.version, -math.inf) < _DAMAGED_S:
+            return False
         # While frozen, no version is better than the one that is here.
-        return live is not None and (current is None or (live.mode != "frozen" and live.version != current.version))
+        return current is None or (live.mode != "frozen" and live.version != current.version)
 
     async def _load(self, version: int) -> None:
+        """Serve a version; if it is damaged and nothing serves yet, the newest that served before it."""
+        for candidate in [version, *(await self._pointer.served() if self.current is None else [])]:
+            if await self._try_to_load(candidate, instead=candidate != version):
+                return
+
+    async def _try_to_load(self, version: int, instead: bool) -> bool:
         try:
             snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, version))
             async with self._changing:
                 if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
                     raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
                 policy = await asyncio.to_thread(_policy, snapshot, self.catalogue)
-                if self._live is not None and _may_serve(version, self._live):
+                if self._live is not None and (instead or _may_serve(version, self._live)):
                     apprentice = self.current.apprentice if self.current else None
                     self.current = LivePolicy(snapshot, policy, self._live, apprentice)
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:
                     log.info("version %d was loaded, but is wanted no more", version)
+                return True
         except SnapshotError as error:
+            self._damaged[version] = time.monotonic()
             log.error("version %d cannot be served, keeping the one in service: %s", version, error)
+            return False
+
+    def _apprentice_changed(self) -> bool:
+        current, live = self.current, self._live
+        here = current.apprentice.version if current is not None and current.apprentice else None
+        return current is not None and live is not None and here != live.shadow
 
     async def _follow_apprentice(self) -> None:
         """Load the apprentice that the pointer names, or let go of one that it names no more."""
-        current, live = self.current, self._live
-        if current is None or live is None:
+        live, apprentice = self._live, None
+        if live is None or not self._apprentice_changed():
             return
-        here = current.apprentice.version if current.apprentice else None
-        if here == live.shadow:
-            return
-        apprentice = None
         if live.shadow is not None:
             try:
                 snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, live.shadow))

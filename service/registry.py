@@ -6,6 +6,8 @@ without follow, or roll-back) and it stays. `frozen`: the kill switch; everybody
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +20,9 @@ import redis.asyncio as aioredis
 from service.arm_watch import Finding
 from service.keys import Keys
 from service.lease import Lease
-from service.policy.snapshot import Manifest, Snapshot, read_manifest, save_snapshot
+from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_snapshot, read_manifest, save_snapshot
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["auto", "held", "frozen"]
 
@@ -240,16 +244,21 @@ class Registry:
             for data in await self._redis.lrange(self._keys.retreats, 0, -1)
         ]
 
+    async def served(self) -> list[int]:
+        """The versions that served, newest first, and the first of all."""
+        stack = [int(version) for version in await self._redis.lrange(self._keys.activations, 0, -1)]
+        return list(dict.fromkeys([*reversed(stack), 1]))
+
     async def record(self, version: int) -> PolicyRecord | None:
         """One version."""
         data = await self._redis.hget(self._keys.policies, str(version))
         return decode_record(data) if data else None
 
-    async def activate(self, version: int, follow: bool) -> Live:
-        """Let `version` serve; with `follow`, later versions may take over.
+    async def activate(self, version: int, follow: bool, data_dir: Path) -> Live:
+        """Let `version` serve if it can be loaded from `data_dir`; with `follow`, later versions may take over.
 
         Raises:
-            RegistryError: the version did not pass its gate.
+            RegistryError: the version did not pass its gate, or is damaged.
             LookupError: there is no such version.
         """
         record = await self.record(version)
@@ -257,6 +266,11 @@ class Registry:
             raise LookupError(f"there is no policy version {version}")
         if not record.gate.passed:
             raise RegistryError(f"version {version} did not pass the gate: {', '.join(record.gate.reasons)}")
+        try:
+            await asyncio.to_thread(load_snapshot, folder_of(data_dir, version))
+        except SnapshotError as error:
+            log.error("version %d was not activated: %s", version, error)
+            raise RegistryError(f"version {version} is damaged") from None
         return await self._move(Live(version, "auto" if follow else "held", time.time()), push=True)
 
     async def roll_back(self) -> Live:

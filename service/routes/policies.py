@@ -54,7 +54,7 @@ async def activate(
 ) -> LiveResponse:
     """Let a version serve, by default until the worker publishes a better one."""
     follow = request.follow if request is not None else True
-    return await _moved(state.watch.registry.activate(version, follow), state)
+    return await _moved(state.watch.registry.activate(version, follow, state.settings.data_dir), state)
 
 
 @router.post("/policies/{version}:shadow", responses=problems(404, 409))

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import disks
+import msgspec
 from deployment import Deployment
 from service_examples import until
 
 from service import events
-from service.registry import folder_of, get_live, get_record
+from service.registry import Live, folder_of, get_live, get_record
 
 Hold = Callable[..., None]  # hold(share=1.0): wait for that share of the fault's time
 Strike = Callable[[Deployment, Hold], dict[str, Any] | None]
@@ -262,14 +263,15 @@ def redis_clock_falls_back(d: Deployment, hold: Hold) -> None:
     hold(0.5)
 
 
-@_fault("The newest version is damaged on disk and then activated; an operator rolls back")
+@_fault("The newest version is damaged on disk before it is loaded; an operator rolls back")
 def newest_version_corrupt(d: Deployment, hold: Hold) -> dict[str, Any]:
     live = get_live(d.redis, d.keys)
     assert live is not None
     d.post(f"/policies/{live.version}:activate", follow=False)  # held: later ones do not serve
     version = _next_version(d)
     damaged_at = _flip_byte(folder_of(d.settings.data_dir, version) / "policy.safetensors")
-    d.post(f"/policies/{version}:activate", follow=True)
+    pointer = Live(version, "held", time.time())
+    d.redis.set(d.keys.live, msgspec.json.encode(pointer))  # as the worker does; the API would refuse to activate it
     hold()
     d.post("/policies:rollback")
     return {"corrupt_version": version, "damaged_at": damaged_at}

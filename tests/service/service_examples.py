@@ -19,14 +19,16 @@ import numpy as np
 import redis as syncredis
 import torch
 
-from service import connections, events, streams
+from service import connections, events, registry, streams
 from service.keys import Keys
+from service.lease import Lease
 from service.main import create_app
 from service.metrics import WorkerReport
 from service.policy.adaptive import ServingConfig
 from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig
 from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
 from service.policy.text import HashingEncoder, TextProjection, item_text
+from service.registry import Gate
 from service.settings import Settings
 from service.worker import Worker
 
@@ -177,6 +179,16 @@ def working(settings: Settings) -> Iterator[Worker]:
         stop.set()
         thread.join()
     assert not failures, failures
+
+
+def published(redis: syncredis.Redis, settings: Settings, snapshot: Snapshot, gate: Gate) -> bool:
+    """Publish a version as the worker does after the gate; says whether it serves."""
+    keys = Keys(settings.key_prefix)
+    lease = Lease(redis, keys, 60.0)
+    assert lease.acquire()
+    serves = registry.publish(redis, lease, keys, settings.data_dir, snapshot, gate)
+    lease.release()
+    return serves
 
 
 def recommend(client: httpx.Client, user: str | None = None, **fields: Any) -> dict[str, Any]:

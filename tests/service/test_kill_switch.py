@@ -11,11 +11,10 @@ import pytest
 import redis as syncredis
 import torch
 from pydantic import ValidationError
-from service_examples import WAIT_S, Server, logged, make_settings, recommend, serving, until
+from service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
 
-from service import embedded, live, registry
+from service import embedded, live
 from service.events import Impression
-from service.keys import Keys
 from service.policy.adaptive import ServingConfig, Variant
 from service.policy.snapshot import Snapshot, load_snapshot
 from service.registry import Gate, folder_of
@@ -28,7 +27,7 @@ def publish(redis: syncredis.Redis, settings: Settings, version: int) -> None:
     manifest = replace(first.manifest, version=version, parent=version - 1, serving=ServingConfig(Variant.FT))
     tensors = {**first.tensors, "learned.id_bias": torch.ones_like(first.tensors["learned.id_bias"])}
     snapshot = Snapshot(manifest, first.item_ids, tensors)
-    assert registry.publish(redis, Keys(settings.key_prefix), settings.data_dir, snapshot, Gate(passed=True))
+    published(redis, settings, snapshot, Gate(passed=True))
 
 
 def sources(client: httpx.Client, n: int = 20) -> dict[str, set[str]]:
@@ -79,7 +78,11 @@ def test_it_waits_for_no_load(settings: Settings, held_up: HeldUp, redis: syncre
         until(held_up.loading.is_set, "a load that takes its time")
         assert slow_client.get("/readyz").json()["policy_version"] == 2
 
-        assert quick_client.post("/policies:freeze").json() == {"live_version": 3, "mode": "frozen"}
+        assert quick_client.post("/policies:freeze").json() == {
+            "live_version": 3,
+            "mode": "frozen",
+            "shadow_version": None,
+        }
         for client in clients:
             until(lambda client=client: sources(client) == FROZEN, "the kill switch")  # type: ignore[misc]
         before = len(logged(redis, settings))
@@ -103,7 +106,7 @@ def test_it_can_be_thrown_where_a_version_loads(settings: Settings, held_up: Hel
         until(lambda: sources(client) == LEARNED, "version 2")
         publish(redis, settings, 3)
         until(held_up.loading.is_set, "a load that takes its time")
-        assert client.post("/policies:freeze").json() == {"live_version": 3, "mode": "frozen"}
+        assert client.post("/policies:freeze").json() == {"live_version": 3, "mode": "frozen", "shadow_version": None}
         assert sources(client) == FROZEN, "from the very next answer on"
         assert client.put("/items/new", json={"text": "Items do not wait either"}).status_code == 201
         held_up.released.set()
@@ -121,7 +124,7 @@ def test_what_was_frozen_stays_so_until_the_next_version_is_here(
         until(lambda: sources(slow_client) == FROZEN, "the kill switch")
         first = load_snapshot(folder_of(settings.data_dir, 2))
         third = Snapshot(replace(first.manifest, version=3, parent=2), first.item_ids, first.tensors)
-        registry.publish(redis, Keys(settings.key_prefix), settings.data_dir, third, Gate(passed=True))
+        published(redis, settings, third, Gate(passed=True))
         assert quick_client.post("/policies/3:activate").json()["mode"] == "auto"
         assert sources(quick_client) == LEARNED
         until(held_up.loading.is_set, "a load that takes its time")

@@ -13,12 +13,21 @@ import httpx
 import pytest
 import redis as syncredis
 import torch
-from service_examples import Server, make_settings, make_snapshot, problem_of, recommend, serving, shown, until
+from service_examples import (
+    Server,
+    make_settings,
+    make_snapshot,
+    problem_of,
+    published,
+    recommend,
+    serving,
+    shown,
+    until,
+)
 
 from service import registry
 from service.bootstrap import bootstrap
 from service.keys import Keys
-from service.lease import Lease
 from service.main import connect
 from service.policy.adaptive import Arm, ServingConfig, Variant
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
@@ -42,12 +51,7 @@ def opinionated(settings: Settings, version: int) -> Snapshot:
 def publish(redis: syncredis.Redis, settings: Settings, version: int, gate: Gate | None = None) -> bool:
     """What the worker does after the gate."""
     gate = gate or Gate(passed=True)
-    keys = Keys(settings.key_prefix)
-    lease = Lease(redis, keys, 60.0)
-    assert lease.acquire()
-    published = registry.publish(redis, lease, keys, settings.data_dir, opinionated(settings, version), gate)
-    lease.release()
-    return published
+    return published(redis, settings, opinionated(settings, version), gate)
 
 
 def adaptive_user(client: httpx.Client) -> str:
@@ -82,10 +86,14 @@ def test_versions_can_be_listed_activated_and_rolled_back(
     assert (listed["live_version"], listed["mode"]) == (3, "auto")
     assert [(p["version"], p["parent"]) for p in listed["policies"]] == [(3, 2), (2, 1), (1, None)]
     for version in (2, 1):
-        assert api.post("/policies:rollback").json() == {"live_version": version, "mode": "held"}
+        assert api.post("/policies:rollback").json() == {
+            "live_version": version,
+            "mode": "held",
+            "shadow_version": None,
+        }
         assert recommend(api, "ann")["policy_version"] == version, "takes effect at once"
     assert problem_of(api.post("/policies:rollback"), 409)["code"] == "conflict"
-    assert activate(api, 3) == {"live_version": 3, "mode": "auto"}
+    assert activate(api, 3) == {"live_version": 3, "mode": "auto", "shadow_version": None}
     assert recommend(api, "ann")["policy_version"] == 3
     assert api.post("/policies:rollback").json()["live_version"] == 1
 
@@ -94,7 +102,7 @@ def test_a_held_version_keeps_the_workers_out_until_follow(
     api: httpx.Client, settings: Settings, redis: syncredis.Redis
 ) -> None:
     publish(redis, settings, 2)
-    assert activate(api, 1, follow=False) == {"live_version": 1, "mode": "held"}
+    assert activate(api, 1, follow=False) == {"live_version": 1, "mode": "held", "shadow_version": None}
     assert not publish(redis, settings, 3)
     assert recommend(api, "ann")["policy_version"] == 1
     assert activate(api, 3, follow=True)["mode"] == "auto"
@@ -108,7 +116,7 @@ def test_the_kill_switch_gives_everybody_the_pretrained_policy(
     publish(redis, settings, 2)
     serves(api, 2)
     assert recommend(api, f"{adaptive_user(api)}", k=1)["items"][0]["source"] == "learned"
-    assert api.post("/policies:freeze").json() == {"live_version": 2, "mode": "frozen"}
+    assert api.post("/policies:freeze").json() == {"live_version": 2, "mode": "frozen", "shadow_version": None}
     for n in range(30):
         assert {item["source"] for item in recommend(api, f"f{n}", k=5)["items"]} == {"pretrained"}
     assert not publish(redis, settings, 3), "the worker cannot lift it"
@@ -194,17 +202,45 @@ def test_a_damaged_version_keeps_the_old_one_in_service(
     settings: Settings, redis: syncredis.Redis, api: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Keys(settings.key_prefix)
-    folder = folder_of(settings.data_dir, 2)
     publish(redis, settings, 2, Gate(passed=False, reasons=("kl",)))
-    blob = bytearray((folder / "policy.safetensors").read_bytes())
-    blob[-1] ^= 1
-    (folder / "policy.safetensors").write_bytes(blob)
+    damage(settings, 2)
     redis.set(keys.live, b'{"version": 2, "mode": "auto", "changed_at": 0}')
     until(lambda: "version 2 cannot be served" in caplog.text, "the complaint")
     assert recommend(api, "ann")["policy_version"] == 1
     assert api.put("/items/new", json={"text": "Still works"}).status_code == 201
     assert len(shown(recommend(api, "bob", k=31))) == 31, "new items are served by the old version"
     assert api.get("/readyz").json()["policy_version"] == 1
+
+
+def test_a_damaged_version_is_not_activated(api: httpx.Client, settings: Settings, redis: syncredis.Redis) -> None:
+    publish(redis, settings, 2)
+    publish(redis, settings, 3)
+    damage(settings, 2)
+    refused = problem_of(api.post("/policies/2:activate"), 409)
+    assert "version 2 is damaged" in refused["detail"].lower() and str(settings.data_dir) not in refused["detail"]
+    assert api.get("/policies").json()["live_version"] == 3
+
+
+def test_with_a_damaged_live_version_a_process_starts_on_the_one_that_served_before(
+    settings: Settings, redis: syncredis.Redis
+) -> None:
+    with serving(settings) as client:
+        publish(redis, settings, 2)
+        publish(redis, settings, 3)
+        assert client.get("/policies").json()["live_version"] == 3
+    damage(settings, 3)
+    with serving(settings) as client:
+        assert recommend(client, "ann")["policy_version"] == 2
+        publish(redis, settings, 4)
+        until(lambda: recommend(client, "ann")["policy_version"] == 4, "the next one")
+
+
+def damage(settings: Settings, version: int) -> None:
+    """Change one bit of a version's weights."""
+    path = folder_of(settings.data_dir, version) / "policy.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob)
 
 
 def test_two_servers_bring_in_the_first_version_once(settings: Settings, redis: syncredis.Redis) -> None:
