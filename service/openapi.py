@@ -51,4 +51,11 @@ class _OpaqueConvertor(Convertor[str]):
         return value
 
 
+class _EntryConvertor(_OpaqueConvertor):
+    """An entry of the log: two numbers of 64 bits."""
+
+    regex = r"\d{1,15}-\d{1,15}"
+
+
 register_url_convertor("opaque", _OpaqueConvertor())
+register_url_convertor("entry", _EntryConvertor())

@@ -38,7 +38,7 @@ async def list_dead_letters(
     )
 
 
-@router.post("/dead-letters/{entry_id}:replay", responses=problems(404))
+@router.post("/dead-letters/{entry_id:entry}:replay", responses=problems(404))
 async def replay(entry_id: EntryId, state: Shared) -> ReplayResponse:
     """Put an entry at the log's end again, once the cause is gone; it is no dead letter any more."""
     new = await state.log.replay(entry_id)
@@ -47,7 +47,7 @@ async def replay(entry_id: EntryId, state: Shared) -> ReplayResponse:
     return ReplayResponse(entry_id=new)
 
 
-@router.delete("/dead-letters/{entry_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
+@router.delete("/dead-letters/{entry_id:entry}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
 async def discard(entry_id: EntryId, state: Shared) -> None:
     """Delete an entry for good."""
     if not await state.log.discard(entry_id):

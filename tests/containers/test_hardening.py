@@ -23,7 +23,7 @@ def stages() -> dict[str, tuple[str, str]]:
 
 
 def test_these_services_are_ours() -> None:
-    assert set(OURS) == {"api", "worker", "pretrain", "simulator"}
+    assert set(OURS) == {"api", "keys", "worker", "pretrain", "simulator"}
     assert set(COMPOSE["services"]) - set(OURS) == {"redis"}
 
 

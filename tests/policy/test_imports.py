@@ -90,7 +90,11 @@ def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
 
 
 def test_the_experiments_take_only_the_policy_from_the_service() -> None:
-    assert violations(("simulator.experiments",), ("service",), ("service.policy",)) == []
+    """But for one, which plays the worker's watch and the service's arms, with the service's defaults."""
+    degradation = ("simulator.experiments.degradation",)
+    assert violations(("simulator.experiments",), ("service",), ("service.policy",), free=degradation) == []
+    watched = ("service.policy", "service.arm_watch", "service.sessions", "service.settings")
+    assert violations(degradation, ("service",), watched) == []
 
 
 def test_api_and_worker_never_load_each_other() -> None:

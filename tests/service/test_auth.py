@@ -43,7 +43,7 @@ def routes(settings: Settings) -> list[tuple[str, str]]:
     """Method and path of everything the application has, open or not."""
     found = []
     for route in iter_route_contexts(create_app(settings).routes):
-        path = re.sub("{[^}]*}", "1", route.path or "")
+        path = re.sub("{[^}]*}", "1", re.sub("{[^}]*:entry}", "1-1", route.path or ""))
         found += [(method, path) for method in route.methods or {"GET"}]
     return found
 

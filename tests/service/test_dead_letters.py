@@ -69,7 +69,7 @@ def test_a_discarded_one_is_gone(api: httpx.Client, redis: syncredis.Redis, keys
     problem_of(api.delete("/dead-letters/1001-0"), 404)
     assert [letter["entry_id"] for letter in api.get("/dead-letters").json()["dead_letters"]] == ["1002-0"]
     for bad in ("x", "1", "1-", "99999999999999999999-0"):
-        problem_of(api.delete(f"/dead-letters/{bad}"), 422)
+        problem_of(api.delete(f"/dead-letters/{bad}"), 404)
 
 
 def test_only_so_many_are_kept(redis: syncredis.Redis, keys: Keys) -> None:

@@ -164,7 +164,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     store = CheckpointStore(folder, Resume)
     store.save(Resume("1-0", {"a": 1}, ["x"]), {"w": torch.arange(3.0), "h": torch.zeros(2, dtype=torch.bfloat16)})
-    (folder / "whole").write_bytes((folder / "checkpoint").read_bytes())
+    (folder / "whole").write_bytes(next(folder.glob("checkpoint-*")).read_bytes())
     return folder
 
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_is_whole_or_passed_over(checkpoints: Path, data: st.DataOb
     header = data.draw(mutated_json(json.loads(blob[8 : 8 + length])).map(lambda v: json.dumps(v).encode()))
     changed = data.draw(st.sampled_from([0, 1]))
     spoilt = len(header).to_bytes(8, "little") + header + blob[8 + length :] if changed else data.draw(mutated(blob))
-    (checkpoints / "checkpoint").write_bytes(hashlib.sha256(spoilt).digest() + spoilt)
+    (checkpoints / f"checkpoint-{0:012d}-{1:012d}").write_bytes(hashlib.sha256(spoilt).digest() + spoilt)
     saved = CheckpointStore(checkpoints, Resume).load()
     assert saved is None or isinstance(saved[0], Resume)
 

@@ -120,7 +120,8 @@ def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.Te
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["reasons"]) == (503, ["no_policy"])
         assert client.get("/healthz").json()["status"] == "ok"
-        assert client.get("/policies").json() == {"live_version": None, "mode": None, "policies": []}
+        empty = {"live_version": None, "mode": None, "shadow_version": None, "policies": [], "rollbacks": []}
+        assert client.get("/policies").json() == empty
         assert problem_of(client.post("/policies:freeze"), 409)["code"] == "conflict"
-        assert client.get("/evaluation").json() == {"arms": {}, "off_policy": {}}
+        assert client.get("/evaluation").json() == {"arms": {}, "off_policy": {}, "shadow": None, "watch": []}
         assert client.get("/metrics").status_code == 200
