@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio.retry import Retry
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 # What says that Redis is away. A ResponseError (out of memory, read-only) is an answer: other commands may work.
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 _FAILURES = 3
+_LASTING_S = 0.25  # a disk or a busy machine may hold Redis up for a moment
 _TICKS = 8  # the turns of the event loop that a new connection and its greeting take
 
 
@@ -24,11 +27,16 @@ class CircuitOpen(RedisConnectionError):  # type: ignore[misc]
 
 
 class Circuit:
-    """Opens after three failures in a row, or at once when the watch fails; only the watch closes it."""
+    """Opens when nothing but failures came for a quarter of a second, three at least, or at once when the watch fails.
 
-    def __init__(self) -> None:
+    Only the watch closes it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells seconds."""
         self.is_open = False
-        self._failures = 0
+        self._clock = clock
+        self._failures, self._failing_since = 0, 0.0
 
     def open(self, reason: str) -> None:
         """From now on nobody asks Redis but the watch."""
@@ -49,8 +57,10 @@ class Circuit:
         try:
             answer = await send()
         except AWAY as error:
+            if self._failures == 0:
+                self._failing_since = self._clock()
             self._failures += 1
-            if self._failures >= _FAILURES:
+            if self._failures >= _FAILURES and self._clock() - self._failing_since >= _LASTING_S:
                 self.open(type(error).__name__)
             raise
         self._failures = 0

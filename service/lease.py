@@ -7,6 +7,7 @@ long as one likes and wakes up beside its successor changes nothing.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ class Lease:
         """A holder that does not renew within `ttl_s` may be replaced."""
         self._redis, self._keys, self._ttl_ms = redis, keys, int(ttl_s * 1000)
         self._acquire = redis.register_script(_ACQUIRE)
+        self._lock = threading.Lock()  # one thread works, another renews
         self.token: int | None = None
 
     def acquire(self) -> bool:
@@ -48,9 +50,9 @@ class Lease:
 
         Whoever lost it to nobody (a pause of longer than its time) has their token back; else it is a new one.
         """
-        held = self._ask()
-        self.token = held or None
-        return held > 0
+        with self._lock:
+            self.token = self._ask() or None
+            return self.token is not None
 
     def renew(self) -> None:
         """Keep the lease.
@@ -58,9 +60,10 @@ class Lease:
         Raises:
             Fenced: it is another's now, or was in between.
         """
-        if self._ask() != self.token:
-            self.token = None
-            raise Fenced
+        with self._lock:
+            if self._ask() != self.token:
+                self.token = None
+                raise Fenced
 
     def _ask(self) -> int:
         own = "" if self.token is None else str(self.token)
@@ -86,6 +89,7 @@ class Lease:
 
     def release(self) -> None:
         """Let a successor start at once."""
-        if self.token is not None:
-            self._redis.eval(_RELEASE, 1, self._keys.lease, str(self.token))
-            self.token = None
+        with self._lock:
+            if self.token is not None:
+                self._redis.eval(_RELEASE, 1, self._keys.lease, str(self.token))
+                self.token = None

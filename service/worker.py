@@ -40,6 +40,7 @@ _READ_COUNT = 500
 _BLOCK_MS = 200
 _RETRY_S = 0.5
 _DISK_RETRY_S = 5.0
+_STUCK_S = 120.0  # for one event; a worker that is slower gives way to one that stands by
 _REPORT_S = 0.5
 _JUDGED = 512  # recent transitions that the gate looks at
 
@@ -57,7 +58,7 @@ class Worker:
             retry=Retry(NoBackoff(), 0),
         )
         self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
-        self._renewed_at = 0.0
+        self._alive_at = 0.0
         self._standing_by = False
         self._checkpoints: CheckpointStore[Meta]
         self._learning: Learning | None = None
@@ -74,6 +75,19 @@ class Worker:
     def run(self) -> None:
         """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
         torch.set_num_threads(1)
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep_lease, args=(ended,), daemon=True)
+        keeper.start()
+        try:
+            self._work()
+        finally:
+            ended.set()
+            keeper.join()
+        with contextlib.suppress(RedisError, OSError):
+            self._lease.release()
+        self._redis.close()
+
+    def _work(self) -> None:
         while not self._stop.is_set():
             try:
                 self._learning = self._resume() if self._leads() else None
@@ -93,21 +107,26 @@ class Worker:
         with contextlib.suppress(RedisError, OSError, Fenced):  # the checkpoint itself is on disk by then
             if self._learning is not None:
                 self._checkpoint(self._learning)
-            self._lease.release()
-        self._redis.close()
 
     def _leads(self) -> bool:
+        self._alive_at = time.monotonic()
         leads = self._lease.acquire()
         if not leads and not self._standing_by:
             log.info("another worker learns; standing by")
         self._standing_by = not leads
         return leads
 
-    def _renew(self) -> None:
-        now = time.monotonic()
-        if now - self._renewed_at > self._settings.lease_ttl_s / 4:
-            self._lease.renew()
-            self._renewed_at = now
+    def _keep_lease(self, ended: threading.Event) -> None:
+        """Renew the lease while learning makes progress: one step may take longer than the lease lasts."""
+        while not ended.wait(self._settings.lease_ttl_s / 4):
+            if self._lease.token is not None and time.monotonic() - self._alive_at < _STUCK_S:
+                with contextlib.suppress(RedisError, OSError, Fenced):
+                    self._lease.renew()
+
+    def _beat(self) -> None:
+        self._alive_at = time.monotonic()
+        if self._lease.token is None:
+            raise Fenced
 
     def _resume(self) -> Learning | None:
         """Load the checkpoint, or start from the live version; None while nothing is published."""
@@ -167,7 +186,7 @@ class Worker:
             await client.aclose()
 
     def _turn(self, learning: Learning) -> None:
-        self._renew()
+        self._beat()
         entries = streams.read(self._redis, self._keys, learning.counters.cursor, _READ_COUNT, _BLOCK_MS)
         for entry_id, payload in entries:
             self._take(learning, entry_id, payload)
@@ -184,7 +203,7 @@ class Worker:
             self._report(learning)
 
     def _take(self, learning: Learning, entry_id: str, payload: bytes) -> None:
-        self._renew()
+        self._beat()
         self._since_checkpoint += 1
         try:
             learning.take(events.decode(payload), entry_id, streams.entry_ms(entry_id))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from deployment import Deployment
 from faults import FAULTS, Fault
-from load import Load
+from load import Attempt, Load
 from service_examples import until
 from trial import LONG, SHORT, Trial, run_trial
 
@@ -46,7 +47,8 @@ def test_learning_goes_on_after_a_clock_jump(snapshot_folder: Path, tmp_path: Pa
         load.start()
         try:
             FAULTS_BY_NAME["log_ahead"].strike(deployment, lambda share=1.0: None)
-            until(lambda: deployment.worked(deployment.last_entry), "the jump")
+            jump = deployment.last_entry
+            until(lambda: deployment.worked(jump), "the jump")
             before = deployment.report
             time.sleep(3 * deployment.settings.reward_window_s)  # of load
         finally:
@@ -69,13 +71,28 @@ def exactly_once(trial: Trial) -> None:
     assert trial.learned_kinds == trial.logged_kinds
 
 
+_HELD_UP = 0.02  # share of requests that a busy machine may keep from Redis for longer than they wait for it
+
+
+def held_up(attempts: Sequence[Attempt]) -> bool:
+    """Whether more requests than a busy machine explains went without Redis, or were refused but for back-pressure."""
+    without = [
+        a
+        for a in attempts
+        if {"session_unavailable", "impression_not_logged"} & set(a.warnings)
+        or (a.status is not None and a.status >= 400 and a.outcome != _BACK_PRESSURE)
+    ]
+    return len(without) > _HELD_UP * len(attempts)
+
+
 def clean_answers(trial: Trial) -> None:
     """Only what the contract says; and all is well before."""
     for attempt in trial.seen.attempts:
         assert attempt.status is None or attempt.status in _DOCUMENTED[attempt.route], attempt
         assert attempt.status not in (429, 503) or attempt.retry_after, attempt
-    assert {a.outcome for a in trial.phase("before")} == {"200", "202"}, "the fault, not the deployment, is at fault"
-    assert not {w for a in trial.phase("before") for w in a.warnings}
+    before = trial.phase("before")
+    assert {a.outcome for a in before} >= {"200", "202"}
+    assert not held_up(before), "the fault, not the deployment, is at fault"
 
 
 def served_throughout(trial: Trial) -> None:
@@ -85,9 +102,7 @@ def served_throughout(trial: Trial) -> None:
     assert all(a.status == 200 for a in slates)
     assert not any("no_policy" in a.warnings for a in slates)
     if trial.fault.redis_stays:
-        refusals = {a.outcome for a in trial.seen.attempts if a.route == "/feedback" and a.status != 202}
-        assert refusals <= {_BACK_PRESSURE}
-        assert not any({"session_unavailable", "impression_not_logged"} & set(a.warnings) for a in slates)
+        assert not held_up(trial.seen.attempts)
 
 
 def refused_cleanly(trial: Trial) -> None:

@@ -164,7 +164,8 @@ def test_latencies_of_an_outage(own: Settings, record_property: Callable[[str, o
 
 
 async def test_the_circuit_opens_after_three_failures_in_a_row_and_only_closes_when_told() -> None:
-    circuit, asked = Circuit(), 0
+    now, asked = 0.0, 0
+    circuit = Circuit(clock=lambda: now)
 
     async def fail() -> None:
         nonlocal asked
@@ -184,13 +185,18 @@ async def test_the_circuit_opens_after_three_failures_in_a_row_and_only_closes_w
         with pytest.raises(OutOfMemoryError):
             await circuit.call(refuse)
     assert not circuit.is_open
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            await circuit.call(fail)
+    assert not circuit.is_open, "a moment"
+    now = 0.3
     with pytest.raises(RedisConnectionError):
         await circuit.call(fail)
-    assert circuit.is_open and asked == 5
+    assert circuit.is_open and asked == 8
     for outcome in (fail, succeed):
         with pytest.raises(CircuitOpen):
             await circuit.call(outcome)
-    assert asked == 5, "it is not asked"
+    assert asked == 8, "it is not asked"
     circuit.close()
     assert await circuit.call(succeed) == "PONG"
     assert issubclass(BusyLoadingError, RedisConnectionError), "a Redis that still loads can be asked nothing"

@@ -1,0 +1,89 @@
+"""Two workers on one log: one learns, the other stands by, and takes over when it has to."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import redis as syncredis
+from service_examples import learning_settings, report_of, serving, talk, until, working
+
+from service import gate
+from service.keys import Keys
+from service.settings import Settings
+
+
+def learner_of(redis: syncredis.Redis, keys: Keys) -> int:
+    return int(redis.get(keys.lease) or 0)
+
+
+def test_the_second_takes_over_when_the_first_ends(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
+    settings = learning_settings(settings, lease_ttl_s=0.5)
+    with serving(settings) as client:
+        with working(settings) as first:
+            until(lambda: first._learning is not None, "the first")
+            with working(settings) as second:
+                until(lambda: second._standing_by, "the second stands by")
+                talk(client, 50)
+                until(lambda: report_of(redis, settings).version >= 2, "version 2")
+                assert second._learning is None and learner_of(redis, keys) == 1
+                first._stop.set()
+                until(lambda: second._learning is not None, "the second learns")
+                assert learner_of(redis, keys) == 2
+                talk(client, 60, start=50)
+                until(lambda: talk(client, 1) or report_of(redis, settings).version >= 3, "version 3")
+        assert redis.hlen(keys.policies) == report_of(redis, settings).version, "each version once"
+
+
+def test_a_step_longer_than_the_lease_is_no_reason_to_take_over(
+    settings: Settings, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = learning_settings(settings, lease_ttl_s=1.0)
+    judging, judged, check = threading.Event(), threading.Event(), gate.check
+
+    def slow(*arguments: object) -> object:
+        judging.set()
+        judged.wait(40)
+        return check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gate, "check", slow)
+    with serving(settings) as client, working(settings) as first:
+        until(lambda: first._learning is not None, "the first")
+        with working(settings) as second:
+            until(lambda: second._standing_by, "the second stands by")
+            talk(client, 50)
+            until(lambda: talk(client, 1) or judging.is_set(), "a slow gate")
+            before = time.monotonic()
+            until(lambda: time.monotonic() - before > 3 * settings.lease_ttl_s, "several leases")
+            assert learner_of(redis, keys) == 1 and second._learning is None
+            judged.set()
+            until(lambda: report_of(redis, settings).version >= 2, "version 2")
+
+
+def test_a_worker_that_is_stuck_gives_way(
+    settings: Settings, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = learning_settings(settings, lease_ttl_s=1.0)
+    monkeypatch.setattr("service.worker._STUCK_S", 1.5)
+    judging, released, check = threading.Event(), threading.Event(), gate.check
+
+    def stuck(*arguments: object) -> object:
+        if not judging.is_set():
+            judging.set()
+            released.wait(40)
+        return check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gate, "check", stuck)
+    with serving(settings) as client, working(settings) as first:
+        until(lambda: first._learning is not None, "the first")
+        with working(settings) as second:
+            until(lambda: second._standing_by, "the second stands by")
+            talk(client, 50)
+            until(lambda: talk(client, 1) or judging.is_set(), "the first is stuck")
+            until(lambda: second._learning is not None, "the second")
+            until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "its version 2")
+            stack = redis.lrange(keys.activations, 0, -1)
+            released.set()
+            until(lambda: first._standing_by, "the first stands by")
+            assert redis.lrange(keys.activations, 0, len(stack) - 1) == stack, "what it had judged is not published"
