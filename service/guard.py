@@ -21,6 +21,7 @@ class Guarded(APIRoute):
     """A route for keys with any of `scopes`; no dependency, since FastAPI reads and parses the body before those."""
 
     scopes: ClassVar[tuple[Scope, ...]]
+    without_redis: ClassVar[bool]  # it has an answer while Redis is away
 
     def __init__(self, *args: Any, **options: Any) -> None:
         security = [{scheme: [scope]} for scope in self.scopes for scheme in SCHEMES]
@@ -34,14 +35,16 @@ class Guarded(APIRoute):
 
         async def guarded(request: Request) -> Response:
             await _admit(request, self.scopes)
+            if state_of(request).circuit.is_open and not self.without_redis:
+                raise redis_away()  # before the body is read: all who were refused come again
             return await handle(request)
 
         return guarded
 
 
-def needs(*scopes: Scope) -> type[Guarded]:
-    """The class of routes that let in keys with any of `scopes`."""
-    return type("Guarded", (Guarded,), {"scopes": scopes})
+def needs(*scopes: Scope, without_redis: bool = False) -> type[Guarded]:
+    """The class of routes that let in keys with any of `scopes`; `without_redis`: also while Redis is away."""
+    return type("Guarded", (Guarded,), {"scopes": scopes, "without_redis": without_redis})
 
 
 def _token(request: Request) -> str:

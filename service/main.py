@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             settings=settings,
             keys=keys,
             redis=redis,
+            circuit=circuit,
             quick=quick,
             log=EventLog(redis, quick, keys, settings),
             lag=Lag(redis, keys, settings),

@@ -11,6 +11,7 @@ import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
 from service.auth import KeyRing
+from service.circuit import Circuit
 from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
@@ -43,6 +44,7 @@ class State:
     settings: Settings
     keys: Keys
     redis: aioredis.Redis
+    circuit: Circuit
     quick: aioredis.Redis  # the same Redis for /recommend: gives up early
     log: EventLog
     lag: Lag

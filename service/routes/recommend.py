@@ -16,7 +16,7 @@ from service.schemas import RecommendRequest, RecommendResponse
 from service.sessions import Session
 from service.state import Shared, State
 
-router = APIRouter(tags=["serve"], route_class=needs("serve"))
+router = APIRouter(tags=["serve"], route_class=needs("serve", without_redis=True))
 log = logging.getLogger(__name__)
 
 

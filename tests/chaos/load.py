@@ -15,6 +15,7 @@ import numpy as np
 _TIMEOUT_S = 5.0
 _SETTLE_S = 60.0  # for feedback that is still to be acknowledged when the load ends
 _VISIT = 5  # slates before the next user comes: there are only so many items to show
+_WAITING = 20  # clicks that wait for a 202, of all users: more of them would keep this process, not the service, busy
 _AGAIN_S = 0.1  # after an error that names no Retry-After
 
 
@@ -54,6 +55,7 @@ class Load:
     def __init__(self, urls: Sequence[str], seed: int, users: int = 6, think_s: float = 0.03) -> None:
         self.seen = Seen()
         self._urls, self._seed, self._users, self._think_s = urls, seed, users, think_s
+        self._jitter = np.random.default_rng([seed, users])
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -87,7 +89,7 @@ class Load:
         if not {"impression_not_logged", "no_policy"} & set(slate["warnings"]):
             self.seen.logged_slates.append(slate["recommendation_id"])
         comedies = [i["item_id"] for i in slate["items"] if int(i["item_id"].removeprefix("film-")) % 3 == 1]
-        if not comedies:
+        if not comedies or len(self.seen.sent) - len(self.seen.acknowledged) >= _WAITING:
             return
         event = {"event_id": event_id, "user_id": user, "item_id": comedies[0], "type": "click"}
         event["recommendation_id"] = slate["recommendation_id"]
@@ -135,5 +137,6 @@ class Load:
         )
         if answer.status_code < 400:
             return document
-        await asyncio.sleep(float(retry_after or _AGAIN_S))
+        # As good clients do: all who were refused at once do not come back at once.
+        await asyncio.sleep(float(retry_after or _AGAIN_S) * self._jitter.uniform(1.0, 2.0))
         return None

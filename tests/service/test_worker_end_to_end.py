@@ -25,6 +25,7 @@ from service.events import Feedback, Impression, ItemChanged
 from service.keys import Keys
 from service.learning import Meta
 from service.lease import Lease
+from service.registry import folder_of
 from service.settings import Settings
 
 
@@ -184,3 +185,31 @@ def test_a_learning_step_that_fails_is_no_events_fault(
         talk(client, 50, start=50)
         until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
         assert "poison" not in report_of(redis, settings).events
+
+
+def test_a_learner_that_is_refused_again_and_again_starts_again(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings, gate_entropy_floor=100.0, gate_patience=2)
+    with serving(settings) as client, working(settings) as worker:
+        until(lambda: worker._learning is not None, "the learner")
+        assert worker._learning is not None
+        hopeless = worker._learning.learner
+        refused = lambda: report_of(redis, settings).gate_rejections.get("entropy", 0)  # noqa: E731
+        until(lambda: talk(client, 1) or refused() == 1, "one refusal")
+        assert worker._learning.learner is hopeless
+        until(lambda: talk(client, 1) or refused() >= 2, "another")
+        until(lambda: worker._learning is not None and worker._learning.learner is not hopeless, "another learner")
+        assert worker._learning.counters.refused == 0
+        assert version_of(client) == 1
+
+
+def test_a_damaged_live_version_does_not_stop_the_worker(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client, working(settings):
+        until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+        live = report_of(redis, settings).version
+        path = folder_of(settings.data_dir, live) / "policy.safetensors"
+        blob = bytearray(path.read_bytes())
+        blob[-1] ^= 1
+        path.write_bytes(blob)
+        until(lambda: talk(client, 1) or report_of(redis, settings).version > live, "the next version")
+        until(lambda: talk(client, 1) or version_of(client) > live, "its service")
