@@ -48,6 +48,21 @@ def test_few_false_alarms_in_two_hundred_stationary_runs() -> None:
     assert alarms <= 10
 
 
+def test_few_false_alarms_with_few_users_who_come_often_and_differ_much() -> None:
+    """Half of 120 users are the control: by chance one half is of people who like more. Slates would seem to say much
+    about that; there are only so many people."""
+    alarms = 0
+    for seed in range(60):
+        rng, watch = np.random.default_rng(seed), ArmWatch(0.0, 0.05)
+        names = [f"u:{seed}-{n}" for n in range(120)]
+        arms = ["control" if sessions.share_of(name, "arm") < 0.5 else "adaptive" for name in names]
+        taste = rng.uniform(0.2, 1.8, len(names))
+        for user in rng.integers(len(names), size=6_000):
+            watch.add(arms[user], 1, names[user], float(rng.poisson(taste[user])))
+        alarms += watch.accusation() is not None
+    assert alarms <= 3
+
+
 @pytest.mark.parametrize("bad", [2, 5])
 def test_a_bad_update_is_found_and_names_the_version(bad: int) -> None:
     watch = ArmWatch(0.05, 0.05)
