@@ -35,7 +35,7 @@ class WorkerReport(msgspec.Struct):
 
     reported_at: float = 0.0
     cursor: str = "0-0"
-    events: dict[str, int] = {}  # read so far, by kind
+    events: dict[str, Count] = {}  # read so far, by kind
     closed: int = 0  # impressions closed so far
     open: int = 0
     learner: dict[str, float] = {}  # losses and entropy of the last learning step
@@ -47,8 +47,8 @@ class WorkerReport(msgspec.Struct):
     off_policy: dict[str, float] = {}
     shadow: ShadowEstimate | None = None
     findings: list[Finding] = []  # the watch over what serves, by version it began with
-    retreats: int = 0  # automatic roll-backs
-    disk_errors: int = 0  # checkpoints and versions that could not be written
+    retreats: Count = 0  # automatic roll-backs
+    disk_errors: Count = 0  # checkpoints and versions that could not be written
 
 
 _report = msgspec.json.Decoder(WorkerReport)
@@ -88,18 +88,24 @@ class Metrics:
         self.rejections = Gauge(
             "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=registry
         )
+        self.events = Gauge("ialp_log_events_total", "Entries of the log taken in", ["kind"], registry=registry)
         self.retreats = Gauge("ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=registry)
         self.disk_errors = Gauge(
             "ialp_worker_disk_errors_total", "Checkpoints and versions that could not be written", registry=registry
         )
 
-    def exposition(self, report: WorkerReport | None, version: int, created_at: float, pending: int) -> bytes:
-        """The text format, with gauges brought up to date."""
+    def exposition(
+        self, report: WorkerReport | None, version: int, created_at: float, pending: int, lag_s: float
+    ) -> bytes:
+        """The text format, with gauges brought up to date; `lag_s` is what this process sees of a worker that may be
+        away."""
         self.version.set(version)
         self.policy_age.set(max(0.0, time.time() - created_at) if version else 0.0)
         self.pending.set(pending)
+        self.lag.set(lag_s if report is None else max(lag_s, report.lag_s))
         if report is not None:
-            self.lag.set(report.lag_s)
+            for kind, count in report.events.items():
+                self.events.labels(kind).set(count)
             self.ess.set(report.off_policy.get("ess", 0.0))
             self.retreats.set(report.retreats)
             self.disk_errors.set(report.disk_errors)

@@ -25,6 +25,7 @@ from service import events, gate, registry, streams
 from service.bootstrap import bootstrap
 from service.catalogue import embeddings_of
 from service.checkpoint import CheckpointStore
+from service.events import UserErased
 from service.keys import Keys
 from service.learning import Learning, Meta
 from service.lease import Fenced, Lease
@@ -64,6 +65,7 @@ class Worker:
         self._learning: Learning | None = None
         self._first = 1  # the version whose policy is the frozen one
         self._since_checkpoint = 0
+        self._erased = False  # somebody was, whom the checkpoints on disk still know
         self._cursors: tuple[str, str] = (streams.START, streams.START)  # of the last two checkpoints
         self._disk_errors = 0
         self._disk_again_at = 0.0
@@ -197,6 +199,10 @@ class Worker:
                 self._publish(learning)
             if self._since_checkpoint >= self._settings.checkpoint_every and disk_is_fine:
                 self._checkpoint(learning)
+        if self._erased and time.monotonic() >= self._disk_again_at:
+            self._erased = False
+            self._checkpoint(learning)
+            self._checkpoint(learning)  # the one before, too
         if entries:
             self._lag_s = max(0.0, time.time() - streams.entry_ms(entries[-1][0]) / 1000)
         if time.monotonic() - self._reported_at > _REPORT_S:
@@ -206,7 +212,9 @@ class Worker:
         self._beat()
         self._since_checkpoint += 1
         try:
-            learning.take(events.decode(payload), entry_id, streams.entry_ms(entry_id))
+            event = events.decode(payload)
+            learning.take(event, entry_id, streams.entry_ms(entry_id))
+            self._erased |= isinstance(event, UserErased)
         except Exception as error:
             log.exception("entry %s is set aside", entry_id)
             reason = f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from service.errors import Problem
 from service.guard import needs
 from service.openapi import problems
-from service.schemas import DeadLetterResponse, DeadLettersResponse, ReplayResponse
+from service.operator_schemas import DeadLetterResponse, DeadLettersResponse, ReplayResponse
 from service.state import Shared
 
 router = APIRouter(tags=["dead letters"], route_class=needs("admin"))

@@ -9,8 +9,8 @@ from fastapi import APIRouter
 
 from service.guard import needs
 from service.metrics import ArmTotals
+from service.operator_schemas import ArmReport, EvaluationResponse, ShadowResponse
 from service.routes.policies import finding_response
-from service.schemas import ArmReport, EvaluationResponse, ShadowResponse
 from service.state import Shared
 
 router = APIRouter(tags=["policies"], route_class=needs("admin"))

@@ -53,5 +53,5 @@ async def metrics(state: Shared) -> Response:
         pass
     live = state.watch.current
     created_at = live.snapshot.manifest.created_at if live else 0.0
-    body = state.metrics.exposition(report, live.version if live else 0, created_at, pending)
+    body = state.metrics.exposition(report, live.version if live else 0, created_at, pending, state.lag.seconds)
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

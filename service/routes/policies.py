@@ -13,8 +13,7 @@ from service.arm_watch import Finding
 from service.errors import Problem
 from service.guard import needs
 from service.openapi import problems
-from service.registry import Live, PolicyRecord, RegistryError
-from service.schemas import (
+from service.operator_schemas import (
     ActivateRequest,
     FindingResponse,
     LiveResponse,
@@ -22,6 +21,7 @@ from service.schemas import (
     PolicyResponse,
     RetreatResponse,
 )
+from service.registry import Live, PolicyRecord, RegistryError
 from service.state import Shared, State
 
 router = APIRouter(tags=["policies"], route_class=needs("admin"))

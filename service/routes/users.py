@@ -12,8 +12,9 @@ from service.errors import Problem
 from service.events import UserErased
 from service.guard import needs
 from service.openapi import problems
+from service.operator_schemas import ErasedResponse
 from service.routes.recommend import arm_of
-from service.schemas import ErasedResponse, Id, StoredInteraction, UserResponse
+from service.schemas import Id, StoredInteraction, UserResponse
 from service.state import Shared
 
 router = APIRouter(tags=["users"], route_class=needs("admin"))
@@ -38,7 +39,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
 _REMAINS = [
     "What the policy learned from this user is in its weights, together with everybody else's, and in those of earlier"
     " versions; it does not name them.",
-    "A worker that is away drops its own copy of their slates when it reads of this erasure in the log.",
+    "The worker drops what it holds of their slates, in its checkpoints too, when it reads of this erasure in the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
     "Files written by `export` before are not ours any more.",

@@ -39,6 +39,8 @@ def test_feedback_is_refused_until_the_learner_has_caught_up(
         refused = client.post("/feedback", json=[EVENT])
         assert problem_of(refused, 503)["code"] == "learner_behind"
         assert int(refused.headers["retry-after"]) >= 1
+        told = client.get("/metrics").text
+        assert float(told.split("\nialp_feedback_lag_seconds ")[1].split()[0]) > 60, "though no worker says so"
         length = redis.xlen(keys.events)
         slate = recommend(client, "ann", k=5)
         assert len(shown(slate)) == 5 and "impression_not_logged" in slate["warnings"]

@@ -69,6 +69,12 @@ def test_nothing_that_can_be_read_names_an_erased_user(settings: Settings, redis
             assert (erased["impressions"], erased["feedback"], erased["dead_letters"]) == (3, 4, 1)
             assert redis.xlen(keys.events) == others + 1
             until(lambda: report_of(redis, settings).events.get("usererased") == 1, "the erasure in the worker")
+            folder = settings.data_dir / "worker"
+
+            def known() -> bool:
+                return any(b"mallory" in path.read_bytes() for path in folder.glob("checkpoint-*"))
+
+            until(lambda: len(list(folder.glob("checkpoint-*"))) == 2 and not known(), "checkpoints without them")
         assert all(b"mallory" not in key for key in redis.scan_iter(f"{settings.key_prefix}*"))
         stored = [fields for key in (keys.events, keys.dead) for _, fields in redis.xrange(key)]
         named = [fields for fields in stored if b"mallory" in b"".join(fields.values())]

@@ -137,6 +137,7 @@ def test_poison_entries_are_set_aside_and_the_loop_goes_on(settings: Settings, r
         n_events = redis.xlen(keys.events)
         until(lambda: sum(report_of(redis, settings).events.values()) == n_events, "the end of the log")
         assert report_of(redis, settings).events["poison"] == 4
+        assert 'ialp_log_events_total{kind="poison"} 4.0' in client.get("/metrics").text
         reasons = [fields[b"reason"].decode() for _, fields in redis.xrange(keys.dead)]
         assert len(reasons) == 4 and all(reason.startswith("EventError: ") for reason in reasons)
     entry = redis.xrange(keys.dead)[0][0].decode()

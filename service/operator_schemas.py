@@ -1,0 +1,129 @@
+"""The HTTP contract, the operator's part: versions, what the arms earn, dead letters, erasure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.schemas import Strict
+
+
+class ActivateRequest(Strict):
+    """How to activate."""
+
+    follow: bool = Field(True, description="Whether the worker's later versions may take over.")
+
+
+class PolicyResponse(BaseModel):
+    """A version with its lineage and gate result."""
+
+    version: int
+    parent: int | None
+    created_at: float
+    variant: str
+    learner: dict[str, Any]
+    lineage: dict[str, Any]
+    metrics: dict[str, float]
+    gate_passed: bool
+    gate_reasons: list[str]
+    gate_numbers: dict[str, float]
+
+
+class FindingResponse(BaseModel):
+    """What the watch says of everything that served since a version began."""
+
+    since_version: int
+    difference: float = Field(description="Reward per impression of the adaptive arm less the control's.")
+    low: float = Field(description="Lower end of an interval that holds at every moment at once.")
+    high: float = Field(description="Upper end; far enough below zero, the versions are rolled back.")
+    control: float = Field(description="Reward per impression of the control.")
+    alpha: float = Field(description="This version's share of the probability of a false alarm.")
+
+
+class RetreatResponse(BaseModel):
+    """An automatic roll-back."""
+
+    finding: FindingResponse
+    version: int = Field(description="What serves since.")
+    mode: Literal["auto", "held", "frozen"]
+    at: float = Field(description="Unix seconds.")
+
+
+class ShadowResponse(BaseModel):
+    """What the apprentice would have earned per slot, estimated from what was shown instead."""
+
+    version: int
+    impressions: int
+    agreement: float = Field(description="Mean share of its slate that was shown.")
+    value: float | None = Field(description="Reward per slot; null where the log cannot tell.")
+    low: float | None = Field(description="Lower end of the 95% interval.")
+    high: float | None = Field(description="Upper end of the 95% interval.")
+    ess: float = Field(description="Effective sample size, in slots.")
+
+
+class PoliciesResponse(BaseModel):
+    """All versions, newest first, which one serves, and what was rolled back for being worse than the control."""
+
+    live_version: int | None
+    mode: Literal["auto", "held", "frozen"] | None
+    shadow_version: int | None = Field(description="The apprentice: it computes and logs slates, and serves none.")
+    policies: list[PolicyResponse]
+    rollbacks: list[RetreatResponse]
+
+
+class LiveResponse(BaseModel):
+    """The live pointer after a change."""
+
+    live_version: int
+    mode: Literal["auto", "held", "frozen"]
+    shadow_version: int | None
+
+
+class ArmReport(BaseModel):
+    """One arm's rewards."""
+
+    impressions: int
+    reward_mean: float = Field(description="Reward per impression.")
+    reward_low: float = Field(description="Lower end of the 95% interval.")
+    reward_high: float = Field(description="Upper end of the 95% interval.")
+
+
+class EvaluationResponse(BaseModel):
+    """Arms side by side, and the off-policy estimate of the newest version."""
+
+    arms: dict[str, ArmReport]
+    off_policy: dict[str, float]
+    shadow: ShadowResponse | None = Field(description="The newest apprentice, if there was one.")
+    watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
+
+
+class DeadLetterResponse(BaseModel):
+    """An entry of the log that could not be used."""
+
+    entry_id: str = Field(description="Its id in the log; the first half is unix milliseconds.")
+    reason: str
+    payload: str = Field(description="The entry's bytes in base64: msgpack, if it was written by this service.")
+
+
+class DeadLettersResponse(BaseModel):
+    """A page of dead letters, oldest first."""
+
+    dead_letters: list[DeadLetterResponse]
+    next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
+
+
+class ReplayResponse(BaseModel):
+    """Where a dead letter went."""
+
+    entry_id: str = Field(description="Its new id in the log.")
+
+
+class ErasedResponse(BaseModel):
+    """What was deleted of a user, and what cannot be."""
+
+    session: bool = Field(description="Whether a session was there.")
+    impressions: int
+    feedback: int
+    dead_letters: int
+    remains: list[str]
