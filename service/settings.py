@@ -123,9 +123,9 @@ class Settings(BaseSettings):
 
     gate_max_kl_to_frozen: float = Field(20.0, gt=0, description="Largest mean KL(new || pre-trained), in nats.")
     gate_coverage_floor: Share = Field(
-        0.05, description="Least effective number of items shown, as a share of the pre-trained policy's."
+        0.005, description="Least effective number of first items, as a share of the pre-trained policy's."
     )
-    gate_patience: int = Field(3, ge=1, description="Refusals in a row after which the learner restarts from live.")
+    gate_patience: int = Field(10, ge=1, description="Refusals in a row after which the learner restarts from live.")
 
     # The watch over what serves
     watch_margin: Share = Field(0.05, description="Share of the control's reward that the adaptive arm may lack.")
