@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from offline.artefacts import write_atomic
 from offline.processes import usable_cores
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import DEFAULT_FILE, read_experiments
@@ -64,10 +64,10 @@ def degradation(
         if not tasks:  # the first environment plays them all
             plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
-    known = {_key(line["environment"], line["plan"]) for line in _lines(out)}
+    told = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {_key(line["environment"], line["plan"]) for line in told}
     missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in known]
     console.print(f"{len(tasks)} runs planned, {len(tasks) - len(missing)} of them have a result")
-    out.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with (
         Progress(console=console) as progress,
@@ -75,8 +75,8 @@ def degradation(
     ):
         bar = progress.add_task("degradation", total=len(missing))
         for future in as_completed([pool.submit(_play, task) for task in missing]):
-            with out.open("a") as file:
-                file.write(json.dumps(future.result() | {"code": code_version()}) + "\n")
+            told.append(future.result() | {"code": code_version()})
+            write_atomic(out, "".join(json.dumps(line) + "\n" for line in told).encode())
             progress.advance(bar)
     if page is not None:
         write_page(out, page)
@@ -84,11 +84,6 @@ def degradation(
 
 def _key(environment: str, plan: dict[str, Any]) -> str:
     return json.dumps([environment, plan], sort_keys=True)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text().splitlines())
 
 
 def _play(task: _Task) -> dict[str, Any]:
