@@ -49,8 +49,9 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 CHAOS := docs/results/reliability/chaos.jsonl
 
 chaos: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest tests/chaos tests/service/test_worker_process.py --chaos-results $(CHAOS)
+	$(BIN)/python -m pytest tests/chaos/test_chaos.py tests/service/test_worker_process.py --chaos-results $(CHAOS)
 	$(BIN)/python tests/chaos/page.py $(CHAOS) docs/reliability.md
+	$(BIN)/python -m pytest --quiet tests/chaos/test_page.py
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
