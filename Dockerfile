@@ -18,7 +18,7 @@ COPY simulator simulator
 ENV UNUSED="sentence-transformers transformers scikit-learn scipy"
 # What may be installed is bounded in pyproject.toml. Torch's tests and headers are for those who build on it.
 # hadolint ignore=DL3013
-RUN pip install ".[text]" && pip uninstall --yes $UNUSED \
+RUN pip install ".[text,otel]" && pip uninstall --yes $UNUSED \
     && rm -rf /opt/venv/lib/python*/site-packages/torch/test /opt/venv/lib/python*/site-packages/torch/include
 
 FROM build AS build-tools
@@ -26,7 +26,7 @@ FROM build AS build-tools
 RUN pip install ".[demo]" && pip uninstall --yes $UNUSED
 
 FROM ${PYTHON_IMAGE} AS base
-RUN useradd --uid 10001 --create-home ialp && mkdir /data /runs /keys && chown ialp:ialp /data /runs /keys
+RUN useradd --uid 10001 --create-home ialp && mkdir /data /runs /keys /metrics && chown ialp:ialp /data /runs /keys /metrics
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 ENV IALP_DATA_DIR=/data
 WORKDIR /home/ialp

@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test chaos lint security audit sbom experiments tune results container-test clean help
+.PHONY: demo test chaos lint security audit sbom experiments tune results container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
@@ -24,6 +24,7 @@ help:
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
+	@echo "make observability-test  dashboard and alerts in a real Prometheus (Debian's package, unpacked into runs/)"
 	@echo "make clean           remove .venv and runs/"
 
 # .stamp-EXTRA says that the environment holds that extra of this pyproject.toml.
@@ -69,7 +70,7 @@ IMAGE_VENV := .venv-image
 UNUSED := $(shell sed -n 's/^ENV UNUSED="\(.*\)"/\1/p' Dockerfile)
 
 $(IMAGE_VENV)/.stamp-image: pyproject.toml Dockerfile
-	$(MAKE) --no-print-directory VENV=$(IMAGE_VENV) $(IMAGE_VENV)/.stamp-text
+	$(MAKE) --no-print-directory VENV=$(IMAGE_VENV) $(IMAGE_VENV)/.stamp-text,otel
 	$(IMAGE_VENV)/bin/python -m pip uninstall --quiet --yes $(UNUSED)
 	@touch $@
 
@@ -100,6 +101,9 @@ results: $(VENV)/.stamp-demo
 
 container-test:
 	bash tests/containers/run.sh
+
+observability-test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest tests/observability/real_prometheus.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from service import embedded, keys_command
+from service import embedded, keys_command, logs, telemetry
 from service.command_settings import settings_or_exit
+from service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,14 +32,22 @@ _STOP_S = 20.0
 _PR_SET_PDEATHSIG = 1
 
 
-def _begin() -> None:
-    """Logging for a process of ours; one that `dev` started dies with it, even if that is killed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _begin(role: Literal["api", "worker", "dev"]) -> Settings:
+    """Settings and log of a process of ours; one that `dev` started dies with it, even if that is killed."""
+    settings = settings_or_exit()
+    logs.begin(settings)
     supervisor = os.environ.get(_SUPERVISED)
     if supervisor and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(supervisor):  # it died before it could be told
             raise typer.Exit(1)
+    if settings.telemetry == "on" and role != "dev":
+        try:
+            telemetry.begin(role)
+        except telemetry.TelemetryError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+    return settings
 
 
 @app.command()
@@ -47,8 +56,7 @@ def api() -> None:
     from service.connections import Server, raise_file_limit
     from service.main import create_app
 
-    _begin()
-    settings = settings_or_exit()
+    settings = _begin("api")
     raise_file_limit()
     server = Server(create_app(settings), settings)
     gc.collect()
@@ -61,11 +69,11 @@ def worker() -> None:
     """Learn from the event log and publish policy versions."""
     from service.worker import Worker
 
-    _begin()
+    settings = _begin("worker")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Worker(settings_or_exit(), stop).run()
+    Worker(settings, stop).run()
 
 
 @app.command()
@@ -76,15 +84,16 @@ def dev(
     port: Annotated[int | None, typer.Option(help="Port of the API; same as IALP_PORT.")] = None,
 ) -> None:
     """Run everything on this machine: a Redis-protocol server (unless REDIS_URL is set), the API and the worker."""
-    _begin()
     if snapshot is not None:
         os.environ["IALP_SNAPSHOT"] = str(snapshot)
     if port is not None:
         os.environ["IALP_PORT"] = str(port)
-    if "IALP_AUTH" not in os.environ:
+    open_by_default = "IALP_AUTH" not in os.environ
+    if open_by_default:
         os.environ["IALP_AUTH"] = "off"
+    settings = _begin("dev")
+    if open_by_default:
         log.info("no API keys are asked for on this machine (IALP_AUTH=off); set IALP_AUTH=on to ask for them")
-    settings = settings_or_exit()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

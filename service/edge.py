@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import MEDIA_TYPE, Problem, document
 from service.metrics import Metrics
 
@@ -36,6 +37,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = request_id = uuid4().hex
+        logs.request_id.set(request_id)  # uvicorn runs each request in a context of its own
         started = time.perf_counter()
         status = 500
 

@@ -55,10 +55,16 @@ def create(
     expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; never unless given.")] = None,
     out: Out = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing if there is any key.")] = False,
+    unless_out: Annotated[bool, typer.Option("--unless-out", help="Do nothing if the file --out is there.")] = False,
 ) -> None:
     """Make a key and show its token: this once, since only a hash of it is stored."""
     if burst is not None and rate is None:
         raise typer.BadParameter("--burst needs --rate")
+    if unless_out and out is None:
+        raise typer.BadParameter("--unless-out needs --out")
+    if unless_out and out is not None and out.exists():
+        typer.echo(f"{out} is there already; nothing was done", err=True)
+        return
     if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise typer.BadParameter(f"--name is 1 to {_MAX_NAME} printable characters")
     now, secret = time.time(), new_secret()

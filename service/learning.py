@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from service import telemetry
 from service.arm_watch import ArmWatch, ArmWatchState, Finding
 from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
@@ -186,7 +187,8 @@ class Learning:
             return
         self._apply_text()
         try:
-            metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
+            with telemetry.span("learn", transitions=new):
+                metrics = self.learner.update(self.replay, new, self.generator) or self.metrics
         except (RuntimeError, ArithmeticError):  # of numbers, as of a matrix that cannot be inverted: no event's fault
             log.exception("a learning step failed at %s", self.counters.cursor)
             self.counters.failed = True

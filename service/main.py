@@ -13,7 +13,7 @@ import torch
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 
-from service import errors
+from service import errors, telemetry
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Bounded, Circuit
@@ -128,4 +128,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
     )
+    telemetry.instrument(app)
     return app

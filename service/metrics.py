@@ -81,6 +81,8 @@ class Metrics:
         self.entropy = Gauge("ialp_policy_entropy", "Entropy of the last slate's policy, nats", registry=registry)
         self.mix_weight = Gauge("ialp_mix_weight", "Learned share in the last mixture", registry=registry)
         self.version = Gauge("ialp_policy_version", "Version in service", registry=registry)
+        self.frozen = Gauge("ialp_policy_frozen", "1 while the kill switch is on", registry=registry)
+        self.redis_up = Gauge("ialp_redis_up", "0 while Redis does not answer", registry=registry)
         self.policy_age = Gauge("ialp_policy_age_seconds", "Age of the version in service", registry=registry)
         self.lag = Gauge("ialp_feedback_lag_seconds", "Delay from the log to the learner", registry=registry)
         self.pending = Gauge("ialp_stream_pending", "Events not yet read by the worker", registry=registry)

@@ -45,6 +45,14 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port the API binds to.")
     seed: int | None = Field(None, description="Seed of slate sampling; unset draws one from the system.")
 
+    # What it tells of itself
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log on stderr: text or json.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    telemetry: Literal["on", "off"] = Field(
+        "off",
+        description="OpenTelemetry's traces and metrics over OTLP; needs the extra `otel`, see OTEL_* for where to.",
+    )
+
     # Redis, as the API uses it
     redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one answer of Redis.")
     recommend_redis_timeout_s: float = Field(

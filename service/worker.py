@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from service import events, gate, registry, streams
+from service import events, gate, registry, streams, telemetry
 from service.bootstrap import bootstrap
 from service.catalogue import embeddings_of
 from service.checkpoint import CheckpointStore
@@ -196,7 +196,8 @@ class Worker:
                 self._retreat(learning)
             disk_is_fine = time.monotonic() >= self._disk_again_at
             if learning.version_due and disk_is_fine:
-                self._publish(learning)
+                with telemetry.span("publish", version=learning.counters.version + 1):
+                    self._publish(learning)
             if self._since_checkpoint >= self._settings.checkpoint_every and disk_is_fine:
                 self._checkpoint(learning)
         if self._erased and time.monotonic() >= self._disk_again_at:
@@ -249,9 +250,10 @@ class Worker:
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
 
     def _judge(self, learning: Learning) -> Gate:
-        new, live = learning.serving_policy(), self._reference(learning)
-        serving = live.serving_policy(learning.learner.actor.text)
-        return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
+        with telemetry.span("judge", against=learning.counters.serving):
+            new, live = learning.serving_policy(), self._reference(learning)
+            serving = live.serving_policy(learning.learner.actor.text)
+            return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
 
     def _reference(self, learning: Learning) -> Snapshot:
         """The last version that may serve: a matter of the log, not of what an operator holds at this moment."""
@@ -284,7 +286,8 @@ class Worker:
     def _checkpoint(self, learning: Learning) -> None:
         self._since_checkpoint = 0
         try:
-            self._checkpoints.save(*learning.dump())
+            with telemetry.span("checkpoint", cursor=learning.counters.cursor):
+                self._checkpoints.save(*learning.dump())
         except OSError as error:
             self._disk_failed("checkpoint", error)
             return

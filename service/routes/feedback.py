@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError, WithJsonSchema
 
-from service import sessions
+from service import sessions, telemetry
 from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
 from service.guard import needs
@@ -103,7 +103,8 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
         )
         for event in events
     ]
-    accepted = await state.log.append_feedback(logged) if logged else []
+    with telemetry.span("log", events=len(logged)):
+        accepted = await state.log.append_feedback(logged) if logged else []
     for event, fresh in zip(logged, accepted, strict=True):
         state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
         if fresh and event.reward > 0:

@@ -52,6 +52,8 @@ async def metrics(state: Shared) -> Response:
     except (RedisError, OSError):
         pass
     live = state.watch.current
+    state.metrics.frozen.set(live is not None and live.live.mode == "frozen")
+    state.metrics.redis_up.set(not state.circuit.is_open)
     created_at = live.snapshot.manifest.created_at if live else 0.0
     body = state.metrics.exposition(report, live.version if live else 0, created_at, pending, state.lag.seconds)
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -7,7 +7,7 @@ import logging
 from fastapi import APIRouter
 from redis.exceptions import RedisError
 
-from service import sessions, slates
+from service import sessions, slates, telemetry
 from service.events import Impression
 from service.guard import needs
 from service.policy.adaptive import Arm
@@ -33,7 +33,8 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
     warnings: list[str] = []
     redis_answers = True  # after one failure it is not asked again: a request waits for one time-out at most
     try:
-        session = await sessions.load(state.quick, state.keys, user)
+        with telemetry.span("session"):
+            session = await sessions.load(state.quick, state.keys, user)
         if session.catalogue_seq != state.watch.catalogue.seq:
             await state.watch.sync_catalogue(session.catalogue_seq)
     except (RedisError, OSError):
@@ -50,17 +51,18 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
         popular = await _popular(state) if redis_answers else []
         slate = slates.fall_back(catalogue, chosen, popular, request.k)
     else:
-        slate = slates.draw(
-            live,
-            catalogue,
-            chosen,
-            history,
-            user=user,
-            arm=arm_of(state, user),
-            k=request.k,
-            rng=state.rng,
-            shadow_rng=state.shadow_rng,
-        )
+        with telemetry.span("draw", version=live.version, k=request.k):
+            slate = slates.draw(
+                live,
+                catalogue,
+                chosen,
+                history,
+                user=user,
+                arm=arm_of(state, user),
+                k=request.k,
+                rng=state.rng,
+                shadow_rng=state.shadow_rng,
+            )
     if slate.impression is not None:
         state.metrics.entropy.set(slate.impression.entropy)
         state.metrics.mix_weight.set(slate.impression.weight)
@@ -78,7 +80,8 @@ async def recommend(request: RecommendRequest, state: Shared) -> RecommendRespon
 
 async def _logged(impression: Impression, state: State) -> bool:
     try:
-        await state.log.append_impression(impression)
+        with telemetry.span("log"):
+            await state.log.append_impression(impression)
     except (RedisError, OSError):
         return False
     return True

@@ -23,8 +23,8 @@ def stages() -> dict[str, tuple[str, str]]:
 
 
 def test_these_services_are_ours() -> None:
-    assert set(OURS) == {"api", "keys", "worker", "pretrain", "simulator"}
-    assert set(COMPOSE["services"]) - set(OURS) == {"redis"}
+    assert set(OURS) == {"api", "keys", "worker", "pretrain", "simulator", "metrics-key"}
+    assert set(COMPOSE["services"]) - set(OURS) == {"redis", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("name", list(OURS))
@@ -39,6 +39,17 @@ def test_a_container_can_do_no_more_than_it_must(name: str) -> None:
     assert not service.keys() & {"privileged", "pid", "ipc", "network_mode", "devices", "user", "userns_mode"}
     assert not any("docker.sock" in volume or volume.startswith((".", "/")) for volume in service["volumes"])
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_what_observes_can_do_no_more_either(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["profiles"] == ["observability"]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"] and "mem_limit" in service
+    assert all(volume.endswith(":ro") for volume in service["volumes"] if volume.startswith("./"))
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert re.fullmatch(r"\$\{\w+_IMAGE:-\S+:v?\d+\.\d+\.\d+\}", service["image"])
 
 
 @pytest.mark.parametrize("name", list(COMPOSE["services"]))

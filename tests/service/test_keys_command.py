@@ -155,9 +155,22 @@ def test_if_none_makes_the_first_key_alone(run: Command, redis: syncredis.Redis,
     assert (out.read_text(), stored(redis, keys)) == (first, before) and len(before) == 1
 
 
+def test_unless_out_makes_the_key_of_a_file_once(
+    run: Command, redis: syncredis.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    assert run(*MAKE).exit_code == 0, "whoever has keys gets another"
+    out = tmp_path / "key"
+    assert run(*MAKE, "--unless-out", "--out", out).exit_code == 0
+    first, before = out.read_text(), stored(redis, keys)
+    again = run(*MAKE, "--unless-out", "--out", out)
+    assert (again.exit_code, again.stdout) == (0, "") and "nothing was done" in again.stderr
+    assert (out.read_text(), stored(redis, keys)) == (first, before) and len(before) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["--unless-out"], "--unless-out needs --out"),
         (["--scopes", "serve,everything"], "--scopes is a list of serve, feedback, admin, metrics"),
         (["--scopes", ""], "--scopes is a list of"),
         (["--burst", "5"], "--burst needs --rate"),
