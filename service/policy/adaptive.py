@@ -21,7 +21,8 @@ from torch import Tensor
 
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs
-from service.policy.types import Interaction, States, pack_states
+from service.policy.single_state import Row, SingleStateScorer, sigmoid
+from service.policy.types import Interaction, States
 
 
 class Variant(StrEnum):
@@ -114,6 +115,9 @@ class ServingPolicy:
             self._pretrained = (pretrained, pretrained.table())
             self._learned = (learned, learned.table())
             self._critic = self._learned if critic is learned else (critic, critic.table())
+        self._single_pretrained = SingleStateScorer(*self._pretrained)
+        self._single_learned = SingleStateScorer(*self._learned)
+        self._single_critic = self._single_learned if critic is learned else SingleStateScorer(*self._critic)
 
     @property
     def n_items(self) -> int:
@@ -124,9 +128,27 @@ class ServingPolicy:
         self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> Distribution:
         """Probabilities in the state `history`, over the items that are `available` [A]."""
-        states = pack_states([history], max(1, min(len(history), self.max_history)))
-        batch = self.distributions(states, available[np.newaxis], arm)
-        return Distribution(batch.probs[0], batch.pretrained[0], batch.learned[0], float(batch.weight[0]))
+        variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
+        known: Row | None = None
+        if variant != Variant.FT:
+            before = self._single_pretrained.score(history)
+            known = before.response
+            pretrained = self._single_pretrained.policy(before.advantage, available)[0].astype(np.float64)
+        if variant == Variant.FROZEN:
+            return Distribution(pretrained, pretrained, pretrained, 0.0)
+        advantage = self._single_learned.score(history, known).advantage
+        actor, settled = self._single_learned.policy(advantage, available)
+        learned = actor.astype(np.float64)
+        if variant == Variant.FT:
+            return Distribution(learned, learned, learned, 1.0)
+        weight = self.config.fixed_weight
+        if self.config.mixture == Mixture.ADAPTIVE:
+            if self._single_critic is not self._single_learned:
+                advantage = self._single_critic.score(history).advantage
+            q = sigmoid(advantage).astype(np.float64)
+            expected = np.array([pretrained @ q, settled.astype(np.float64) @ q])
+            weight = float(mixture_weights(expected, self.config.temperature)[1])
+        return Distribution((1 - weight) * pretrained + weight * learned, pretrained, learned, weight)
 
     @torch.inference_mode()
     def distributions(

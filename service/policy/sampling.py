@@ -1,8 +1,8 @@
 """Slates without replacement, with the exact propensity of every slot.
 
-Adding Gumbel noise to log pi and taking the k largest draws a Plackett-Luce slate (Kool et al. 2019): slot 0 from pi,
-slot 1 from pi without the item of slot 0, and so on. So the propensity of slot k is
-pi(a_k) / (1 - sum of pi of the slots above).
+The smallest of independent exponential times with rates pi is a draw from pi, the k smallest in order a slate: slot 0
+from pi, slot 1 from pi without the item of slot 0, and so on (Plackett-Luce; the Gumbel top-k of Kool et al. 2019
+without its logarithms). So the propensity of slot k is pi(a_k) / (1 - sum of pi of the slots above).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Probs = npt.NDArray[np.float64]
+_UNIT = 2.0**600
 
 
 class Slate(NamedTuple):
@@ -25,15 +26,16 @@ class Slate(NamedTuple):
 def sample_slate(probs: Probs, k: int, rng: np.random.Generator) -> Slate:
     """Draw min(k, items with probability above 0) distinct items from `probs` [A], which need not sum to one."""
     assert probs.ndim == 1 and k >= 0
-    possible = np.flatnonzero(probs > 0)
-    k = min(k, len(possible))
+    k = min(k, int(np.count_nonzero(probs > 0)))
     if k == 0:
         return Slate(np.empty(0, np.int64), np.empty(0))
-    mass = probs[possible]
-    keys = np.log(mass) + rng.gumbel(size=len(mass))
-    chosen = np.argpartition(keys, len(keys) - k)[len(keys) - k :]
-    chosen = chosen[np.argsort(-keys[chosen])]
-    return Slate(possible[chosen].astype(np.int64), _propensities(mass, chosen))
+    times = _times(probs, rng)
+    # So long that twice as many draws as there are slots are expected; seldom too few are different items.
+    first = np.flatnonzero(times < 2 * k / (probs.sum() * _UNIT))
+    if len(first) < k:
+        first = np.argpartition(times, k - 1)[:k]
+    items = first[np.argsort(times[first])[:k]]
+    return Slate(items, _propensities(probs, items))
 
 
 class SlateBatch(NamedTuple):
@@ -44,15 +46,9 @@ class SlateBatch(NamedTuple):
 
 
 def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
-    """`sample_slate` for every row of `probs` [B, A] at once.
-
-    The smallest of independent exponential times with rates `probs` is a draw from them, the k smallest a slate: the
-    same distribution as Gumbel top-k without its logarithms.
-    """
+    """`sample_slate` for every row of `probs` [B, A] at once."""
     assert probs.ndim == 2 and 0 < k <= probs.shape[1]
-    times = rng.standard_exponential(probs.shape)
-    # Rates in another unit of time, so that the smallest ones do not overflow.
-    times = np.divide(times, probs * 2.0**600, out=np.full_like(times, np.inf), where=probs > 0)
+    times = _times(probs, rng)
     first = np.argpartition(times, k - 1, axis=1)[:, :k]
     order = np.argsort(np.take_along_axis(times, first, axis=1), axis=1)
     items = np.take_along_axis(first, order, axis=1)
@@ -66,6 +62,12 @@ def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
     return SlateBatch(np.where(possible, items, -1), propensities)
 
 
+def _times(rates: Probs, rng: np.random.Generator) -> Probs:
+    """When each item comes first, in a unit of time of 2^-600, so that the smallest rates do not overflow; inf at 0."""
+    times = rng.standard_exponential(rates.shape)
+    return np.divide(times, rates * _UNIT, out=np.full_like(times, np.inf), where=rates > 0)
+
+
 def slate_propensities(probs: Probs, items: npt.NDArray[np.int64]) -> Probs:
     """Propensity of each slot had `items` [k] been drawn from `probs` [A]: how a target policy sees a logged slate."""
     return _propensities(probs, items)
@@ -74,6 +76,7 @@ def slate_propensities(probs: Probs, items: npt.NDArray[np.int64]) -> Probs:
 def _propensities(mass: Probs, chosen: npt.NDArray[np.int64]) -> Probs:
     # Sums of positive numbers only: 1 - sum(above) would cancel when the slots above hold nearly all the mass.
     shown = mass[chosen]
-    rest = np.delete(mass, chosen).sum()
-    left = rest + np.cumsum(shown[::-1])[::-1]
+    rest = mass.copy()
+    rest[chosen] = 0.0
+    left = rest.sum() + np.cumsum(shown[::-1])[::-1]
     return np.asarray(np.divide(shown, left, out=np.zeros_like(shown), where=left > 0))
