@@ -133,12 +133,11 @@ class ServingPolicy:
         if variant != Variant.FT:
             before = self._single_pretrained.score(history)
             known = before.response
-            pretrained = self._single_pretrained.policy(before.advantage, available)[0].astype(np.float64)
+            pretrained = self._single_pretrained.policy(before.advantage, available)[0]
         if variant == Variant.FROZEN:
             return Distribution(pretrained, pretrained, pretrained, 0.0)
         advantage = self._single_learned.score(history, known).advantage
-        actor, settled = self._single_learned.policy(advantage, available)
-        learned = actor.astype(np.float64)
+        learned, settled = self._single_learned.policy(advantage, available)
         if variant == Variant.FT:
             return Distribution(learned, learned, learned, 1.0)
         weight = self.config.fixed_weight
@@ -146,7 +145,7 @@ class ServingPolicy:
             if self._single_critic is not self._single_learned:
                 advantage = self._single_critic.score(history).advantage
             q = sigmoid(advantage).astype(np.float64)
-            expected = np.array([pretrained @ q, settled.astype(np.float64) @ q])
+            expected = np.array([pretrained @ q, settled @ q])
             weight = float(mixture_weights(expected, self.config.temperature)[1])
         return Distribution((1 - weight) * pretrained + weight * learned, pretrained, learned, weight)
 

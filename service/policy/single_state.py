@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.policy.networks import BIAS_PRECISION, N_LATEST, N_LIKED_LATEST, SHRINKAGE, ItemScorer, ItemTable
+from service.policy.sampling import Probs
 from service.policy.types import Interaction, Response
 
 Row = npt.NDArray[np.float32]  # [A]
@@ -70,7 +71,7 @@ class SingleStateScorer:
         expected = response if prior is None else response + np.float32(self.prior_gain) * prior
         return Scored(response, expected - np.float32(self.config.horizon) * leaving)
 
-    def policy(self, advantage: Row, available: Mask) -> tuple[Row, Row]:
+    def policy(self, advantage: Row, available: Mask) -> tuple[Probs, Probs]:
         """The actor's probabilities and those without curiosity; zero where not `available`."""
         scaled = advantage / np.float32(self.config.temperature)
         scaled[~available] = -np.inf
@@ -79,7 +80,7 @@ class SingleStateScorer:
             return known, known
         curious = softmax(scaled + self._bound / np.float32(self.config.temperature))
         known = softmax(scaled)
-        share = np.float32(self.config.curiosity)
+        share = self.config.curiosity
         return (1 - share) * known + share * curious, known
 
     def _encode(self, history: Sequence[Interaction]) -> tuple[Row, float]:
@@ -145,10 +146,11 @@ def sigmoid(x: Row) -> Row:
         return np.asarray(1 / (1 + np.exp(-x)))
 
 
-def softmax(logits: Row) -> Row:
-    """softmax of `logits`, some of which may be -inf; all zero if all are."""
+def softmax(logits: Row) -> Probs:
+    """softmax of `logits`, some of which may be -inf; all zero if all are. Sums to one in float64."""
     peak = logits.max(initial=-np.inf)
     if not np.isfinite(peak):
-        return np.zeros_like(logits)
-    mass = np.exp(logits - peak)
-    return np.asarray(mass / np.float32(mass.sum(dtype=np.float64)))
+        return np.zeros(len(logits))
+    mass: Probs = np.exp(logits - peak).astype(np.float64)
+    mass /= mass.sum()
+    return mass
