@@ -21,7 +21,7 @@ from service.policy.types import Interaction, Response
 Row = npt.NDArray[np.float32]  # [A]
 Mask = npt.NDArray[np.bool_]  # [A]
 
-_KEPT_BYTES = 64 * 2**20  # of rows of cosines, for each network
+_KEPT_BYTES = 16 * 2**20  # of rows of cosines, for each network
 
 
 class Scored(NamedTuple):
