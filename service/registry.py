@@ -212,7 +212,7 @@ def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, wanted:
 def get_live(redis: syncredis.Redis, keys: Keys) -> Live | None:
     """The live pointer, None in an empty registry."""
     data = redis.get(keys.live)
-    return decode_live(data) if data else None
+    return decode_live(data) if data is not None else None
 
 
 def get_record(redis: syncredis.Redis, keys: Keys, version: int) -> PolicyRecord | None:
@@ -230,7 +230,7 @@ class Registry:
     async def live(self) -> Live | None:
         """The live pointer, None in an empty registry."""
         data = await self._redis.get(self._keys.live)
-        return decode_live(data) if data else None
+        return decode_live(data) if data is not None else None
 
     async def records(self) -> list[PolicyRecord]:
         """All versions, newest first."""
@@ -283,14 +283,15 @@ class Registry:
         async with self._redis.pipeline(transaction=True) as pipe:
             await pipe.watch(keys.live, keys.activations)
             live = await pipe.get(keys.live)
-            current = decode_live(live).version if live else None
+            pointer = decode_live(live) if live is not None else None
+            current = pointer.version if pointer else None
             stack = [int(v) for v in await pipe.lrange(keys.activations, 0, -1)]
             kept = {int(v) for v in await pipe.hkeys(keys.policies)}
             while stack and (stack[-1] == current or stack[-1] not in kept):
                 stack.pop()
             if not stack:
                 raise RegistryError("no earlier version to roll back to")
-            target = Live(stack[-1], "held", time.time(), decode_live(live).shadow if live else None)
+            target = Live(stack[-1], "held", time.time(), pointer.shadow if pointer else None)
             pipe.multi()
             pipe.delete(keys.activations)
             pipe.rpush(keys.activations, *stack)

@@ -36,7 +36,7 @@ clean_up() {
     trap - EXIT
     if [ -n "${engine:-}" ]; then
         [ "$code" = 0 ] || { compose ps --all && compose logs --no-color --tail 30; } >&2 || true
-        compose --profile simulate down --volumes --remove-orphans &>/dev/null || true
+        compose --profile simulate --profile observability down --volumes --remove-orphans &>/dev/null || true
         kill "$watcher" "$engine" 2>/dev/null || true
         wait "$watcher" "$engine" 2>/dev/null || true
     fi

@@ -76,12 +76,21 @@ SECONDS=0
 compose up --detach --no-build &>"$work/up.log" || fail "second compose up: $(tail -n 5 "$work/up.log")"
 [ "X-API-Key: $(in_container api cat /keys/admin.key)" = "$(cat "$work/key.header")" ] || fail "the key changed"
 ok "a second \`up\` keeps the pre-trained policy and the key ($SECONDS s)"
-compose --profile simulate logs --no-color &>"$work/all.log" || fail "compose logs: $(tail -n 5 "$work/all.log")"
+compose --profile observability config --quiet
+for _ in first again; do
+    compose --profile observability up --no-build --no-deps metrics-key &>"$work/metrics-key.log" ||
+        fail "metrics-key: $(tail -n 5 "$work/metrics-key.log")"
+done
+[ "$(in_container api python -m service keys list | grep -c 'prometheus  *metrics ')" = 1 ] ||
+    fail "not one key for Prometheus, which may read metrics alone"
+ok "Prometheus gets a key of its own, once"
+
+compose --profile simulate --profile observability logs --no-color &>"$work/all.log" || fail "compose logs: $(tail -n 5 "$work/all.log")"
 grep -q '(compose) may: ' "$work/all.log" || fail "the log of the service that made the key is not there"
 ! grep -qFf <(cut -d_ -f3- "$work/key.header") "$work/all.log" || fail "the key's secret is in a log"
 ok "the key's secret is in no log"
 
-compose --profile simulate down --volumes --remove-orphans 2>/dev/null
+compose --profile simulate --profile observability down --volumes --remove-orphans 2>/dev/null
 [ -z "$(podman ps --all --quiet)$(podman volume ls --quiet)" ] || fail "\`down -v\` left containers or volumes"
 [ "$(podman network ls --quiet)" = podman ] || fail "\`down -v\` left networks"
 ok "\`down -v\` leaves nothing"

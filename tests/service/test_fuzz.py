@@ -219,11 +219,12 @@ def test_no_entry_of_redis_makes_the_api_fail(
         redis.ltrim(keys.seen("u:ann"), 0, 2)
 
 
+@pytest.mark.parametrize("damaged", [b"no pointer", b""])
 def test_a_damaged_pointer_is_mended_by_activating_a_version(
-    api: httpx.Client, redis: syncredis.Redis, keys: Keys
+    api: httpx.Client, redis: syncredis.Redis, keys: Keys, damaged: bytes
 ) -> None:
-    redis.set(keys.live, b"no pointer")
+    redis.set(keys.live, damaged)
     assert "activate a version" in api.get("/policies").json()["detail"]
-    assert api.post("/policies:freeze").status_code == 409
+    assert api.post("/policies:freeze").status_code == api.post("/policies:rollback").status_code == 409
     assert api.post("/policies/1:activate").status_code == 200
     assert api.get("/policies").json()["live_version"] == 1
