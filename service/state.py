@@ -69,4 +69,9 @@ def state_of(request: Request) -> State:
     return state
 
 
-Shared = Annotated[State, Depends(state_of)]
+async def _shared(request: Request) -> State:
+    """A coroutine, since FastAPI hands plain functions to a thread."""
+    return state_of(request)
+
+
+Shared = Annotated[State, Depends(_shared)]
