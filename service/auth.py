@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import msgspec
@@ -99,6 +100,20 @@ _NOBODY = KeyRecord(
 )
 
 
+def verified(records: Mapping[str, KeyRecord], token: str, now: float) -> KeyRecord | None:
+    """The key that a token is of, among `records` by id; None if it is of none, or of one that is over."""
+    prefix, _, rest = token.partition("_")
+    key_id, _, secret = rest.partition("_")
+    given = digest(secret)
+    record = records.get(key_id, _NOBODY)
+    matches = [
+        hmac.compare_digest(stored.sha256, given) and not _is_over(stored.expires_at, now) for stored in record.secrets
+    ]
+    if prefix != _PREFIX or not any(matches) or _is_over(record.expires_at, now):
+        return None
+    return record
+
+
 class KeyRing:
     """All keys in memory, kept equal to what Redis says: verifying asks nobody, and keys work while Redis is away."""
 
@@ -110,17 +125,7 @@ class KeyRing:
 
     def verify(self, token: str, now: float) -> KeyRecord | None:
         """The key that a token is of; None if it is of none, or of one that is over."""
-        prefix, _, rest = token.partition("_")
-        key_id, _, secret = rest.partition("_")
-        given = digest(secret)
-        record = self._records.get(key_id, _NOBODY)
-        matches = [
-            hmac.compare_digest(stored.sha256, given) and not _is_over(stored.expires_at, now)
-            for stored in record.secrets
-        ]
-        if prefix != _PREFIX or not any(matches) or _is_over(record.expires_at, now):
-            return None
-        return record
+        return verified(self._records, token, now)
 
     async def refresh(self) -> None:
         """Look once. The hash is small, so it is read whole: there is no second thing to keep in step with it."""

@@ -29,6 +29,7 @@ from service.auth import (
     new_secret,
     rotated,
     token,
+    verified,
 )
 from service.command_settings import settings_or_exit
 from service.keys import Keys
@@ -55,16 +56,15 @@ def create(
     expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; never unless given.")] = None,
     out: Out = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing if there is any key.")] = False,
-    unless_out: Annotated[bool, typer.Option("--unless-out", help="Do nothing if the file --out is there.")] = False,
+    unless_out: Annotated[
+        bool, typer.Option("--unless-out", help="Do nothing if --out holds a key that works.")
+    ] = False,
 ) -> None:
     """Make a key and show its token: this once, since only a hash of it is stored."""
     if burst is not None and rate is None:
         raise typer.BadParameter("--burst needs --rate")
     if unless_out and out is None:
         raise typer.BadParameter("--unless-out needs --out")
-    if unless_out and out is not None and out.exists():
-        typer.echo(f"{out} is there already; nothing was done", err=True)
-        return
     if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise typer.BadParameter(f"--name is 1 to {_MAX_NAME} printable characters")
     now, secret = time.time(), new_secret()
@@ -81,6 +81,9 @@ def create(
     with _storage() as (client, stored):
         if if_none and client.hlen(stored):
             typer.echo("there are keys already; nothing was done", err=True)
+            return
+        if unless_out and out is not None and _works(out, client.hgetall(stored), now):
+            typer.echo(f"{out} holds a key that works; nothing was done", err=True)
             return
         with _handing_over(token(record.key_id, secret), out):
             client.hset(stored, record.key_id, encode(record))
@@ -133,6 +136,14 @@ def rotate(
         # Watched, so that a key that is revoked meanwhile does not come back.
         client.transaction(replace, stored)
     typer.echo(f"key {key_id} has a new secret; the one before works for {grace_s:g} s", err=True)
+
+
+def _works(file: Path, stored: dict[bytes, bytes], now: float) -> bool:
+    try:
+        given = file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return verified({name.decode(): decode(data) for name, data in stored.items()}, given, now) is not None
 
 
 def _known(scopes: str) -> tuple[Scope, ...]:

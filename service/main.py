@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import redis.asyncio as aioredis
-import torch
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 
@@ -25,10 +24,12 @@ from service.metrics import Metrics
 from service.openapi import DocumentedAPI, problems
 from service.policy.snapshot import SnapshotError
 from service.rate_limit import RateLimiter
+from service.registry import RegistryError
 from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
 from service.settings import Settings
 from service.state import Encoder, State
 from service.streams import EventLog
+from service.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ async def _follow(state: State) -> None:
         except (RedisError, OSError) as error:
             log.warning("waiting for Redis (%s)", type(error).__name__)
             await asyncio.sleep(state.settings.refresh_interval_s)
-        except SnapshotError as error:
+        except (SnapshotError, RegistryError) as error:
             log.error("starting without a policy: %s", error)
             break
     await state.watch.follow()
@@ -70,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        torch.set_num_threads(1)
+        one_thread()
         keys = Keys(settings.key_prefix)
         circuit = Circuit()
         redis, probe = connect(settings, circuit), connect(settings)

@@ -86,14 +86,21 @@ class Metrics:
         self.policy_age = Gauge("ialp_policy_age_seconds", "Age of the version in service", registry=registry)
         self.lag = Gauge("ialp_feedback_lag_seconds", "Delay from the log to the learner", registry=registry)
         self.pending = Gauge("ialp_stream_pending", "Events not yet read by the worker", registry=registry)
-        self.ess = Gauge("ialp_ope_ess", "Effective sample size of the off-policy estimate", registry=registry)
+        # Told once the worker has reported: a 0 from a process that has not heard of it yet would be a fall.
+        self.of_worker = CollectorRegistry()
+        self._heard = False
+        self.ess = Gauge("ialp_ope_ess", "Effective sample size of the off-policy estimate", registry=self.of_worker)
         self.rejections = Gauge(
-            "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=registry
+            "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=self.of_worker
         )
-        self.events = Gauge("ialp_log_events_total", "Entries of the log taken in", ["kind"], registry=registry)
-        self.retreats = Gauge("ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=registry)
+        self.events = Gauge("ialp_log_events_total", "Entries of the log taken in", ["kind"], registry=self.of_worker)
+        self.retreats = Gauge(
+            "ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=self.of_worker
+        )
         self.disk_errors = Gauge(
-            "ialp_worker_disk_errors_total", "Checkpoints and versions that could not be written", registry=registry
+            "ialp_worker_disk_errors_total",
+            "Checkpoints and versions that could not be written",
+            registry=self.of_worker,
         )
 
     def exposition(
@@ -106,6 +113,7 @@ class Metrics:
         self.pending.set(pending)
         self.lag.set(lag_s if report is None else max(lag_s, report.lag_s))
         if report is not None:
+            self._heard = True
             for kind, count in report.events.items():
                 self.events.labels(kind).set(count)
             self.ess.set(report.off_policy.get("ess", 0.0))
@@ -113,4 +121,4 @@ class Metrics:
             self.disk_errors.set(report.disk_errors)
             for reason, count in report.gate_rejections.items():
                 self.rejections.labels(reason).set(count)
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + (generate_latest(self.of_worker) if self._heard else b"")

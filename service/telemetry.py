@@ -40,12 +40,20 @@ def begin(role: Literal["api", "worker"]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise TelemetryError(f"IALP_TELEMETRY=on needs `pip install 'ialp[otel]'` ({error})") from None
-    traces = TracerProvider()
-    traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+    class WithoutTexts(BatchSpanProcessor):
+        """The text of an exception may name a user; that there was one is told, and the log has the rest."""
+
+        def on_end(self, span: ReadableSpan) -> None:
+            span._status = trace.Status(span.status.status_code)
+            super().on_end(span)
+
+    traces = TracerProvider(span_limits=SpanLimits(max_events=0))  # an event is an exception with its text
+    traces.add_span_processor(WithoutTexts(OTLPSpanExporter()))
     trace.set_tracer_provider(traces)
     metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
     _tracer = trace.get_tracer("ialp")

@@ -34,6 +34,7 @@ from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.registry import Gate, RegistryError, folder_of
 from service.settings import Settings
 from service.shadow import estimated
+from service.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
-        torch.set_num_threads(1)
+        one_thread()
         ended = threading.Event()
         keeper = threading.Thread(target=self._keep_lease, args=(ended,), daemon=True)
         keeper.start()
@@ -204,8 +205,7 @@ class Worker:
             self._erased = False
             self._checkpoint(learning)
             self._checkpoint(learning)  # the one before, too
-        if entries:
-            self._lag_s = max(0.0, time.time() - streams.entry_ms(entries[-1][0]) / 1000)
+        self._lag_s = max(0.0, time.time() - streams.entry_ms(entries[-1][0]) / 1000) if entries else 0.0
         if time.monotonic() - self._reported_at > _REPORT_S:
             self._report(learning)
 

@@ -31,7 +31,7 @@ def sample_slate(probs: Probs, k: int, rng: np.random.Generator) -> Slate:
         return Slate(np.empty(0, np.int64), np.empty(0))
     times = _times(probs, rng)
     # So long that twice as many draws as there are slots are expected; seldom too few are different items.
-    first = np.flatnonzero(times < 2 * k / (probs.sum() * _UNIT))
+    first = np.flatnonzero(times < 2 * k / (float(probs.sum()) * _UNIT))
     if len(first) < k:
         first = np.argpartition(times, k - 1)[:k]
     items = first[np.argsort(times[first])[:k]]
@@ -65,7 +65,9 @@ def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
 def _times(rates: Probs, rng: np.random.Generator) -> Probs:
     """When each item comes first, in a unit of time of 2^-600, so that the smallest rates do not overflow; inf at 0."""
     times = rng.standard_exponential(rates.shape)
-    return np.divide(times, rates * _UNIT, out=np.full_like(times, np.inf), where=rates > 0)
+    return np.divide(
+        times, np.multiply(rates, _UNIT, dtype=np.float64), out=np.full_like(times, np.inf), where=rates > 0
+    )
 
 
 def slate_propensities(probs: Probs, items: npt.NDArray[np.int64]) -> Probs:

@@ -151,6 +151,6 @@ def softmax(logits: Row) -> Probs:
     peak = logits.max(initial=-np.inf)
     if not np.isfinite(peak):
         return np.zeros(len(logits))
-    mass: Probs = np.exp(logits - peak).astype(np.float64)
+    mass: Probs = np.exp((logits - peak).astype(np.float64))  # float32 has no numbers for the tail
     mass /= mass.sum()
     return mass

@@ -35,7 +35,8 @@ EXPRESSIONS = {
 def metrics_told() -> dict[str, set[str]]:
     """Names of samples with their labels, as the registry has them, whether or not they have a value yet."""
     told: dict[str, set[str]] = {"up": set()}
-    for collector, names in Metrics().registry._collector_to_names.items():
+    metrics = Metrics()
+    for collector, names in (metrics.registry._collector_to_names | metrics.of_worker._collector_to_names).items():
         labels = set(collector._labelnames)  # type: ignore[attr-defined]
         told |= {name: labels | ({"le"} if name.endswith("_bucket") else set()) for name in names}
     return told

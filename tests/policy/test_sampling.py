@@ -110,6 +110,16 @@ def test_the_same_seed_gives_the_same_slate_and_another_seed_another() -> None:
     assert slates[0].items.tolist() != slates[2].items.tolist()
 
 
+def test_masses_in_single_precision_are_drawn_alike() -> None:
+    probs = np.array([0.125, 0.25, 0.5, 0.125])
+
+    def drawn(of: Probs) -> list[list[int]]:
+        return [sample_slate(of, 3, np.random.default_rng(seed)).items.tolist() for seed in range(20)]
+
+    assert drawn(probs.astype(np.float32)) == drawn(probs)  # type: ignore[arg-type]
+    assert len({tuple(slate) for slate in drawn(probs)}) > 5
+
+
 def test_nothing_possible_gives_an_empty_slate() -> None:
     for probs, k in ((np.zeros(3), 2), (np.ones(3), 0), (np.empty(0), 1)):
         slate = sample_slate(probs, k, np.random.default_rng(6))

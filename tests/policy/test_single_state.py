@@ -42,6 +42,7 @@ def assert_alike(policy: ServingPolicy, history: list[Interaction], mask: np.nda
     alone = policy.distribution(history, mask, arm)
     for name in ("probs", "pretrained", "learned"):
         np.testing.assert_allclose(getattr(alone, name), getattr(batch, name)[0], atol=1e-5, rtol=1e-4, err_msg=name)
+        np.testing.assert_array_equal(getattr(alone, name) > 0, getattr(batch, name)[0] > 0, err_msg=name)
         assert not getattr(alone, name)[~mask].any()
     assert alone.weight == pytest.approx(float(batch.weight[0]), abs=1e-4)
     if mask.any():
@@ -117,6 +118,18 @@ def test_latest_items_are_those_of_the_networks() -> None:
         encoded = scorer.encode(pack_states([history], length), scorer.table())
         expected = encoded.latest[0][encoded.is_latest[0]].tolist()
         assert sorted(single_state.latest_items(history)) == sorted(expected)
+
+
+def test_what_is_far_from_the_best_keeps_its_chance() -> None:
+    """Log odds of 15 at a temperature of 0.1 are a probability of e^-150: float32 would call it 0, and a slate end."""
+    pretrained, learned, critic = networks(CONFIG, residual=True)
+    pretrained.id_bias[7] += 15.0
+    policy = ServingPolicy(pretrained, learned, critic, VARIANTS[2])
+    assert_alike(policy, [], np.ones(ITEMS, np.bool_), Arm.CONTROL)
+    alone = policy.distribution([], np.ones(ITEMS, np.bool_), Arm.CONTROL)
+    batch = policy.distributions(pack_states([[]], 1), np.ones((1, ITEMS), np.bool_), Arm.CONTROL)
+    assert alone.probs.min() < 1e-40
+    np.testing.assert_allclose(np.log(alone.probs), np.log(batch.probs[0]), atol=1e-3)
 
 
 def test_softmax_and_sigmoid_at_their_ends() -> None:

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import bounded_memory, mutated, mutated_json, searched
-from service_examples import make_settings, recommend, respond, serving, shown
+from service_examples import Server, make_settings, recommend, respond, serving, shown, until
 
 from service import events, registry
 from service.catalogue import ItemRecord, decode_record, unpack_embedding
@@ -217,6 +217,18 @@ def test_no_entry_of_redis_makes_the_api_fail(
         redis.set(keys.live, live)
         redis.ltrim(keys.history("u:ann"), 0, 0)
         redis.ltrim(keys.seen("u:ann"), 0, 2)
+
+
+@pytest.mark.parametrize("damaged", [b"no pointer", b""])
+def test_an_api_that_starts_with_a_damaged_pointer_serves_once_it_is_mended(
+    api: httpx.Client, settings: Settings, redis: syncredis.Redis, keys: Keys, damaged: bytes
+) -> None:
+    redis.set(keys.live, damaged)
+    with Server(settings) as late:
+        until(lambda: late.get("/readyz").json()["reasons"] == ["no_policy"], "an answer without a policy")
+        assert late.post("/policies/1:activate").status_code == 200
+        until(lambda: late.get("/readyz").status_code == 200, "readiness")
+        assert recommend(late, "ann")["policy_version"] == 1
 
 
 @pytest.mark.parametrize("damaged", [b"no pointer", b""])

@@ -165,6 +165,12 @@ def test_unless_out_makes_the_key_of_a_file_once(
     again = run(*MAKE, "--unless-out", "--out", out)
     assert (again.exit_code, again.stdout) == (0, "") and "nothing was done" in again.stderr
     assert (out.read_text(), stored(redis, keys)) == (first, before) and len(before) == 2
+    redis.hdel(keys.api_keys, first.split("_")[1])
+    assert run(*MAKE, "--unless-out", "--out", out).exit_code == 0, "a key that was revoked is replaced"
+    assert out.read_text() != first and len(stored(redis, keys)) == 2
+    out.write_bytes(b"\xff")
+    assert run(*MAKE, "--unless-out", "--out", out).exit_code == 0
+    assert out.read_text().startswith("ialp_")
 
 
 @pytest.mark.parametrize(

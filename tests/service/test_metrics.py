@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import httpx
+import redis as syncredis
 from service_examples import learning_settings, recommend, respond, serving, talk, until, working
 
+from service.events import Feedback, encode
+from service.keys import Keys
 from service.settings import Settings
 
 NAMES = [
@@ -44,6 +47,24 @@ def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
     assert found["ialp_policy_entropy"] > 0
     assert found['ialp_gate_rejections_total{reason="entropy"}'] >= 1
     assert found["ialp_ope_ess"] > 0
+
+
+def test_what_no_worker_told_is_not_told(api: httpx.Client) -> None:
+    """A 0 in place of what is not known would be a fall, and then a rise: an alert."""
+    found = samples(api)
+    assert found["ialp_redis_up"] == 1 and found["ialp_policy_frozen"] == 0
+    assert not any(name.startswith(("ialp_rollbacks", "ialp_worker_disk", "ialp_ope_ess")) for name in found)
+
+
+def test_the_lag_ends_with_the_backlog(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
+    """What was read late must not be told as lag while nothing more comes."""
+    settings = learning_settings(settings)
+    with serving(settings) as client:
+        old = Feedback(event_id="e", user="u:ann", item_id="film-1", reward=1.0)
+        redis.xadd(keys.events, {"e": encode(old)}, id="1000-0")
+        with working(settings):
+            until(lambda: samples(client).get('ialp_log_events_total{kind="feedback_organic"}') == 1, "the old event")
+            until(lambda: samples(client)["ialp_feedback_lag_seconds"] == 0, "no lag")
 
 
 def test_pending_counts_what_no_worker_read(api: httpx.Client) -> None:

@@ -48,14 +48,14 @@ class Collector:
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans if span.name == name]
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        found = {}
+    def timed_routes(self) -> set[str]:
+        found = set()
         for path, body in list(self.bodies):
             if path == "/v1/metrics":
                 for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                    for scope in resource.scope_metrics:
-                        found.update({metric.name: metric for metric in scope.metrics})
+                    for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+                        if metric.name == "http.server.request.duration":
+                            found |= {attributes(point).get("http.route", "") for point in metric.histogram.data_points}
         return found
 
 
@@ -107,7 +107,7 @@ def test_a_request_is_a_trace_that_names_nobody(
             lambda: bool(collector.named("POST /recommend") and collector.named("GET /users/{user_id:opaque}")),
             "the spans",
         )
-        until(lambda: "http.server.request.duration" in collector.metrics, "the metrics")
+        until(lambda: "/recommend" in collector.timed_routes(), "the metrics")
     (user,) = collector.named("GET /users/{user_id:opaque}")
     (request,) = collector.named("POST /recommend")
     assert request.trace_id.hex() == TRACE, "the caller's trace goes on"
@@ -120,11 +120,24 @@ def test_a_request_is_a_trace_that_names_nobody(
         ("url.path", "url.query", "client.address"), ""
     )
     assert inside == {"session", "draw", "log"}
-    duration = collector.metrics["http.server.request.duration"].histogram.data_points
-    assert {"/recommend"} <= {attributes(point).get("http.route") for point in duration}
     everything = b"".join(body for _, body in collector.bodies)
     for planted in (b"planted-user", b"planted-query", token.encode(), token.rsplit("_", 1)[1].encode()):
         assert planted not in everything, planted
+
+
+def test_nor_does_one_that_fails(
+    settings: Settings, redis: syncredis.Redis, collector: Collector, tmp_path: Path
+) -> None:
+    keys = Keys(settings.key_prefix)
+    with api_process(settings.model_copy(update={"telemetry": "on"}), tmp_path / "log") as (_, client):
+        redis.set(keys.seen("u:planted-user"), "no list")
+        assert "impression_not_logged" in recommend(client, "planted-user")["warnings"]
+        redis.set(keys.history("u:planted-user"), "no list")
+        until(lambda: bool(collector.named("log")), "the span")
+    assert "planted-user" not in str(collector.spans)
+    (failed,) = collector.named("log")
+    assert failed.status.code == failed.status.STATUS_CODE_ERROR
+    assert (failed.status.message, len(failed.events)) == ("", 0)
 
 
 def test_the_workers_steps_are_spans(
