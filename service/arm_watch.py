@@ -3,14 +3,17 @@
 Both arms' rewards are followed from the start of every version on, by an anytime-valid test: the difference of the two
 means has, at every moment at once and not only at a sample size fixed beforehand, the interval
 
-    difference +- se sqrt((1 + 1/tau) log((1 + tau) / alpha_j^2)),      tau = n / _TUNED_TO,  n = n_a n_c / (n_a + n_c)
+    difference +- se sqrt(nu (c - 1) / (1 - c / (1 + tau))),      c = ((1 + tau) / alpha_j^2)^(1 / (nu + 1)),
+    tau = n / _TUNED_TO,  n = n_a n_c / (n_a + n_c)
 
-which is Robbins' normal mixture (1970) with estimated variances, as A/B tests use it (Johari et al. 2022;
-Waudby-Smith et al. 2024 call it an asymptotic confidence sequence). Versions share the error: alpha_j = alpha /
-(j (j + 1)) for the j-th, so that over a deployment's whole life the probability of a false alarm is at most alpha.
+which inverts the t-test's mixture martingale (Lai 1976; Wang & Ramdas 2025). With many degrees of freedom nu it is
+Robbins' normal mixture (1970), se sqrt((1 + 1/tau) log((1 + tau) / alpha_j^2)), as A/B tests use it (Johari et al.
+2022; Waudby-Smith et al. 2024). Versions share the error: alpha_j = alpha / (j (j + 1)) for the j-th, so that over a
+deployment's whole life the probability of a false alarm is at most alpha.
 
 The arms are drawn by user, so it is users, not impressions, that are independent: standard errors are taken over
-buckets of users (a hash), whose totals run on across versions.
+buckets of users (a hash), whose totals run on across versions. A small deployment's control has few users, which
+makes nu small and the interval wide, but does not leave it unwatched.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ import numpy.typing as npt
 from service import sessions
 
 BUCKETS = 64
-_LEAST_BUCKETS = 20  # with users in them, for a standard error worth the name
+_LEAST_BUCKETS = 6  # with users in them, for a standard error at all
 _TUNED_TO = 200.0  # the n at which the interval is about its narrowest, relative to one for this n alone
 _MOST_SEGMENTS = 64
 _ARMS = {"control": 0, "adaptive": 1}
-_Z = 1.96
+_Z, _Z_FREEDOM = 1.96, 19.0  # and from how many degrees of freedom on it will do
 
 Totals = npt.NDArray[np.float64]
 
@@ -40,6 +43,7 @@ class Difference(NamedTuple):
     value: float
     se: float
     n: float  # effective sample size of the comparison
+    freedom: float  # degrees of freedom of `se` (Welch-Satterthwaite)
     control: float  # mean of the control
 
 
@@ -110,9 +114,8 @@ class ArmWatch:
         for segment, totals in zip(reversed(self.state.segments), reversed(self._totals), strict=True):
             total = total + totals
             difference = compare(total)
-            if difference is not None:
-                alpha = self._alpha / (segment.rank * (segment.rank + 1))
-                half = width(difference, alpha)
+            alpha = self._alpha / (segment.rank * (segment.rank + 1))
+            if difference is not None and math.isfinite(half := width(difference, alpha)):
                 low, high = difference.value - half, difference.value + half
                 found.append(Finding(segment.version, difference.value, low, high, difference.control, alpha))
         return found[::-1]
@@ -126,7 +129,7 @@ class ArmWatch:
         best, best_low = None, 0.0
         for segment, totals in zip(self.state.segments, self._totals, strict=True):
             difference = compare(totals) if segment.version < before else None
-            if difference is not None:
+            if difference is not None and difference.freedom >= _Z_FREEDOM:
                 low = difference.value - _Z * difference.se + self._margin * abs(difference.control)
                 if low >= best_low:
                     best, best_low = segment.version, low
@@ -151,7 +154,7 @@ class ArmWatch:
 
 def compare(totals: Totals) -> Difference | None:
     """The arms' difference from [arm, (impressions, reward), bucket]; None while too few users are in one of them."""
-    means, variance, sizes = [], 0.0, []
+    means, variances, sizes, fourth = [], [], [], 0.0
     for impressions, reward in totals:
         filled = int((impressions > 0).sum())
         if filled < _LEAST_BUCKETS:
@@ -159,15 +162,25 @@ def compare(totals: Totals) -> Difference | None:
         size = impressions.sum()
         mean = reward.sum() / size
         residual = reward - mean * impressions
-        variance += filled / (filled - 1) * float((residual**2).sum()) / size**2
+        variances.append(filled / (filled - 1) * float((residual**2).sum()) / size**2)
+        fourth += variances[-1] ** 2 / (filled - 1)
         means.append(float(mean))
         sizes.append(float(size))
     control, adaptive = sizes
     n = control * adaptive / (control + adaptive)
-    return Difference(means[1] - means[0], math.sqrt(variance), n, means[0])
+    variance = sum(variances)
+    freedom = variance**2 / fourth if fourth > 0 else math.inf
+    return Difference(means[1] - means[0], math.sqrt(variance), n, freedom, means[0])
 
 
 def width(difference: Difference, alpha: float) -> float:
-    """Half the interval that holds at every moment at once with probability 1 - alpha."""
+    """Half the interval that holds at every moment at once with probability 1 - alpha; inf while it tells nothing."""
     tau = difference.n / _TUNED_TO
-    return difference.se * math.sqrt((1 + 1 / tau) * (math.log1p(tau) - 2 * math.log(alpha)))
+    log_bound = math.log1p(tau) - 2 * math.log(alpha)
+    if difference.se == 0 or math.isinf(difference.freedom):
+        return difference.se * math.sqrt((1 + 1 / tau) * log_bound)
+    excess = log_bound / (difference.freedom + 1)
+    if excess >= math.log1p(tau):  # no t would be large enough yet
+        return math.inf
+    squared = difference.freedom * math.expm1(excess) / (1 - math.exp(excess) / (1 + tau))
+    return difference.se * math.sqrt(squared)

@@ -26,18 +26,18 @@ def section(lines: Sequence[Line]) -> str:
     stationary = [line for line in lines if not line["plan"]["learns"]]
     lives = [line for line in lines if line["plan"]["learns"]]
     parts = []
-    if stationary:
-        alarms = sum(line["retreated_at"] is not None for line in stationary)
-        plan, slates = stationary[0]["plan"], mean(line["slates"] for line in stationary)
-        share = alarms / len(stationary)
+    for environment in dict.fromkeys(line["environment"] for line in stationary):
+        of = [line for line in stationary if line["environment"] == environment]
+        alarms = sum(line["retreated_at"] is not None for line in of)
+        plan, slates, share = of[0]["plan"], mean(line["slates"] for line in of), alarms / len(of)
         parts.append(
-            f"- **False alarms: {alarms} of {len(stationary)}** stationary runs ({share:.1%}), in which both arms get "
-            f"the frozen policy ({stationary[0]['environment']}, {slates:,.0f} slates each, a version every "
+            f"- **False alarms: {alarms} of {len(of)}** stationary runs ({share:.1%}), in which both arms get "
+            f"the frozen policy ({environment}, {slates:,.0f} slates each, a version every "
             f"{plan['publish_every']:,} slates, control {plan['control_share']:.0%}, margin {plan['margin']:.0%}, "
             f"alpha {plan['alpha']:g})."
         )
-    parts += [_table(lives)] if lives else []
-    return "\n\n".join(parts)
+    parts += ["", _table(lives)] if lives else []
+    return "\n".join(parts)
 
 
 def _table(lives: Sequence[Line]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service import sessions
-from service.arm_watch import BUCKETS, ArmWatch, ArmWatchState, compare, width
+from service.arm_watch import BUCKETS, ArmWatch, ArmWatchState, Difference, compare, width
 
 SHARE = 0.1
 USERS = [f"u:{n}" for n in range(2_000)]
@@ -63,6 +63,26 @@ def test_few_false_alarms_with_few_users_who_come_often_and_differ_much() -> Non
     assert alarms <= 3
 
 
+def small_deployment(seed: int, effect: float, n: int) -> int | None:
+    """240 users, about 24 of them the control, who differ much; after how many slates of `n` there was an alarm."""
+    rng, watch = np.random.default_rng(seed), ArmWatch(0.0, 0.05)
+    names = [f"u:{seed}-{n}" for n in range(240)]
+    arms = ["control" if sessions.share_of(name, "arm") < 0.1 else "adaptive" for name in names]
+    taste = rng.uniform(0.2, 1.8, len(names))
+    for k, user in enumerate(rng.integers(len(names), size=n)):
+        factor = effect if arms[user] == "adaptive" else 1.0
+        watch.add(arms[user], 1, names[user], float(rng.poisson(factor * taste[user])))
+        if k % 32 == 0 and watch.accusation() is not None:
+            return k
+    return None
+
+
+def test_a_small_deployment_is_watched_too() -> None:
+    """An interval of the normal distribution would be too narrow for so few; none at all would leave it unwatched."""
+    assert sum(small_deployment(seed, 1.0, 6_000) is not None for seed in range(80)) <= 4
+    assert sum(small_deployment(seed, 0.2, 6_000) is not None for seed in range(8)) >= 7
+
+
 @pytest.mark.parametrize("bad", [2, 5])
 def test_a_bad_update_is_found_and_names_the_version(bad: int) -> None:
     watch = ArmWatch(0.05, 0.05)
@@ -111,18 +131,30 @@ def test_difference_and_interval_by_hand() -> None:
     assert difference.se == pytest.approx(2.0 * math.sqrt(1 / 500 + 1 / 4_000), rel=0.2)
     assert difference.n == pytest.approx(500 * 4_000 / 4_500)
     tau = difference.n / 200
+    assert 63 < difference.freedom < 126
+    # The t-test's mixture martingale is 1 / alpha at the interval's end.
+    t, nu = width(difference, 0.05) / difference.se, difference.freedom
+    inner = (1 + t**2 / nu) / (1 + t**2 / (nu * (1 + tau)))
+    assert inner ** ((nu + 1) / 2) / math.sqrt(1 + tau) == pytest.approx(1 / 0.05)
     # Robbins: |S_n| < sqrt((n + r) log((n + r) / (r alpha^2))) at all n, for a sum S_n of n standard normals.
     n, r = difference.n, 200.0
     boundary = math.sqrt((n + r) * math.log((n + r) / (r * 0.05**2))) / n
-    assert width(difference, 0.05) == pytest.approx(boundary * difference.se * math.sqrt(n))
-    assert tau == pytest.approx(n / r)
+    for freedom, within in ((math.inf, 1e-12), (1e6, 1e-4)):
+        known = width(difference._replace(freedom=freedom), 0.05)
+        assert known == pytest.approx(boundary * difference.se * math.sqrt(n), rel=within)
+
+
+def test_the_fewer_users_the_wider_until_nothing_is_said() -> None:
+    difference = Difference(-1.0, 0.1, 1_000.0, 60.0, 1.0)
+    widths = [width(difference._replace(freedom=freedom), 0.01) for freedom in (60.0, 20.0, 8.0, 6.0, 5.0)]
+    assert widths == sorted(widths) and math.isinf(widths[-1]) and widths[0] < 0.5
 
 
 def test_too_few_users_say_nothing() -> None:
     totals = np.zeros((2, 2, BUCKETS))
-    totals[:, :, :19] = 100.0
+    totals[:, :, :5] = 100.0
     assert compare(totals) is None
-    totals[:, :, 19] = 100.0
+    totals[:, :, 5] = 100.0
     assert compare(totals) is not None
 
 
