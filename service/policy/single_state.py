@@ -51,7 +51,8 @@ class SingleStateScorer:
             self._bound = (self.config.optimism / np.sqrt(BIAS_PRECISION + information)).astype(np.float32)
         n_items = len(self._bias)
         self._n_kept = min(n_items, max(N_LATEST, _KEPT_BYTES // max(1, self._bias.nbytes)))
-        self._rows = np.empty((0, 0), np.float32)  # [n_kept, A], once one was asked for
+        # Once a row was asked for: directions [dim, A], room for what is computed [N_LATEST, A], rows [n_kept, A].
+        self._columns = self._computed = self._rows = np.empty((0, 0), np.float32)
         self._row_of: dict[int, int] = {}  # item -> its row; the one asked for last at the end
 
     def score(self, history: Sequence[Interaction], prior: Row | None = None) -> Scored:

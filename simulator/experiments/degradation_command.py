@@ -46,7 +46,9 @@ def degradation(
     ),
     environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "lfm,industry,coat",
     seeds: Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.")] = 3,
-    stationary: Annotated[int, typer.Option(min=0, help="Runs in which both arms get the frozen policy.")] = 200,
+    stationary: Annotated[
+        int, typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.")
+    ] = 200,
     page: Annotated[Path | None, typer.Option(help="Document whose marked part is written.")] = Path(
         "docs/reliability.md"
     ),
@@ -61,8 +63,7 @@ def degradation(
         prior = prepared.prior(experiments, "text", console)
         plans = [Plan(fault, seed) for seed in range(seeds) for fault in _FAULTS]
         plans += [Plan("bad_update", seed, watched=False) for seed in range(seeds)]
-        if not tasks:  # the first environment plays them all
-            plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
+        plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
     told = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     known = {_key(line["environment"], line["plan"]) for line in told}

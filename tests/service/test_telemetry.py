@@ -132,7 +132,6 @@ def test_nor_does_one_that_fails(
     with api_process(settings.model_copy(update={"telemetry": "on"}), tmp_path / "log") as (_, client):
         redis.set(keys.seen("u:planted-user"), "no list")
         assert "impression_not_logged" in recommend(client, "planted-user")["warnings"]
-        redis.set(keys.history("u:planted-user"), "no list")
         until(lambda: bool(collector.named("log")), "the span")
     assert "planted-user" not in str(collector.spans)
     (failed,) = collector.named("log")
@@ -140,9 +139,7 @@ def test_nor_does_one_that_fails(
     assert (failed.status.message, len(failed.events)) == ("", 0)
 
 
-def test_the_workers_steps_are_spans(
-    settings: Settings, collector: Collector, tmp_path: Path, snapshot_folder: Path
-) -> None:
+def test_the_workers_steps_are_spans(settings: Settings, collector: Collector, tmp_path: Path) -> None:
     told = learning_settings(settings, telemetry="on")
     with api_process(told, tmp_path / "log") as (_, client):
         talk(client, 60)
