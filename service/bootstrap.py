@@ -11,7 +11,6 @@ import redis.asyncio as aioredis
 
 from service.catalogue import CatalogueStore, ItemRecord, pack_embedding
 from service.keys import Keys
-from service.policy.adaptive import ServingConfig
 from service.policy.snapshot import (
     Manifest,
     Snapshot,
@@ -85,6 +84,5 @@ def _first_version(snapshot: Snapshot, settings: Settings) -> Manifest:
         if existing.item_ids == snapshot.item_ids:
             return existing.manifest
         raise SnapshotError(f"{folder}: is of another catalogue; use an empty data directory")
-    serving = ServingConfig(settings.variant, settings.mixture, settings.fixed_weight, settings.mixture_temperature)
-    manifest = replace(snapshot.manifest, version=1, parent=None, serving=serving)
+    manifest = replace(snapshot.manifest, version=1, parent=None, serving=settings.serving)
     return save_snapshot(replace(snapshot, manifest=manifest), folder)

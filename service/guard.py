@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -15,6 +15,9 @@ from service.auth import KeyRecord, Scope
 from service.errors import Problem, redis_away
 from service.openapi import SCHEMES, problems
 from service.state import State, state_of
+
+ADMITTED = "ialp.admitted"  # in the scope of a request that was let in before it came to its route
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Guarded(APIRoute):
@@ -34,7 +37,8 @@ class Guarded(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            await _admit(request, self.scopes)
+            if ADMITTED not in request.scope:
+                await admit(state_of(request), request.scope["headers"], self.scopes)
             if state_of(request).circuit.is_open and not self.without_redis:
                 raise redis_away()  # before the body is read: all who were refused come again
             return await handle(request)
@@ -47,19 +51,19 @@ def needs(*scopes: Scope, without_redis: bool = False) -> type[Guarded]:
     return type("Guarded", (Guarded,), {"scopes": scopes, "without_redis": without_redis})
 
 
-def _token(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+def _token(headers: Headers) -> str:
+    found = {name: value for name, value in reversed(headers) if name in (b"authorization", b"x-api-key")}
+    scheme, _, token = found.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else found.get(b"x-api-key", b"").decode("latin-1")
 
 
-async def _admit(request: Request, scopes: tuple[Scope, ...]) -> None:
-    """Raises Problem unless the request carries a key with one of `scopes` that has not used up its rate."""
-    state = state_of(request)
+async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> None:
+    """Raises Problem unless the request's headers hold a key with one of `scopes` that has not used up its rate."""
     if state.key_ring is None:
         return
     if not state.key_ring.loaded:
         raise redis_away()
-    key = state.key_ring.verify(_token(request), time.time())
+    key = state.key_ring.verify(_token(headers), time.time())
     if key is None:
         detail = "Send a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
         raise Problem(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})

@@ -17,7 +17,7 @@ from service.arm_watch import ArmWatch, ArmWatchState, Finding
 from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
 from service.metrics import ArmTotals
-from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import ServingPolicy, Variant
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
@@ -236,7 +236,7 @@ class Learning:
             item_ids=tuple(self.item_ids),
             text_encoder=self.snapshot.manifest.text_encoder,
             projection=self.snapshot.projection,
-            serving=serving_config(self.settings),
+            serving=self.settings.serving,
             pretrained=self.pretrained,
             learned=self.learner.actor,
             critic=self.learner.critic,
@@ -248,7 +248,7 @@ class Learning:
     def serving_policy(self) -> ServingPolicy:
         """The policy as it would serve now."""
         self._apply_text()
-        return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, serving_config(self.settings))
+        return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, self.settings.serving)
 
     def judged(self, decision: Gate) -> None:
         """The next version is published: the gate lets it serve, or refuses it."""
@@ -315,8 +315,3 @@ class Learning:
         self.arm_watch.restore(meta.watch)
         self.accusation = None
         self.counters = meta.counters
-
-
-def serving_config(settings: Settings) -> ServingConfig:
-    """What the settings say about serving."""
-    return ServingConfig(settings.variant, settings.mixture, settings.fixed_weight, settings.mixture_temperature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import time
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 from service.catalogue import Catalogue, CatalogueStore
 from service.circuit import AWAY, Circuit
 from service.keys import Keys
-from service.policy.adaptive import ServingPolicy
+from service.policy.adaptive import Query, ServingPolicy
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.registry import Live, Registry, folder_of
 from service.settings import Settings
@@ -73,6 +74,7 @@ class PolicyWatch:
         self._settings = settings
         self._live: Live | None = None  # the pointer, as last read
         self._damaged: dict[int, float] = {}  # version -> when it could not be loaded
+        self._n_frozen = 0
         self._looking = asyncio.Lock()  # an older look must not undo a newer one
         self._loading = asyncio.Lock()
         self._changing = asyncio.Lock()  # the catalogue, or the policy that has a row for each of its items
@@ -176,6 +178,9 @@ class PolicyWatch:
                         apprentice = replace(
                             apprentice, policy=await asyncio.to_thread(_policy, apprentice.snapshot, catalogue)
                         )
+            if len(catalogue) > 2 * self._n_frozen:  # seldom: what is garbage by now, in cycles, stays for ever
+                gc.freeze()  # all these objects live long, so no collection need walk through them
+                self._n_frozen = len(catalogue)
             # No await between the catalogue's change and the policy's: a request sees both or neither.
             self.catalogue = catalogue
             if self.current is not None:  # its mode may have changed meanwhile
@@ -208,7 +213,9 @@ class PolicyWatch:
 
 
 def _policy(snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
-    return snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+    policy.serve([Query((), catalogue.available)])  # so that the first request finds all tables made
+    return policy
 
 
 def _may_serve(version: int, live: Live) -> bool:

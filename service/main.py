@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import redis.asyncio as aioredis
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 
-from service import errors, telemetry
+from service import errors, slates, telemetry
 from service.auth import KeyRing
 from service.bootstrap import bootstrap
 from service.circuit import Bounded, Circuit
+from service.coalesce import Coalesced
 from service.edge import Edge
+from service.hot_path import HotPath
 from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
@@ -26,6 +28,7 @@ from service.policy.snapshot import SnapshotError
 from service.rate_limit import RateLimiter
 from service.registry import RegistryError
 from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
+from service.sessions import SessionStore
 from service.settings import Settings
 from service.state import Encoder, State
 from service.streams import EventLog
@@ -43,6 +46,10 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     """
     retry = Bounded(timeout_s or settings.redis_timeout_s, circuit)
     return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
+
+
+async def _draw(wanted: Sequence[slates.Wish]) -> list[slates.Drawn]:
+    return slates.draw(wanted)
 
 
 async def _keep_up(state: State) -> None:
@@ -76,13 +83,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         circuit = Circuit()
         redis, probe = connect(settings, circuit), connect(settings)
         quick = connect(settings, circuit, settings.recommend_redis_timeout_s)
+        events = EventLog(redis, quick, keys, settings)
         state = State(
             settings=settings,
             keys=keys,
             redis=redis,
             circuit=circuit,
             quick=quick,
-            log=EventLog(redis, quick, keys, settings),
+            log=events,
+            sessions=SessionStore(redis, keys),
+            sessions_of=Coalesced(SessionStore(quick, keys).load),
+            drawn=Coalesced(_draw),
+            log_impression=Coalesced(events.append_impressions),
             lag=Lag(redis, keys, settings),
             watch=PolicyWatch(redis, probe, circuit, keys, settings),
             encoder=Encoder(),
@@ -126,6 +138,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)
     app.include_router(health.guarded)
+    app.add_middleware(HotPath)
     app.add_middleware(
         Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s
     )

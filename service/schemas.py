@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_ID_BYTES = 256
 MAX_K = 100
 MAX_IDS = 1_000
+MAX_PAST = 200
 MAX_EVENTS = 1_000
 MAX_TEXT = 4_000
 MAX_FIELDS = 32
@@ -97,7 +98,7 @@ class RecommendRequest(_Who):
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
     filters: Filters | None = None
     history: list[PastInteraction] | None = Field(
-        None, max_length=200, description="Use this history, oldest first, instead of the stored session."
+        None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import redis.asyncio as aioredis
-from redis.exceptions import ResponseError
 
 from service.keys import Keys
 
@@ -54,19 +53,39 @@ def decode_history(entries: list[bytes]) -> tuple[tuple[str, float], ...]:
     return tuple(history)
 
 
-async def load(redis: aioredis.Redis, keys: Keys, user: str) -> Session:
-    """Read a user's session in one round trip; an unknown user has an empty one."""
-    pipe = redis.pipeline(transaction=False)
-    pipe.lrange(keys.history(user), 0, -1)
-    pipe.lrange(keys.seen(user), 0, -1)
-    pipe.get(keys.item_seq)
-    answers: list[Any] = await pipe.execute(raise_on_error=False)
-    history, seen, seq = (None if isinstance(a, ResponseError) else a for a in answers)
-    return Session(
-        history=decode_history(history or []),
-        seen=tuple(item.decode(errors="replace") for item in seen or []),
-        catalogue_seq=int(seq or 0),
-    )
+# KEYS: the catalogue's sequence, then for each user: history, seen. Returns the sequence, then what these keys hold;
+# one that is no list holds nothing.
+_LOAD = """
+local found = {redis.call('GET', KEYS[1])}
+for i = 2, #KEYS do
+  local list = redis.pcall('LRANGE', KEYS[i], 0, -1)
+  found[i] = list.err and {} or list
+end
+return found
+"""
+
+
+class SessionStore:
+    """Sessions in Redis, for reading."""
+
+    def __init__(self, redis: aioredis.Redis, keys: Keys) -> None:
+        self._keys, self._load = keys, redis.register_script(_LOAD)
+
+    async def load(self, users: Sequence[str]) -> list[Session]:
+        """Users' sessions in one round trip; an unknown user has an empty one."""
+        names = [self._keys.item_seq]
+        for user in users:
+            names += [self._keys.history(user), self._keys.seen(user)]
+        found = await self._load(keys=names)
+        seq = int(found[0] or 0)
+        return [
+            Session(
+                history=decode_history(history),
+                seen=tuple([item.decode(errors="replace") for item in seen]),
+                catalogue_seq=seq,
+            )
+            for history, seen in zip(found[1::2], found[2::2], strict=True)
+        ]
 
 
 async def erase(redis: aioredis.Redis, keys: Keys, user: str) -> bool:

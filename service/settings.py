@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from service.policy.a2c import A2CConfig
-from service.policy.adaptive import Mixture, Variant
+from service.policy.adaptive import Mixture, ServingConfig, Variant
 from service.policy.boltzmann import BoltzmannConfig
 from service.policy.factory import configured
 
@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     mixture: Mixture = Field(Mixture.ADAPTIVE, description="How ap weighs its two policies: fixed or adaptive.")
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
     mixture_temperature: float = Field(0.001, gt=0, description="Of the adaptive mixture, in units of Q.")
+    candidates: int = Field(
+        512,
+        ge=100,
+        description="Items that a policy chooses among for a request, in a catalogue of over eight times as many.",
+    )
 
     # The worker
     learner: str = Field("boltzmann", pattern="^(boltzmann|a2c)$", description="Learning algorithm: boltzmann or a2c.")
@@ -140,6 +145,13 @@ class Settings(BaseSettings):
     watch_alpha: float = Field(
         0.05, gt=0, lt=1, description="Probability of a false roll-back, over a deployment's whole life."
     )
+
+    @property
+    def serving(self) -> ServingConfig:
+        """How the policies are put together."""
+        return ServingConfig(
+            self.variant, self.mixture, self.fixed_weight, self.mixture_temperature, candidates=self.candidates
+        )
 
     @field_validator("redis_url")
     @classmethod

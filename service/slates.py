@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from service.catalogue import Catalogue
 from service.events import Impression, Shadow
 from service.live import Apprentice, LivePolicy
-from service.policy.adaptive import Arm
-from service.policy.sampling import sample_slate, slate_propensities
+from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
+from service.policy.sampling import sample_slates, slate_propensities
 from service.policy.types import Interaction, Response
-from service.schemas import RecommendedItem, RecommendRequest
 
+_POSITIVE, _NEGATIVE, _IGNORED = Response.POSITIVE, Response.NEGATIVE, Response.IGNORED
 History = Sequence[tuple[str, float]]
 Mask = npt.NDArray[np.bool_]
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """What `schemas.RecommendedItem` says."""
+
+    item_id: str
+    slot: int
+    score: float
+    propensity: float
+    source: Literal["pretrained", "learned", "popularity", "catalogue"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Slate:
     recommendation_id: str
     policy_version: int
     arm: str
-    items: list[RecommendedItem]
+    items: list[Slot]
     warnings: list[str]
     impression: Impression | None
 
@@ -44,29 +56,36 @@ class Candidates:
     warnings: tuple[str, ...]
 
 
-def candidates(catalogue: Catalogue, request: RecommendRequest, seen: frozenset[str]) -> Candidates:
-    """Seen, hidden, deleted, excluded and filtered items are not available."""
+def candidates(
+    catalogue: Catalogue,
+    seen: Iterable[str],
+    only: Sequence[str] | None = None,
+    excluded: Iterable[str] = (),
+    categories: Iterable[str] | None = None,
+) -> Candidates:
+    """Seen, hidden, deleted, excluded and filtered items are not available; with `only`, nor are all others."""
+    index, ids = catalogue.index, catalogue.ids
     available = catalogue.available.copy()
     warnings: list[str] = []
     if not available.any():
         warnings.append("catalogue_empty")
     allowed = None
-    if request.candidate_item_ids is not None:
-        known = [catalogue.index[i] for i in request.candidate_item_ids if i in catalogue.index]
-        if len(known) < len(request.candidate_item_ids):
+    if only is not None:
+        known = [index[i] for i in only if i in index]
+        if len(known) < len(only):
             warnings.append("unknown_candidates")
-        only = np.zeros_like(available)
-        only[known] = True
-        available &= only
-    if request.filters is not None and request.filters.categories is not None:
-        available &= catalogue.in_categories(request.filters.categories)
-    if request.candidate_item_ids is not None or request.filters is not None:
-        allowed = tuple(catalogue.ids[i] for i in np.flatnonzero(available))
-    masked = tuple(sorted(item for item in seen.union(request.exclude_item_ids) if item in catalogue.index))
-    available[[catalogue.index[item] for item in masked]] = False
+        named = np.zeros_like(available)
+        named[known] = True
+        available &= named
+    if categories is not None:
+        available &= catalogue.in_categories(categories)
+    if only is not None or categories is not None:
+        allowed = tuple([ids[i] for i in np.flatnonzero(available)])
+    masked = [item for item in dict.fromkeys((*seen, *excluded)) if item in index]
+    available[[index[item] for item in masked]] = False
     if warnings == [] and not available.any():
         warnings.append("no_items_left")
-    return Candidates(available, masked, allowed, tuple(warnings))
+    return Candidates(available, tuple(masked), allowed, tuple(warnings))
 
 
 def candidate_hash(available: Mask) -> str:
@@ -76,76 +95,131 @@ def candidate_hash(available: Mask) -> str:
 
 def interactions(history: History, index: dict[str, int]) -> list[Interaction]:
     """History as the policy takes it; items that the policy has no row for are left out."""
-    return [Interaction(index[item], Response.of(reward)) for item, reward in history if item in index]
+    return [
+        Interaction(index[item], _POSITIVE if reward > 0 else _NEGATIVE if reward < 0 else _IGNORED)
+        for item, reward in history
+        if item in index
+    ]
 
 
-def draw(
+class Wish(NamedTuple):
+    """A slate of `k` items that is wanted from a policy in a state; `rng` draws it."""
+
+    policy: ServingPolicy
+    query: Query
+    k: int
+    rng: np.random.Generator
+
+
+class Drawn(NamedTuple):
+    """k' <= k items in slot order, by their place in the catalogue, and where they come from."""
+
+    items: list[int]
+    propensities: list[float]  # each given the slots above it
+    scores: list[float]  # the policy's probabilities
+    from_learned: list[bool]
+    entropy: float
+    distribution: Distribution
+
+
+def wishes(
     live: LivePolicy,
     catalogue: Catalogue,
     chosen: Candidates,
     history: History,
-    *,
-    user: str,
     arm: Arm,
     k: int,
     rng: np.random.Generator,
     shadow_rng: np.random.Generator,
-) -> Slate:
-    """Draw a slate from the live policy; the kill switch turns every arm into the control.
+) -> list[Wish]:
+    """What `told` needs: a slate of the policy in service and, if there is an apprentice, its own.
 
-    `shadow_rng` draws for an apprentice, so that what is shown is the same with and without one.
+    The kill switch turns every arm into the control. `shadow_rng` draws for the apprentice, so that what is shown is
+    the same with and without one.
     """
-    serving_arm = Arm.CONTROL if live.live.mode == "frozen" else arm
     known = interactions(history, catalogue.index)
-    distribution = live.policy.distribution(known, chosen.available, serving_arm)
-    slate = sample_slate(distribution.probs, k, rng)
-    sources = distribution.sources(slate.items)
-    ids = tuple(catalogue.ids[i] for i in slate.items)
-    recommendation_id = uuid4().hex
+    serving_arm = Arm.CONTROL if live.live.mode == "frozen" else arm
+    wanted = [Wish(live.policy, Query(known, chosen.available, serving_arm), k, rng)]
+    if live.apprentice is not None:
+        wanted.append(Wish(live.apprentice.policy, Query(known, chosen.available), k, shadow_rng))
+    return wanted
+
+
+def draw(wanted: Sequence[Wish]) -> list[Drawn]:
+    """A slate for each wish, in their order; those for the same policy cost less together than one by one."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for n, wish in enumerate(wanted):
+        places.setdefault((id(wish.policy), id(wish.rng)), []).append(n)
+    drawn: dict[int, Drawn] = {}
+    for group in places.values():
+        drawn.update(zip(group, _drawn([wanted[n] for n in group]), strict=True))
+    return [drawn[n] for n in range(len(wanted))]
+
+
+def _drawn(wanted: Sequence[Wish]) -> Iterator[Drawn]:
+    """Of one policy and generator."""
+    distributions = wanted[0].policy.serve([wish.query for wish in wanted])
+    # Slots above it are all that a slot depends on, so shorter slates are the beginnings of longer ones.
+    probs = np.array([distribution.probs for distribution in distributions])
+    entropies = entropy(probs)
+    slates = sample_slates(probs, min(max(wish.k for wish in wanted), probs.shape[1]), wanted[0].rng)
+    rows = zip(wanted, distributions, probs, entropies.tolist(), slates.items, slates.propensities, strict=True)
+    for wish, distribution, mass, nats, places, propensities in rows:
+        shown = places[: min(wish.k, int(np.count_nonzero(places >= 0)))]
+        yield Drawn(
+            items=distribution.items(shown).tolist(),
+            propensities=propensities[: len(shown)].tolist(),
+            scores=mass[shown].tolist(),
+            from_learned=distribution.from_learned(shown).tolist(),
+            entropy=nats,
+            distribution=distribution,
+        )
+
+
+def told(
+    live: LivePolicy,
+    catalogue: Catalogue,
+    chosen: Candidates,
+    history: History,
+    drawn: Sequence[Drawn],
+    *,
+    user: str,
+    arm: Arm,
+    k: int,
+) -> Slate:
+    """The slate, and what is logged of it; `drawn` by the `wishes` for it."""
+    slate, *others = drawn
+    ids = tuple([catalogue.ids[item] for item in slate.items])
     impression = Impression(
-        recommendation_id=recommendation_id,
+        recommendation_id=uuid4().hex,
         user=user,
         arm=str(arm),
         policy_version=live.version,
         history=tuple(history),
         items=ids,
-        propensities=tuple(float(p) for p in slate.propensities),
+        propensities=tuple(slate.propensities),
         candidate_hash=candidate_hash(chosen.available),
         masked=chosen.masked,
         candidates=chosen.allowed,
-        weight=distribution.weight,
-        entropy=distribution.entropy,
-        shadow=_shadow(live.apprentice, catalogue, chosen, known, slate.items, k, shadow_rng),
+        weight=slate.distribution.weight,
+        entropy=slate.entropy,
+        shadow=_shadow(live.apprentice, others[0], catalogue, slate.items) if live.apprentice else None,
     )
     items = [
-        RecommendedItem(
-            item_id=item_id,
-            slot=slot,
-            score=float(distribution.probs[row]),
-            propensity=impression.propensities[slot],
-            source="learned" if source == "learned" else "pretrained",
+        Slot(item_id, slot, score, propensity, "learned" if learned else "pretrained")
+        for slot, (item_id, score, propensity, learned) in enumerate(
+            zip(ids, slate.scores, slate.propensities, slate.from_learned, strict=True)
         )
-        for slot, (item_id, row, source) in enumerate(zip(ids, slate.items, sources, strict=True))
     ]
-    return Slate(recommendation_id, live.version, str(arm), items, _with_shortage(chosen, len(items), k), impression)
+    warnings = _with_shortage(chosen, len(items), k)
+    return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression)
 
 
-def _shadow(
-    apprentice: Apprentice | None,
-    catalogue: Catalogue,
-    chosen: Candidates,
-    known: Sequence[Interaction],
-    shown: npt.NDArray[np.int64],
-    k: int,
-    rng: np.random.Generator,
-) -> Shadow | None:
+def _shadow(apprentice: Apprentice, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
     """What the apprentice would have shown, and how likely it would have shown what was."""
-    if apprentice is None:
-        return None
-    probs = apprentice.policy.distribution(known, chosen.available).probs
-    own = sample_slate(probs, k, rng)
-    propensities = slate_propensities(probs, shown)
-    return Shadow(apprentice.version, tuple(catalogue.ids[i] for i in own.items), tuple(propensities.tolist()))
+    probs = own.distribution.of_all(len(catalogue)).probs
+    propensities = slate_propensities(probs, np.array(shown, np.int64))
+    return Shadow(apprentice.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
 
 
 def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:
@@ -155,7 +229,7 @@ def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], 
     ids = list(dict.fromkeys([*by_popularity, *rest]))[:k]
     popular_set = set(by_popularity)
     items = [
-        RecommendedItem(
+        Slot(
             item_id=item_id,
             slot=slot,
             score=0.0,

@@ -12,13 +12,18 @@ from fastapi import Depends, Request
 
 from service.auth import KeyRing
 from service.circuit import Circuit
+from service.coalesce import Coalesced
+from service.events import Impression
 from service.keys import Keys
 from service.lag import Lag
 from service.live import PolicyWatch
 from service.metrics import Metrics, WorkerReport, decode_report
+from service.policy.adaptive import Arm
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
 from service.rate_limit import RateLimiter
+from service.sessions import Session, SessionStore, share_of
 from service.settings import Settings
+from service.slates import Drawn, Wish
 from service.streams import EventLog
 
 
@@ -51,10 +56,18 @@ class State:
     watch: PolicyWatch
     encoder: Encoder
     metrics: Metrics
+    sessions: SessionStore
+    sessions_of: Coalesced[str, Session]  # by `quick`, of users by their key
+    drawn: Coalesced[Wish, Drawn]
+    log_impression: Coalesced[Impression, None]
     rng: np.random.Generator
     shadow_rng: np.random.Generator
     key_ring: KeyRing | None  # None: everybody may do everything
     limiter: RateLimiter
+
+    def arm_of(self, user: str) -> Arm:
+        """The arm a user belongs to: always the same one."""
+        return Arm.CONTROL if share_of(user, "arm") < self.settings.control_share else Arm.ADAPTIVE
 
     async def worker_report(self) -> WorkerReport | None:
         """What the worker last reported, None if it never ran or what it wrote cannot be read."""

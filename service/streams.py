@@ -48,6 +48,22 @@ return accepted
 """
 
 
+# KEYS: events, then for each impression: seen. ARGV: seen limit, session ttl (s), then for each impression: payload,
+# number of items, the items.
+_IMPRESSIONS = """
+local at = 3
+for i = 2, #KEYS do
+  redis.call('XADD', KEYS[1], '*', 'e', ARGV[at])
+  local n = tonumber(ARGV[at + 1])
+  if n > 0 then
+    redis.call('RPUSH', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
+    redis.call('LTRIM', KEYS[i], -tonumber(ARGV[1]), -1)
+    redis.call('EXPIRE', KEYS[i], ARGV[2])
+  end
+  at = at + 2 + n
+end
+"""
+
 # KEYS: dead, events. ARGV: entry id. Returns the event's new id, or false if there is no such entry.
 _REPLAY = """
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
@@ -75,20 +91,20 @@ class EventLog:
 
     def __init__(self, redis: aioredis.Redis, quick: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         """`quick` is the client of /recommend, which gives up early."""
-        self._redis, self._quick, self._keys, self._settings = redis, quick, keys, settings
+        self._redis, self._keys, self._settings = redis, keys, settings
+        self._impressions = quick.register_script(_IMPRESSIONS)
         self._feedback = redis.register_script(_FEEDBACK)
         self._replay = redis.register_script(_REPLAY)
 
-    async def append_impression(self, impression: Impression) -> None:
-        """Log a slate and remember its items as seen."""
-        seen = self._keys.seen(impression.user)
-        pipe = self._quick.pipeline(transaction=True)
-        pipe.xadd(self._keys.events, {events.FIELD: events.encode(impression)})
-        if impression.items:
-            pipe.rpush(seen, *impression.items)
-            pipe.ltrim(seen, -self._settings.seen_limit, -1)
-            pipe.expire(seen, self._settings.session_ttl_s)
-        await pipe.execute()
+    async def append_impressions(self, impressions: Sequence[Impression]) -> Sequence[None]:
+        """Log slates and remember their items as seen, all at once."""
+        names = [self._keys.events]
+        args: list[str | bytes | int] = [self._settings.seen_limit, self._settings.session_ttl_s]
+        for impression in impressions:
+            names.append(self._keys.seen(impression.user))
+            args += [events.encode(impression), len(impression.items), *impression.items]
+        await self._impressions(keys=names, args=args)
+        return [None] * len(impressions)
 
     async def append_feedback(self, feedback: Sequence[Feedback]) -> list[bool]:
         """Log feedback and update the sessions, all at once; False where the event_id was known already."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from functools import cached_property
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,9 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from service.policy.fast_scorer import FastScorer, Floats, Places, pack, sigmoid
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs
-from service.policy.single_state import Row, SingleStateScorer, sigmoid
 from service.policy.types import Interaction, States
 
 
@@ -56,6 +57,7 @@ class ServingConfig:
     fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
     # Of the adaptive mixture, in units of Q: differences of policies are small.
     temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.001
+    candidates: Annotated[int, Meta(ge=1)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 
 def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
@@ -74,25 +76,47 @@ def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bo
     return np.asarray(np.divide(mass, total, out=np.zeros_like(mass), where=total > 0))
 
 
+class Query(NamedTuple):
+    """A state, and what may be shown in it."""
+
+    history: Sequence[Interaction]
+    available: npt.NDArray[np.bool_]  # [A]
+    arm: Arm = Arm.ADAPTIVE
+
+
 @dataclass(frozen=True)
 class Distribution:
-    """A policy's probabilities over the catalogue in one state, and what they are made of."""
+    """A policy's probabilities in one state, and what they are made of."""
 
-    probs: Probs  # [A], sums to one, zero where an item is not available
-    pretrained: Probs  # [A]; equals `learned` where the pre-trained policy takes no part
-    learned: Probs  # [A]; equals `pretrained` where nothing learned takes part
+    probs: Probs  # [R], sums to one, zero where an item is not available
+    pretrained: Probs  # [R]; equals `learned` where the pre-trained policy takes no part
+    learned: Probs  # [R]; equals `pretrained` where nothing learned takes part
     weight: float  # share of `learned` in `probs`
+    rows: Places | None = None  # [R] the items that the numbers are of; None: of all A
 
-    @property
-    def entropy(self) -> float:
-        """Entropy in nats."""
-        held = self.probs[self.probs > 0]
-        return float(-(held * np.log(held)).sum())
+    def items(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The items that stand at the places `drawn` [k]."""
+        return drawn if self.rows is None else self.rows[drawn]
 
-    def sources(self, items: npt.NDArray[np.int64]) -> list[str]:
-        """For each item [k] the policy that contributed most of its probability, "pretrained" or "learned"."""
-        from_learned = self.weight * self.learned[items] > (1 - self.weight) * self.pretrained[items]
-        return ["learned" if learned else "pretrained" for learned in from_learned]
+    def from_learned(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """For each of `drawn` [k] whether the learned policy contributed most of its probability."""
+        return self.weight * self.learned[drawn] > (1 - self.weight) * self.pretrained[drawn]
+
+    def of_all(self, n_items: int) -> Distribution:
+        """The same with numbers for all A items."""
+        if self.rows is None:
+            return self
+        rows = self.rows  # an item that is there twice has its probability at one of its places
+        probs, pretrained, learned = (
+            np.bincount(rows, part, n_items).astype(np.float64)  # integers where there is nothing to count
+            for part in (self.probs, self.pretrained, self.learned)
+        )
+        return Distribution(probs, pretrained, learned, self.weight)
+
+
+def entropy(probs: Probs) -> Probs:
+    """Entropy in nats over the last axis, [..., A] -> [...]."""
+    return np.asarray(-(probs * np.log(probs + np.finfo(np.float64).tiny)).sum(-1))
 
 
 class DistributionBatch(NamedTuple):
@@ -102,6 +126,9 @@ class DistributionBatch(NamedTuple):
     pretrained: Probs  # [B, A]
     learned: Probs  # [B, A]
     weight: Probs  # [B]
+
+
+_FEW = 8  # times the number of candidates: a catalogue up to there is scored as a whole
 
 
 class ServingPolicy:
@@ -115,9 +142,19 @@ class ServingPolicy:
             self._pretrained = (pretrained, pretrained.table())
             self._learned = (learned, learned.table())
             self._critic = self._learned if critic is learned else (critic, critic.table())
-        self._single_pretrained = SingleStateScorer(*self._pretrained)
-        self._single_learned = SingleStateScorer(*self._learned)
-        self._single_critic = self._single_learned if critic is learned else SingleStateScorer(*self._critic)
+
+    # Made when they are first used: those who ask for batches alone have no use for them.
+    @cached_property
+    def _fast_pretrained(self) -> FastScorer:
+        return FastScorer(*self._pretrained)
+
+    @cached_property
+    def _fast_learned(self) -> FastScorer:
+        return FastScorer(*self._learned)
+
+    @cached_property
+    def _fast_critic(self) -> FastScorer:
+        return self._fast_learned if self._critic is self._learned else FastScorer(*self._critic)
 
     @property
     def n_items(self) -> int:
@@ -127,34 +164,74 @@ class ServingPolicy:
     def distribution(
         self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> Distribution:
-        """Probabilities in the state `history`, over the items that are `available` [A]."""
-        variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
-        known: Row | None = None
-        if variant != Variant.FT:
-            before = self._single_pretrained.score(history)
-            known = before.response
-            pretrained = self._single_pretrained.policy(before.advantage, available)[0]
-        if variant == Variant.FROZEN:
-            return Distribution(pretrained, pretrained, pretrained, 0.0)
-        advantage = self._single_learned.score(history, known).advantage
-        learned, settled = self._single_learned.policy(advantage, available)
-        if variant == Variant.FT:
-            return Distribution(learned, learned, learned, 1.0)
-        weight = self.config.fixed_weight
+        """Probabilities of all A items in the state `history`, over those that are `available` [A]."""
+        return self.serve([Query(history, available, arm)])[0].of_all(len(available))
+
+    def serve(self, queries: Sequence[Query]) -> list[Distribution]:
+        """For each query its distribution; together they cost less than one by one.
+
+        In a large catalogue the policies choose among `ServingConfig.candidates`, and their probabilities are exact for
+        these: the first ones by each network's f without closeness, and again with its optimism.
+        """
+        served: dict[int, Distribution] = {}
+        for variant in Variant:
+            group = [n for n, query in enumerate(queries) if self._variant(query.arm) == variant]
+            if group:
+                served.update(zip(group, self._served(variant, [queries[n] for n in group]), strict=True))
+        return [served[n] for n in range(len(queries))]
+
+    def _served(self, variant: Variant, queries: Sequence[Query]) -> list[Distribution]:
+        """Of queries that want the same variant."""
+        before = self._fast_pretrained if variant != Variant.FT else None
+        after = self._fast_learned if variant != Variant.FROZEN else None
+        sessions = pack([query.history for query in queries], self.max_history)
+        absent = np.array([~query.available for query in queries])  # [B, A]
+        of_before = before.plain(sessions) if before is not None else None
+        of_after = after.plain(sessions) if after is not None else None
+        if of_before is not None and of_after is not None and after is not None:
+            of_after += after.prior_gain * of_before
+        rows = None
+        if self.n_items > _FEW * self.config.candidates:
+            rows = _candidates([(before, of_before), (after, of_after)], absent, self.config.candidates)
+            absent = _take(absent, rows) | _is_repeated(rows)
+        repeated: Floats | None = None
+        pretrained = np.empty(0)
+        if before is not None and of_before is not None:
+            near = before.near(sessions, rows)
+            repeated = before.repeated(near)
+            pretrained = before.policy(before.advantage(_take(of_before, rows) + repeated, near), rows, absent)[0]
+        if after is None or of_after is None:
+            return _distributions(rows, pretrained, pretrained, pretrained, np.zeros(len(queries)))
+        near = after.near(sessions, rows)
+        response = _take(of_after, rows) + after.repeated(near)
+        if repeated is not None:
+            response += after.prior_gain * repeated
+        advantage = after.advantage(response, near)
+        learned, settled = after.policy(advantage, rows, absent)
+        if before is None:
+            return _distributions(rows, learned, learned, learned, np.ones(len(queries)))
+        weight = np.full(len(queries), self.config.fixed_weight)
         if self.config.mixture == Mixture.ADAPTIVE:
-            if self._single_critic is not self._single_learned:
-                advantage = self._single_critic.score(history).advantage
+            # What the learned policy spends on curiosity is no reason to prefer the other.
+            if self._fast_critic is not after:
+                critic = self._fast_critic
+                near = critic.near(sessions, rows)
+                advantage = critic.advantage(_take(critic.plain(sessions), rows) + critic.repeated(near), near)
             q = sigmoid(advantage).astype(np.float64)
-            expected = np.array([pretrained @ q, settled @ q])
-            weight = float(mixture_weights(expected, self.config.temperature)[1])
-        return Distribution((1 - weight) * pretrained + weight * learned, pretrained, learned, weight)
+            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
+            weight = mixture_weights(expected, self.config.temperature)[1]
+        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
+        return _distributions(rows, mixed, pretrained, learned, weight)
+
+    def _variant(self, arm: Arm) -> Variant:
+        return Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
 
     @torch.inference_mode()
     def distributions(
         self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> DistributionBatch:
         """Probabilities in B states, over the items that are `available` [B, A]."""
-        variant = Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
+        variant = self._variant(arm)
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
         known: Tensor | None = None
         pretrained = np.empty(0)
@@ -183,3 +260,50 @@ class ServingPolicy:
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return DistributionBatch(mixed, pretrained, learned, weight)
+
+
+def _candidates(
+    ranked: Sequence[tuple[FastScorer | None, Floats | None]], absent: npt.NDArray[np.bool_], n_candidates: int
+) -> Places:
+    """For each state the items that come first, [B, n_candidates], in ascending order.
+
+    Ranked are all by f without closeness of each network that takes part, and again with its optimism; each of these
+    names as many, of those that the ones before it left. Items that are `absent` come last.
+    """
+    views: list[tuple[Floats, Floats | None]] = []
+    for net, plain in ranked:
+        if net is not None and plain is not None:
+            views += [(plain, None)] if net.optimism is None else [(plain, None), (plain, net.optimism)]
+    rows = np.empty((len(absent), 0), np.intp)
+    for n, (plain, optimism) in enumerate(views, 1):
+        score = plain.copy() if optimism is None else plain + optimism
+        score[absent] = -np.inf
+        np.put_along_axis(score, rows, -np.inf, axis=1)
+        wanted = n_candidates * n // len(views) - rows.shape[1]
+        rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
+    rows.sort(axis=1)
+    return rows
+
+
+def _is_repeated(rows: Places) -> npt.NDArray[np.bool_]:
+    """[B, R] whether the same item stands to the left, of `rows` in ascending order: where few items are available."""
+    again = np.zeros(rows.shape, np.bool_)
+    np.equal(rows[:, 1:], rows[:, :-1], out=again[:, 1:])
+    return again
+
+
+_Any = TypeVar("_Any", bound=np.generic)
+
+
+def _take(numbers: npt.NDArray[_Any], rows: Places | None) -> npt.NDArray[_Any]:
+    """[B, R] of [B, A]."""
+    return numbers if rows is None else np.take_along_axis(numbers, rows, 1)
+
+
+def _distributions(
+    rows: Places | None, probs: Probs, pretrained: Probs, learned: Probs, weight: Probs
+) -> list[Distribution]:
+    return [
+        Distribution(probs[b], pretrained[b], learned[b], float(weight[b]), None if rows is None else rows[b])
+        for b in range(len(probs))
+    ]

@@ -68,8 +68,7 @@ def session_state(
     return *history, *((item, 0.0) for item in ignored[max(0, len(ignored) - n_shown) :])
 
 
-@dataclass(frozen=True)
-class Interaction:
+class Interaction(NamedTuple):
     """One item of a session and how the user responded."""
 
     item: int

@@ -12,7 +12,6 @@ from service import sessions, telemetry
 from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
 from service.guard import needs
-from service.routes.recommend import arm_of
 from service.schemas import MAX_EVENTS, FeedbackEvent, FeedbackResponse, Id, Rejection
 from service.state import Shared, State
 
@@ -108,6 +107,6 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
     for event, fresh in zip(logged, accepted, strict=True):
         state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
         if fresh and event.reward > 0:
-            state.metrics.reward.labels(str(arm_of(state, event.user))).inc(event.reward)
+            state.metrics.reward.labels(str(state.arm_of(event.user))).inc(event.reward)
     state.metrics.feedback.labels("rejected").inc(len(rejected))
     return FeedbackResponse(accepted=sum(accepted), duplicates=len(accepted) - sum(accepted), rejected=rejected)

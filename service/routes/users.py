@@ -13,7 +13,6 @@ from service.events import UserErased
 from service.guard import needs
 from service.openapi import problems
 from service.operator_schemas import ErasedResponse
-from service.routes.recommend import arm_of
 from service.schemas import Id, StoredInteraction, UserResponse
 from service.state import Shared
 
@@ -25,14 +24,14 @@ UserId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.
 async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     """What is stored of a user."""
     user = sessions.user_key(user_id, None)
-    session = await sessions.load(state.redis, state.keys, user)
+    session = (await state.sessions.load([user]))[0]
     if not session.history and not session.seen:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_user", "Nothing is stored of this user.")
     return UserResponse(
         user_id=user_id,
         history=[StoredInteraction(item_id=item, reward=reward) for item, reward in session.history],
         seen_item_ids=sorted(session.seen),
-        arm=arm_of(state, user).value,
+        arm=state.arm_of(user).value,
     )
 
 

@@ -290,4 +290,4 @@ def test_a_grown_catalogue_keeps_the_optimiser_and_learning_goes_on(name: str) -
             assert not new[ITEMS:].any(), key
     assert any(key.startswith("optimizer") and tensor.ndim and tensor.any() for key, tensor in after.items())
     learn(learner, new_replay(), ROUNDS[name], seed=55)
-    assert identity_reward(learner.actor) > 0.9
+    assert identity_reward(learner.actor) > 0.85

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import pytest
 from policy_examples import liked, random_history, random_scorer, random_text
 from scipy.stats import chi2
 
+from service.policy import adaptive
 from service.policy.adaptive import Arm, Distribution, Mixture, ServingConfig, ServingPolicy, Variant
 from service.policy.sampling import sample_slate, slate_propensities
 from service.policy.types import Interaction
@@ -34,7 +36,15 @@ SERVED = {
     "ft": ServingConfig(Variant.FT),
     "ap fixed": ServingConfig(Variant.AP, Mixture.FIXED, fixed_weight=0.35),
     "ap adaptive": ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=1.5),
+    "ap among candidates": ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=1.5, candidates=5),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_catalogue_is_small() -> Iterator[None]:
+    """Seven items are more than five candidates."""
+    with mock.patch.object(adaptive, "_FEW", 1):
+        yield
 
 
 def serving_policy(config: ServingConfig) -> ServingPolicy:

@@ -33,7 +33,7 @@ from service.policy.snapshot import load_catalogue, load_snapshot
 from service.registry import Gate, Live
 from service.settings import Settings
 from service.shadow import ShadowTotals, estimated
-from service.slates import Candidates, draw
+from service.slates import Candidates, draw, told, wishes
 
 
 def impressions(redis: syncredis.Redis, settings: Settings) -> list[Impression]:
@@ -79,8 +79,12 @@ def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -
     for apprentice in (None, Apprentice(snapshot, policy)):
         live = LivePolicy(snapshot, policy, Live(1, "auto", 0.0), apprentice)
         rng, own = np.random.default_rng(3), np.random.default_rng(3)
-        users = {"user": "u:ann", "arm": Arm.ADAPTIVE, "k": 5}
-        slates = [draw(live, catalogue, everything, (), rng=rng, shadow_rng=own, **users) for _ in range(9)]  # type: ignore[arg-type]
+        wanted = [wish for _ in range(9) for wish in wishes(live, catalogue, everything, (), Arm.ADAPTIVE, 5, rng, own)]
+        together, each = draw(wanted), len(wanted) // 9
+        slates = [
+            told(live, catalogue, everything, (), together[n : n + each], user="u:ann", arm=Arm.ADAPTIVE, k=5)
+            for n in range(0, len(together), each)
+        ]
         drawn.append([[item.item_id for item in slate.items] for slate in slates])
         impression = slates[0].impression
         assert impression is not None and (impression.shadow is None) == (apprentice is None)

@@ -1,17 +1,20 @@
-"""The fast path of a request against the networks' own arithmetic, in every variant, and the rows that it keeps."""
+"""The fast path of a request against the networks' own arithmetic, in every variant, and the candidates it may take."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_examples import random_scorer, random_text
 
-from service.policy import single_state
-from service.policy.adaptive import Arm, Mixture, ServingConfig, ServingPolicy, Variant
-from service.policy.networks import N_LATEST, ItemScorer, NetworkConfig
+from service.policy import fast_scorer
+from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, ServingPolicy, Variant
+from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, Response, pack_states
 
 ITEMS = 300
@@ -23,6 +26,7 @@ VARIANTS = [
     ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=0.05),
 ]
 PAST = st.builds(Interaction, st.integers(0, ITEMS - 1), st.sampled_from([r for r in Response if r != Response.PAD]))
+Mask = npt.NDArray[np.bool_]
 
 
 def networks(config: NetworkConfig, residual: bool) -> tuple[ItemScorer, ItemScorer, ItemScorer]:
@@ -36,7 +40,7 @@ def networks(config: NetworkConfig, residual: bool) -> tuple[ItemScorer, ItemSco
     return pretrained, learned, critic
 
 
-def assert_alike(policy: ServingPolicy, history: list[Interaction], mask: np.ndarray, arm: Arm) -> None:
+def assert_alike(policy: ServingPolicy, history: list[Interaction], mask: Mask, arm: Arm) -> None:
     states = pack_states([history], max(1, min(len(history), policy.max_history)))
     batch = policy.distributions(states, mask[np.newaxis], arm)
     alone = policy.distribution(history, mask, arm)
@@ -81,26 +85,6 @@ def test_a_policy_that_knows_nothing_of_its_items_is_not_curious() -> None:
     assert_alike(policy, [], np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
 
 
-def test_rows_are_dropped_and_come_back_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for one session's rows alone, each session pushes out those of the one before."""
-    monkeypatch.setattr(single_state, "_KEPT_BYTES", 0)
-    pretrained, learned, critic = networks(CONFIG, residual=True)
-    policy = ServingPolicy(pretrained, learned, critic, VARIANTS[3])
-    scorer = policy._single_learned
-    rng = np.random.default_rng(12)
-    known = set()
-    for _ in range(40):
-        history = [Interaction(int(item), Response.IGNORED) for item in rng.integers(0, 40, size=rng.integers(1, 25))]
-        assert_alike(policy, history, np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
-        known |= set(scorer._row_of)
-        assert len(scorer._row_of) <= N_LATEST and len(set(scorer._row_of.values())) == len(scorer._row_of)
-    assert len(known) > 2 * N_LATEST
-    directions = learned.table().directions
-    for item, row in scorer._row_of.items():
-        expected = (directions @ directions[item]).clamp_min(0.0)
-        np.testing.assert_allclose(scorer._rows[row], expected.numpy(), atol=1e-6)
-
-
 def test_a_catalogue_smaller_than_a_session_is_served() -> None:
     rng = np.random.default_rng(13)
     scorer = random_scorer(rng, random_text(rng, 3, 32), CONFIG).requires_grad_(False)
@@ -117,7 +101,73 @@ def test_latest_items_are_those_of_the_networks() -> None:
         history = [Interaction(int(i), Response(int(rng.integers(1, 4)))) for i in rng.integers(0, ITEMS, size=length)]
         encoded = scorer.encode(pack_states([history], length), scorer.table())
         expected = encoded.latest[0][encoded.is_latest[0]].tolist()
-        assert sorted(single_state.latest_items(history)) == sorted(expected)
+        assert sorted(fast_scorer.latest_items(history)) == sorted(expected)
+
+
+def some_queries(seed: int, n: int) -> list[Query]:
+    """States of all lengths in both arms, with some items seen."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(n):
+        items = rng.permutation(ITEMS)[: rng.integers(0, 40)]
+        mask = np.ones(ITEMS, np.bool_)
+        mask[items] = False
+        history = [Interaction(int(item), Response(int(rng.integers(1, 4)))) for item in items]
+        made.append(Query(history, mask, Arm.CONTROL if number % 3 == 0 else Arm.ADAPTIVE))
+    return made
+
+
+@pytest.mark.parametrize("candidates", [512, 30], ids=["all items", "candidates"])
+def test_together_is_as_one_by_one(candidates: int) -> None:
+    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
+    asked = some_queries(15, 17)
+    for query, together in zip(asked, policy.serve(asked), strict=True):
+        alone = policy.distribution(*query)
+        np.testing.assert_allclose(together.of_all(ITEMS).probs, alone.probs, atol=1e-5, rtol=1e-4)
+        assert together.weight == pytest.approx(alone.weight, abs=1e-4)
+    assert policy.serve([]) == []
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_among_candidates_probabilities_are_exact(config: ServingConfig) -> None:
+    """They are those of the networks with all other items away, and nobody else has any."""
+    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(config, candidates=30))
+    for query, served in zip(some_queries(16, 12), policy.serve(some_queries(16, 12)), strict=True):
+        assert served.rows is not None and len(served.rows) == len(served.probs) == 30
+        mask = np.zeros(ITEMS, np.bool_)
+        mask[served.rows] = True
+        states = pack_states([query.history], policy.max_history)
+        exact = policy.distributions(states, mask[np.newaxis], query.arm)
+        full = served.of_all(ITEMS)
+        for name in ("probs", "pretrained", "learned"):
+            np.testing.assert_allclose(getattr(full, name), getattr(exact, name)[0], atol=1e-5, rtol=1e-4)
+        assert served.probs.sum() == pytest.approx(1.0) and not full.probs[~query.available].any()
+        items = served.items(np.arange(30))
+        np.testing.assert_array_equal(served.probs, full.probs[items])
+
+
+def test_candidates_are_the_first_ones_of_every_view() -> None:
+    """A user without a session has no closeness: so the best of each policy, and the least known, are among them."""
+    pretrained, learned, critic = networks(CONFIG, residual=True)
+    pretrained.information.zero_()
+    learned.id_bias.copy_(torch.from_numpy(np.random.default_rng(17).normal(0, 2.0, ITEMS)))
+    policy = ServingPolicy(pretrained, learned, critic, replace(VARIANTS[2], candidates=30))
+    served = policy.serve([Query((), np.ones(ITEMS, np.bool_))])[0]
+    exact = policy.distributions(pack_states([[]], 1), np.ones((1, ITEMS), np.bool_))
+    assert served.rows is not None
+    for wanted in (exact.learned[0], exact.pretrained[0]):
+        assert set(np.argsort(wanted)[-8:]) <= set(served.rows.tolist())
+
+
+def test_with_fewer_available_items_than_candidates_all_of_them_are_served() -> None:
+    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=30))
+    for n in (0, 1, 7, 29, 30):
+        mask = np.zeros(ITEMS, np.bool_)
+        mask[np.random.default_rng(n).permutation(ITEMS)[:n]] = True
+        served = policy.distribution([Interaction(3, Response.POSITIVE)], mask)
+        np.testing.assert_array_equal(served.probs > 0, mask)
+        exact = policy.distributions(pack_states([[Interaction(3, Response.POSITIVE)]], 1), mask[np.newaxis])
+        np.testing.assert_allclose(served.probs, exact.probs[0], atol=1e-5, rtol=1e-4)
 
 
 def test_what_is_far_from_the_best_keeps_its_chance() -> None:
@@ -133,8 +183,7 @@ def test_what_is_far_from_the_best_keeps_its_chance() -> None:
 
 
 def test_softmax_and_sigmoid_at_their_ends() -> None:
-    huge = np.array([3e38, 3e38, -np.inf], np.float32)
-    assert single_state.softmax(huge).tolist() == [0.5, 0.5, 0.0]
-    assert single_state.softmax(np.full(2, -np.inf, np.float32)).tolist() == [0.0, 0.0]
-    assert single_state.sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
-    assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(single_state.sigmoid(np.float32([0.3]))[0])
+    huge = np.array([[3e38, 3e38, -np.inf], [-np.inf] * 3], np.float32)
+    assert fast_scorer.softmax(huge).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    assert fast_scorer.sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
+    assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(fast_scorer.sigmoid(np.float32([0.3]))[0])
