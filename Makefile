@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test chaos lint security audit sbom experiments tune results container-test observability-test clean help
+.PHONY: demo test bench chaos lint security audit sbom experiments tune results container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make security        the long form of the contract's and the decoders' tests: 20,000 requests and more (20 minutes)"
 	@echo "make audit           known vulnerabilities in what the image installs (asks pypi.org), and bandit on our own code"
 	@echo "make sbom            write sbom.json: what the image installs, as CycloneDX"
+	@echo "make bench           measure speed, freshness and costs, then write docs/performance.md (half an hour on two cores)"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
@@ -53,6 +54,15 @@ chaos: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest tests/chaos/test_chaos.py tests/service/test_worker_process.py --chaos-results $(CHAOS)
 	$(BIN)/python tests/chaos/page.py $(CHAOS) docs/reliability.md
 	$(BIN)/python -m pytest --quiet tests/chaos/test_page.py
+
+BENCH := docs/results/performance/bench.json
+BENCH_PATH := tests/bench:tests/observability
+# ONLY: some sections, by comma; the others stay as they are.
+ONLY ?=
+
+bench: $(VENV)/.stamp-bench
+	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/run.py --results $(BENCH) $(if $(ONLY),--only $(ONLY))
+	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/page.py $(BENCH) docs/performance.md
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

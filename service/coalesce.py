@@ -9,17 +9,23 @@ from typing import Generic, TypeVar
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
+_EACH_S = 0.0025
 _MOST = 64  # calls made as one: what comes after them must not wait long
 
 
 class Coalesced(Generic[Asked, Answer]):
     """`process` for one, as a call that waits for those of the same turn and is processed with them.
 
-    What `process` raises, every one of them gets. Nobody's cancellation reaches the others.
+    What `process` raises, every one of them gets. Nobody's cancellation reaches the others. With `longest_wait_s`,
+    calls wait until so much time is over since the last start as it had calls (`_EACH_S`), but no longer than that:
+    where they are rare nobody waits, and where they are many they come together.
     """
 
-    def __init__(self, process: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]]) -> None:
-        self._process = process
+    def __init__(
+        self, process: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]], longest_wait_s: float = 0.0
+    ) -> None:
+        self._process, self._longest_wait_s = process, longest_wait_s
+        self._next_start = 0.0  # by the loop's clock
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
@@ -28,12 +34,17 @@ class Coalesced(Generic[Asked, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._start)
+            if loop.time() < self._next_start:
+                loop.call_at(self._next_start, self._start)
+            else:
+                loop.call_soon(self._start)
         self._waiting.append((asked, future))
         return future
 
     def _start(self) -> None:
         calls, self._waiting = self._waiting, []
+        wait_s = min(self._longest_wait_s, _EACH_S * len(calls))
+        self._next_start = asyncio.get_running_loop().time() + wait_s
         for start in range(0, len(calls), _MOST):
             task = asyncio.get_running_loop().create_task(self._run(calls[start : start + _MOST]))
             self._running.add(task)

@@ -8,15 +8,16 @@ nothing and does not vote.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.adaptive import Arm, ServingPolicy
+from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
 from service.policy.off_policy import effective_sample_size, estimate, snips
 from service.policy.sampling import slate_propensities
-from service.policy.types import EMPTY_SLOT, Batch, States
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, States
 from service.registry import Gate
 from service.settings import Settings
 
@@ -35,11 +36,15 @@ class OffPolicy(NamedTuple):
 def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Masks are known only as far as the history tells (an approximation that
     scales all ratios of a state alike)."""
-    probs = policy.distributions(batch.state, available_of(batch.state, policy.n_items)).probs
+    return _off_policy(policy.serve(_queries(batch.state, policy.n_items)), policy.n_items, batch)
+
+
+def _off_policy(served: Sequence[Distribution], n_items: int, batch: Batch) -> OffPolicy:
     rewards, ratios, slates = [], [], []
-    for row, actions in enumerate(batch.actions.numpy()):
+    for row, (distribution, actions) in enumerate(zip(served, batch.actions.numpy(), strict=True)):
         shown = np.flatnonzero(actions != EMPTY_SLOT)
-        ratio = slate_propensities(probs[row], actions[shown]) / batch.propensities[row].numpy()[shown]
+        probs = distribution.of_all(n_items).probs
+        ratio = slate_propensities(probs, actions[shown]) / batch.propensities[row].numpy()[shown]
         ratios.append(ratio)
         rewards.append(batch.rewards[row].numpy()[shown].astype(np.float64))
         slates.append(np.full(len(shown), row))
@@ -49,27 +54,34 @@ def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
     return OffPolicy(judged.value, judged.low, effective_sample_size(ratio), logged)
 
 
-def available_of(states: States, n_items: int) -> npt.NDArray[np.bool_]:
-    """[B, A] items that are not in the session's history."""
-    available = np.ones((len(states.lengths), n_items), np.bool_)
-    for row, (items, length) in enumerate(zip(states.items.numpy(), states.lengths.numpy(), strict=True)):
-        available[row, items[:length]] = False
-    return available
+def _queries(states: States, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
+    """The states, with all items available that are not in their history."""
+    queries = []
+    for items, responses, length in zip(*(part.tolist() for part in states), strict=True):
+        available = np.ones(n_items, np.bool_)
+        available[items[:length]] = False
+        history = [Interaction(item, Response(kind)) for item, kind in zip(items[:length], responses, strict=False)]
+        queries.append(Query(history, available, arm))
+    return queries
 
 
 def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Settings) -> Gate:
     """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions; all have rows
-    for all items."""
-    available = available_of(batch.state, new.n_items)
-    p = new.distributions(batch.state, available).probs
-    frozen = new.distributions(batch.state, available, Arm.CONTROL).probs
-    estimate = off_policy(new, batch)
+    for all items. In a large catalogue all are compared on the candidates that `new` chooses among."""
+    n_items = new.n_items
+    queries = _queries(batch.state, n_items)
+    served = new.serve(queries)
+    among = None if served[0].rows is None else np.array([distribution.rows for distribution in served])
+    before = live.serve(queries, among)
+    frozen = new.serve(_queries(batch.state, n_items, Arm.CONTROL), among)
+    estimate = _off_policy(served, n_items, batch)
+    p, q, control = (np.array([one.probs for one in each]) for each in (served, before, frozen))
     numbers = {
-        "entropy": float(-_x_log_y(p, p).sum(1).mean()),
-        "kl_to_live": _kl(p, live.distributions(batch.state, available).probs),
-        "kl_to_frozen": _kl(p, frozen),
-        "coverage": coverage(p),
-        "coverage_of_frozen": coverage(frozen),
+        "entropy": float(entropy(p).mean()),
+        "kl_to_live": _kl(p, q),
+        "kl_to_frozen": _kl(p, control),
+        "coverage": coverage(_mean(served, n_items)),
+        "coverage_of_frozen": coverage(_mean(frozen, n_items)),
         "off_policy_value": estimate.value,
         "off_policy_low": estimate.low,
         "logged_value": estimate.logged,
@@ -90,9 +102,16 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
 
 
 def coverage(probs: Probabilities) -> float:
-    """Effective number of items that [B, A] policies show over their B states: the perplexity of their mean."""
-    mean = probs.mean(0, keepdims=True)
-    return float(np.exp(-_x_log_y(mean, mean).sum()))
+    """Effective number of items that a policy shows: the perplexity of its mean [A] over states."""
+    return float(np.exp(entropy(probs)))
+
+
+def _mean(served: Sequence[Distribution], n_items: int) -> Probabilities:
+    """[A] over the states."""
+    total = np.zeros(n_items)
+    for distribution in served:
+        total += distribution.of_all(n_items).probs
+    return total / len(served)
 
 
 def _kl(p: Probabilities, q: Probabilities) -> float:

@@ -48,6 +48,11 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
 
 
+# For a session. Requests that ask for these together stay together, and eight of them cost each a third of what one costs
+# that is alone: without it, 500 of them a second would be as much as 1,500 that come together.
+_LONGEST_WAIT_S = 0.006
+
+
 async def _draw(wanted: Sequence[slates.Wish]) -> list[slates.Drawn]:
     return slates.draw(wanted)
 
@@ -92,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             quick=quick,
             log=events,
             sessions=SessionStore(redis, keys),
-            sessions_of=Coalesced(SessionStore(quick, keys).load),
+            sessions_of=Coalesced(SessionStore(quick, keys).load, _LONGEST_WAIT_S),
             drawn=Coalesced(_draw),
             log_impression=Coalesced(events.append_impressions),
             lag=Lag(redis, keys, settings),

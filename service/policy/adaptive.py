@@ -128,6 +128,7 @@ class DistributionBatch(NamedTuple):
     weight: Probs  # [B]
 
 
+_AT_ONCE = 64  # states whose scores are in memory together
 _FEW = 8  # times the number of candidates: a catalogue up to there is scored as a whole
 
 
@@ -167,20 +168,23 @@ class ServingPolicy:
         """Probabilities of all A items in the state `history`, over those that are `available` [A]."""
         return self.serve([Query(history, available, arm)])[0].of_all(len(available))
 
-    def serve(self, queries: Sequence[Query]) -> list[Distribution]:
+    def serve(self, queries: Sequence[Query], among: Places | None = None) -> list[Distribution]:
         """For each query its distribution; together they cost less than one by one.
 
         In a large catalogue the policies choose among `ServingConfig.candidates`, and their probabilities are exact for
-        these: the first ones by each network's f without closeness, and again with its optimism.
+        these: the first ones by each network's f without closeness, and again with its optimism. `among` [B, R], each
+        row in ascending order, names others instead.
         """
         served: dict[int, Distribution] = {}
         for variant in Variant:
-            group = [n for n, query in enumerate(queries) if self._variant(query.arm) == variant]
-            if group:
-                served.update(zip(group, self._served(variant, [queries[n] for n in group]), strict=True))
+            alike = [n for n, query in enumerate(queries) if self._variant(query.arm) == variant]
+            for start in range(0, len(alike), _AT_ONCE):
+                group = alike[start : start + _AT_ONCE]
+                rows = None if among is None else among[group]
+                served.update(zip(group, self._served(variant, [queries[n] for n in group], rows), strict=True))
         return [served[n] for n in range(len(queries))]
 
-    def _served(self, variant: Variant, queries: Sequence[Query]) -> list[Distribution]:
+    def _served(self, variant: Variant, queries: Sequence[Query], rows: Places | None) -> list[Distribution]:
         """Of queries that want the same variant."""
         before = self._fast_pretrained if variant != Variant.FT else None
         after = self._fast_learned if variant != Variant.FROZEN else None
@@ -190,9 +194,9 @@ class ServingPolicy:
         of_after = after.plain(sessions) if after is not None else None
         if of_before is not None and of_after is not None and after is not None:
             of_after += after.prior_gain * of_before
-        rows = None
-        if self.n_items > _FEW * self.config.candidates:
+        if rows is None and self.n_items > _FEW * self.config.candidates:
             rows = _candidates([(before, of_before), (after, of_after)], absent, self.config.candidates)
+        if rows is not None:
             absent = _take(absent, rows) | _is_repeated(rows)
         repeated: Floats | None = None
         pretrained = np.empty(0)
@@ -278,7 +282,7 @@ def _candidates(
     for n, (plain, optimism) in enumerate(views, 1):
         score = plain.copy() if optimism is None else plain + optimism
         score[absent] = -np.inf
-        np.put_along_axis(score, rows, -np.inf, axis=1)
+        score[_each(rows), rows] = -np.inf
         wanted = n_candidates * n // len(views) - rows.shape[1]
         rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
     rows.sort(axis=1)
@@ -292,12 +296,17 @@ def _is_repeated(rows: Places) -> npt.NDArray[np.bool_]:
     return again
 
 
+def _each(rows: Places) -> Places:
+    """The states' numbers as a column, to stand beside `rows` [B, R]."""
+    return np.arange(len(rows))[:, np.newaxis]
+
+
 _Any = TypeVar("_Any", bound=np.generic)
 
 
 def _take(numbers: npt.NDArray[_Any], rows: Places | None) -> npt.NDArray[_Any]:
     """[B, R] of [B, A]."""
-    return numbers if rows is None else np.take_along_axis(numbers, rows, 1)
+    return numbers if rows is None else numbers[_each(rows), rows]
 
 
 def _distributions(

@@ -69,6 +69,7 @@ class Boltzmann:
         # A network comes without the weights' precision, so that of its biases would say too much.
         actor.information.zero_()
         self.posterior, self.hazard = Posterior(actor), Hazard()
+        self._prior_table: ItemTable | None = None  # it does not change
         self._due = 0.0
         self._make_optimizer()
 
@@ -111,7 +112,9 @@ class Boltzmann:
         prior = torch.zeros_like(response)
         if self.prior is not None:
             with torch.no_grad():
-                known = self.prior.table()
+                if self._prior_table is None:
+                    self._prior_table = self.prior.table()
+                known = self._prior_table
                 before = self.prior.encode(batch.state, known)
                 prior = self.prior.response(before, known, self.prior.closeness(before, known, actions), actions)
             response = response + self.actor.prior_gain * prior
@@ -133,10 +136,8 @@ class Boltzmann:
             losses.slot_mean(cross_entropy(leaving, ended, reduction="none"), continued),
         )
 
-    @torch.no_grad()
-    def _filter(self, batch: Batch) -> None:
+    def _filter(self, batch: Batch, seen: _Seen) -> None:
         """Take the posterior from before to after these transitions."""
-        seen = self._seen(batch)
         features = self.actor.linear_features(seen.encoded, seen.table, seen.close, seen.actions, seen.prior)
         shown = batch.actions != EMPTY_SLOT
         self.posterior.update(
@@ -146,7 +147,9 @@ class Boltzmann:
     @torch.no_grad()
     def count_ends(self, batch: Batch) -> None:
         """Count after which slots of these transitions the session ended."""
-        seen = self._seen(batch)
+        self._count_ends(batch, self._seen(batch))
+
+    def _count_ends(self, batch: Batch, seen: _Seen) -> None:
         counted = (batch.actions != EMPTY_SLOT) & seen.encoded.is_latest.any(1, keepdim=True)
         turn, ended = (part.unsqueeze(1).expand_as(counted)[counted] for part in (batch.turn, batch.discount == 0))
         self.hazard.add(turn, ended, seen.close.nearest[counted])
@@ -157,12 +160,17 @@ class Boltzmann:
         if (baseline := self.hazard.baseline(self.actor.leave[1].item())) is not None:
             self.actor.leave[0] = baseline
 
+    @torch.no_grad()
+    def _take_in(self, latest: Batch) -> None:
+        """All that is learned from transitions but once."""
+        seen = self._seen(latest)
+        self._count_ends(latest, seen)
+        self._filter(latest, seen)
+
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
         """Learn once from each of the `new` transitions, then take the gradient steps that they make due."""
         if new > 0:
-            latest = replay.latest(new)
-            self._filter(latest)
-            self.count_ends(latest)
+            self._take_in(replay.latest(new))
         self._due += new * self.config.updates_per_transition
         metrics: Metrics = {}
         while self._due >= 1:
@@ -177,7 +185,7 @@ class Boltzmann:
         self.actor = self.actor.with_text(text)
         self.posterior.grow(len(text))
         if self.prior is not None:
-            self.prior = self.prior.with_text(text).requires_grad_(False)
+            self.prior, self._prior_table = self.prior.with_text(text).requires_grad_(False), None
         self._make_optimizer()
         load_optimizer_tensors(self._optimizer, optimizer)
 

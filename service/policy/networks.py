@@ -111,7 +111,8 @@ class ItemScorer(nn.Module):
         # What is known of each item's own bias, in impressions that could have gone either way times 1/4.
         self.register_buffer("information", torch.zeros(len(text)))
         # All items score alike: the first policy is uniform. Vectors start as the texts themselves.
-        nn.init.eye_(self.project.weight)
+        with torch.no_grad():
+            self.project.weight.zero_().fill_diagonal_(1.0)  # not eye_, which on "meta" imports half of torch: a second
         for layer in (self.text_bias, self.value):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.value.bias)

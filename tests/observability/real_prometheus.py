@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import debian
 import httpx
 import pytest
 import redis as syncredis
@@ -28,15 +29,7 @@ UNPACKED = ROOT / "runs" / "observability"
 
 def program(name: str) -> str:
     """Path of `prometheus` or `promtool`."""
-    found = shutil.which(name) or shutil.which(name, path=str(UNPACKED / "usr" / "bin"))
-    if found is None:
-        UNPACKED.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-qq", "prometheus"], cwd=UNPACKED, check=True)
-        (package,) = UNPACKED.glob("prometheus_*.deb")
-        subprocess.run(["dpkg-deb", "--extract", package, UNPACKED], check=True)
-        package.unlink()
-        found = str(UNPACKED / "usr" / "bin" / name)
-    return found
+    return debian.program(name, ["prometheus"], UNPACKED)
 
 
 @pytest.fixture

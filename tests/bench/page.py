@@ -1,0 +1,325 @@
+"""Fills the marked section of docs/performance.md and draws its plots: `python page.py RESULTS PAGE`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from serving import REFERENCES
+
+from simulator.sections import filled
+
+NAME, WRITER = "bench", "tests/bench/page.py"
+Record = dict[str, Any]
+_TITLES = {"ours": "`POST /recommend`, all of it", **REFERENCES}
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#9aa0a8"
+
+
+def page(told: Record) -> str:
+    """The section's text."""
+    parts = [
+        _goals(told),
+        _hot_path(told["hot_path"]),
+        _learning(told["while_learning"]),
+        _freshness(told["freshness"]),
+        _costs(told["worker"], told["learner_cost"], told["request_cost"]),
+        _users(told["million_users"]),
+        _starting(told["start_up"]),
+        _asking(told["distillation"]),
+        _machines(told),
+    ]
+    return "\n\n".join(parts)
+
+
+def ratios(hot: Record) -> dict[str, float]:
+    """Our requests per second over each reference's: the median of what the rounds say."""
+    ours = hot["rounds"]["ours"]["per_second"]
+    return {
+        name: median(a / b for a, b in zip(ours, hot["rounds"][name]["per_second"], strict=True)) for name in REFERENCES
+    }
+
+
+def exponent(by_size: dict[str, float], beyond: float = 0.0) -> float:
+    """Of the power law through times by size, by least squares of logarithms, of sizes above `beyond`."""
+    points = [(math.log(float(size)), math.log(seconds)) for size, seconds in by_size.items() if float(size) > beyond]
+    return float(np.polyfit(*zip(*points, strict=True), 1)[0])
+
+
+def _goals(told: Record) -> str:
+    hot, learning, fresh = told["hot_path"], told["while_learning"], told["freshness"]
+    of, alone, with_worker = ratios(hot), learning["alone"], learning["learning"]
+    burning = learning["burning"]
+    million = told["request_cost"]["by_items"]["1000000"]
+    users, start, asking = told["million_users"], told["start_up"], told["distillation"]
+    slower = with_worker["p99"] / alone["p99"]
+    rows = [
+        ("requests/s against a FastAPI echo", "≥ 0.5x", f"{of['echo']:.2f}x", of["echo"] >= 0.5),
+        ("... against the echo with Redis", "≥ 1.0x", f"{of['echo_redis']:.2f}x", of["echo_redis"] >= 1.0),
+        ("... against LitServe with our policy", "≥ 3x", f"{of['litserve']:.2f}x", of["litserve"] >= 3.0),
+        ("p99 at 70% of the most", "≤ 15 ms", f"{hot['open']['p99']:.1f} ms", hot["open"]["p99"] <= 15),
+        ("failed requests, with and without a learner", "0", str(_failed(learning)), _failed(learning) == 0),
+        ("p99 while it learns against without", "≤ 1.5x", f"{slower:.2f}x", slower <= 1.5),
+        (
+            "throughput while it learns",
+            "≥ 0.85x",
+            f"{with_worker['per_second'] / alone['per_second']:.2f}x; "
+            f"{with_worker['per_second'] / burning['per_second']:.2f}x of what a busy neighbour leaves",
+            with_worker["per_second"] >= 0.85 * alone["per_second"],
+        ),
+        (
+            "clicks that the same user's next slate knows",
+            "all",
+            f"{fresh['known_to_next_slate']:,} of {fresh['clicks']:,}",
+            fresh["known_to_next_slate"] == fresh["clicks"],
+        ),
+        (
+            "click to weights in service, p95",
+            "≤ 2 s",
+            f"{fresh['delay_s']['p95']:.1f} s (p50 {fresh['delay_s']['p50']:.1f} s)",
+            fresh["delay_s"]["p95"] <= 2.0 and fresh["in_weights"] == fresh["clicks"],
+        ),
+        (
+            "events/s learned on one core",
+            "≥ 1,500",
+            f"{told['worker']['per_second']:,.0f}",
+            told["worker"]["per_second"] >= 1_500,
+        ),
+        (
+            "a request at a million items, p50 / p99",
+            "≤ 3 / 8 ms",
+            f"{million['one_ms']['p50']:.0f} / {million['one_ms']['p99']:.0f} ms",
+            million["one_ms"]["p50"] <= 3 and million["one_ms"]["p99"] <= 8,
+        ),
+        (
+            "share of the exact policy's top ten among candidates",
+            "≥ 0.99",
+            f"{million['top_mass']:.4f}",
+            million["top_mass"] >= 0.99,
+        ),
+        ("Redis for a million users", "≤ 0.3 GiB", f"{users['gib']:.2f} GiB", users["gib"] <= 0.3),
+        ("API ready", "< 3 s", f"{median(start['again_s']):.1f} s", median(start["again_s"]) < 3),
+        (
+            "judgements against the runtime alone",
+            "≥ 0.8",
+            f"{asking['share_of_ceiling']:.2f}",
+            asking["share_of_ceiling"] >= 0.8,
+        ),
+    ]
+    table = _table(
+        ["what", "goal", "measured", ""], [[*row[:3], "met" if row[3] else "**not met**"] for row in rows], left=1
+    )
+    return f"### In short\n\n{table}"
+
+
+def _failed(learning: Record) -> int:
+    return sum(learning[part]["failed"] + learning[part]["failed_closed"] for part in ("alone", "learning"))
+
+
+def _hot_path(hot: Record) -> str:
+    of = ratios(hot)
+    rows = []
+    for name, title in _TITLES.items():
+        one = hot["rounds"][name]
+        ratio = "1" if name == "ours" else f"{of[name]:.2f}"
+        per_second = median(one["per_second"])
+        rows.append([title, f"{per_second:,.0f}", ratio, f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"])
+    table = _table(["one process on one core", "requests/s", "ours to it", "p50 ms", "p99 ms"], rows, left=1)
+    told = hot["open"]
+    return f"""### The hot path
+
+10,000 items, slates of 10, histories of 20, an API key, the session read and the impression logged durably; wrk with
+{hot["connections"]} connections from the other core, in turns with the references.
+
+{table}
+
+A request costs {hot["cpu_us_per_request"]:.0f} µs of CPU in the API, so a million of them {hot["cpu_us_per_request"] / 60:.1f}
+minutes of a core; the process holds {hot["resident_mib"]} MiB. At a steady {told["rate"]:,} requests/s (70% of the most;
+latencies count from when a request was due): p50 {told["p50"]:.1f}, p95 {told["p95"]:.1f}, p99 {told["p99"]:.1f} ms;
+{told["failed"]} of {told["requests"]:,} failed, {told["with_warnings"]} came with a warning.
+
+![requests per second](img/performance-hot-path.svg)"""
+
+
+def _learning(told: Record) -> str:
+    rows = [
+        [
+            title,
+            f"{told[part]['per_second']:,.0f}",
+            f"{told[part]['p50']:.1f}",
+            f"{told[part]['p95']:.1f}",
+            f"{told[part]['p99']:.1f}",
+            str(told[part]["failed"] + told[part]["failed_closed"]),
+        ]
+        for part, title in (
+            ("alone", "the API alone"),
+            ("burning", "beside a program that only computes"),
+            ("learning", "beside the worker that learns from it"),
+        )
+    ]
+    table = _table(["", "most requests/s", "p50 ms", "p95 ms", "p99 ms", "failed"], rows, left=1)
+    return f"""### While it learns
+
+Latencies at {told["rate"]:,} requests/s. The worker shares its core with Redis and the client, and takes only what these leave;
+it closed {told["closed"]:,} slates and published {told["versions_per_second"]:.2f} versions a second, each of which the API loaded.
+
+{table}
+
+![latency while learning](img/performance-learning.svg)"""
+
+
+def _freshness(told: Record) -> str:
+    delay = told["delay_s"]
+    return f"""### Freshness
+
+{told["clicks"]:,} clicks at 200 a second, each between two slates of the same user. {told["known_to_next_slate"]:,} of the second
+slates were drawn from a history that has the click. Weights that learned from a click served {delay["p50"]:.1f} s (p50),
+{delay["p95"]:.1f} s (p95) after its 202, by version lineage ({told["in_weights"]:,} clicks, {told["versions"]} versions); the reward
+window, {told["reward_window_s"]} s here, is part of that: before its end nobody knows whether more will come."""
+
+
+def _costs(worker: Record, cost: Record, request: Record) -> str:
+    sizes = list(cost["by_items"])
+    rows = [
+        [
+            f"{int(size):,}",
+            f"{1e3 * cost['by_items'][size]:.1f}",
+            f"{request['by_items'][size]['one_ms']['p50']:.2f} / {request['by_items'][size]['one_ms']['p99']:.2f}",
+            f"{request['by_items'][size]['of_16_ms']:.2f}",
+            f"{request['by_items'][size]['top_mass']:.4f}",
+            f"{request['by_items'][size]['mass']:.4f}",
+        ]
+        for size in sizes
+    ]
+    head = [
+        "items",
+        f"an update by {cost['slates']} slates, ms",
+        "one slate, p50 / p99 ms",
+        "each of 16, ms",
+        "top ten among candidates",
+        "all mass among them",
+    ]
+    by_history = ", ".join(f"{1e3 * seconds:.1f} ms at {n}" for n, seconds in cost["by_history"].items())
+    single = {size: one["one_ms"]["p50"] for size, one in request["by_items"].items()}
+    return f"""### What grows with the catalogue
+
+The worker's process, all that it does included (join, learn, judge, publish, checkpoint), takes {worker["per_second"]:,.0f} events a
+second from a log that waits for it ({worker["cpu_us_per_event"]:.0f} µs of CPU each; 10,000 items, {worker["slates"]:,} slates).
+
+{_table(head, rows, left=1)}
+
+From 10,000 items on an update grows with the catalogue's size to the power {exponent(cost["by_items"], 9_999):.2f}, a slate to the
+power {exponent(single, 9_999):.2f}. By length of history an update takes {by_history} (power {exponent(cost["by_history"]):.2f}).
+
+![costs by catalogue](img/performance-costs.svg)"""
+
+
+def _users(told: Record) -> str:
+    return f"""### A million users
+
+{told["users"]:,} users with {told["history"]} responses and {told["seen"]} seen items take {told["gib"]:.2f} GiB of Redis, that is
+{told["gib"] * 2**30 / told["users"]:.0f} bytes each. Both are capped and expire, whatever clients do."""
+
+
+def _starting(told: Record) -> str:
+    sizes = ", ".join(f"{name} {size} MiB" for name, size in told["installed_mib"].items())
+    return f"""### Starting
+
+From the start of the process to a policy that answers, with 10,000 items: {median(told["again_s"]):.1f} s, of which imports are
+{median(told["import_s"]):.1f} s; {told["first_s"]:.1f} s the first time, when the catalogue comes into an empty Redis. The process then
+holds {told["resident_mib"]} MiB. On the disk: {sizes}."""
+
+
+def _asking(told: Record) -> str:
+    at = told["endpoint"]
+    return f"""### Asking a language model
+
+Gemma 3 270M judges {told["per_cpu_s"]:.1f} names per CPU second, {told["share_of_ceiling"]:.0%} of what the bare runtime would need for as
+many tokens. An endpoint that takes 200 ms is asked {at["most_at_once"]} questions at once when {at["concurrency"]} are allowed, and
+{at["questions"]} of them take {at["seconds"]:.1f} s: {at["saturation"]:.0%} of the most that is possible."""
+
+
+def _machines(told: Record) -> str:
+    machines = {tuple(sorted(section["on"].items())) for section in told.values()}
+    lines = [
+        f"- {dict(m)['cpu']}, {dict(m)['cores']} cores, Python {dict(m)['python']}, torch {dict(m)['torch']}, {dict(m)['date']}"
+        for m in sorted(machines)
+    ]
+    seconds = sum(section["seconds"] for section in told.values())
+    return "### Where and when\n\n" + "\n".join(lines) + f"\n\nAll of it takes {seconds / 60:.0f} minutes."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw(told: Record, folder: Path) -> None:
+    """Write the plots."""
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ialp"}
+    with mpl.rc_context(style):
+        figure = _figure(8, 3)
+        axes = figure.subplots()
+        names = [*REFERENCES, "ours"]
+        values = [median(told["hot_path"]["rounds"][name]["per_second"]) for name in names]
+        axes.barh(range(len(names)), values, color=[_GREY] * len(REFERENCES) + [_BLUE])
+        axes.set_yticks(range(len(names)), [_TITLES[name].replace("`", "") for name in names])
+        axes.set_xscale("log")
+        axes.set_xlabel("requests per second, one core")
+        for place, value in enumerate(values):
+            axes.annotate(f" {value:,.0f}", (value, place), va="center")
+        axes.set_xlim(right=max(values) * 3)
+        _save(figure, folder / "performance-hot-path.svg")
+
+        figure = _figure(6, 3)
+        axes = figure.subplots()
+        for number, (part, title) in enumerate(
+            {"alone": "API alone", "burning": "busy neighbour", "learning": "learning"}.items()
+        ):
+            ms = [told["while_learning"][part][name] for name in ("p50", "p95", "p99")]
+            axes.bar(np.arange(3) + 0.26 * number, ms, 0.24, label=title, color=(_GREY, _ORANGE, _BLUE)[number])
+        axes.set_xticks(np.arange(3) + 0.26, ["p50", "p95", "p99"])
+        axes.set_ylabel("ms")
+        axes.legend(frameon=False)
+        _save(figure, folder / "performance-learning.svg")
+
+        figure = _figure(6, 3.2)
+        axes = figure.subplots()
+        sizes = [float(size) for size in told["learner_cost"]["by_items"]]
+        update = [1e3 * seconds for seconds in told["learner_cost"]["by_items"].values()]
+        request = [one["one_ms"]["p50"] for one in told["request_cost"]["by_items"].values()]
+        axes.loglog(sizes, update, "o-", color=_ORANGE, label="an update by 32 slates")
+        axes.loglog(sizes, request, "s--", color=_BLUE, label="one slate")
+        axes.set_xlabel("items")
+        axes.set_ylabel("ms")
+        axes.legend(frameon=False)
+        _save(figure, folder / "performance-costs.svg")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main(results: Path, target: Path) -> None:
+    """Rewrite the page and its plots."""
+    told = json.loads(results.read_text())
+    draw(told, target.parent / "img")
+    target.write_text(filled(target.read_text(), NAME, WRITER, page(told)))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""Programs out of Debian's packages, unpacked into a folder of ours without installing them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def program(name: str, packages: Sequence[str], folder: Path) -> str:
+    """Path of the program `name`: from the PATH, or else from `packages`, unpacked into `folder` once.
+
+    Raises:
+        subprocess.CalledProcessError, FileNotFoundError: it is not here, and apt cannot get it.
+    """
+    found = shutil.which(name) or shutil.which(name, path=str(folder / "usr" / "bin"))
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", *packages], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        for package in folder.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", package.name, "."], cwd=folder, check=True)
+            package.unlink()
+        found = str(folder / "usr" / "bin" / name)
+    return found
+
+
+def libraries(folder: Path) -> dict[str, str]:
+    """The environment in which programs of `folder` find their own libraries."""
+    own = [str(path) for path in folder.glob("usr/lib/*-linux-*")]
+    return {"LD_LIBRARY_PATH": os.pathsep.join([*own, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])}
