@@ -182,12 +182,13 @@ async def recommend(ask: Ask, state: State) -> Answer:
     except (RedisError, OSError):
         session, redis_answers = Session((), (), 0), False
         warnings.append("session_unavailable")
-    history = session_state(session.history, session.seen, state.settings.shown_length)
+    live, catalogue = state.watch.current, state.watch.catalogue
+    stored, seen = session.named(catalogue.ids)
+    history = session_state(stored, seen, state.settings.shown_length)
     if ask.history is not None:
         history = tuple([(past.item_id, past.reward) for past in ask.history])
-    seen = (*session.seen, *[item for item, _ in history])
+    seen += [item for item, _ in history]
 
-    live, catalogue = state.watch.current, state.watch.catalogue
     categories = ask.filters.categories if ask.filters is not None else None
     chosen = slates.candidates(catalogue, seen, ask.candidate_item_ids, ask.exclude_item_ids, categories)
     if live is None:
@@ -219,7 +220,7 @@ async def _logged(slate: slates.Slate, state: State) -> bool:
     assert slate.impression is not None
     try:
         with telemetry.span("log"):
-            await state.log_impression(slate.impression)
+            await state.log_impression((slate.impression, slate.places))
     except (RedisError, OSError):
         return False
     return True

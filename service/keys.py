@@ -21,12 +21,8 @@ class Keys:
         """Stream: entries that could not be read, with the reason."""
         return f"{self.prefix}:dead"
 
-    def history(self, user: str) -> str:
-        """List: a user's recent interactions."""
-        return f"{self.prefix}:h:{user}"
-
-    def seen(self, user: str) -> str:
-        """List: items shown to or used by a user."""
+    def session(self, user: str) -> str:
+        """String: a user's recent interactions and seen items, see `sessions`."""
         return f"{self.prefix}:s:{user}"
 
     def event(self, event_id: str) -> str:

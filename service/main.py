@@ -48,8 +48,8 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
 
 
-# For a session. Requests that ask for these together stay together, and eight of them cost each a third of what one costs
-# that is alone: without it, 500 of them a second would be as much as 1,500 that come together.
+# For a session. Requests that ask for these together stay together, and eight of them cost each a third of what one
+# costs that is alone.
 _LONGEST_WAIT_S = 0.006
 
 

@@ -44,6 +44,7 @@ class Slate:
     items: list[Slot]
     warnings: list[str]
     impression: Impression | None
+    places: Sequence[int] = ()  # of the items in the catalogue
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def told(
         )
     ]
     warnings = _with_shortage(chosen, len(items), k)
-    return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression)
+    return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression, slate.items)
 
 
 def _shadow(apprentice: Apprentice, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -59,7 +60,7 @@ class State:
     sessions: SessionStore
     sessions_of: Coalesced[str, Session]  # by `quick`, of users by their key
     drawn: Coalesced[Wish, Drawn]
-    log_impression: Coalesced[Impression, None]
+    log_impression: Coalesced[tuple[Impression, Sequence[int]], None]
     rng: np.random.Generator
     shadow_rng: np.random.Generator
     key_ring: KeyRing | None  # None: everybody may do everything

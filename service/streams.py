@@ -20,24 +20,25 @@ from service.settings import Settings
 
 START = "0-0"
 
-# KEYS: events, popularity, then for each event: dedupe, history, seen.
+# KEYS: events, popularity, then for each event: dedupe, session.
 # ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry, item,
 # "1" if the response was positive.
-_FEEDBACK = """
+_FEEDBACK = (
+    sessions.LUA
+    + """
 local accepted = {}
-for i = 0, (#KEYS - 2) / 3 - 1 do
-  local dedupe, history, seen = KEYS[3 + i * 3], KEYS[4 + i * 3], KEYS[5 + i * 3]
+for i = 0, (#KEYS - 2) / 2 - 1 do
+  local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
   local payload, entry, item, positive = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
+  local history, seen = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
-    redis.call('RPUSH', history, entry)
-    redis.call('LTRIM', history, -tonumber(ARGV[2]), -1)
-    redis.call('EXPIRE', history, ARGV[4])
-    if not redis.call('LPOS', seen, item) then
-      redis.call('RPUSH', seen, item)
-      redis.call('LTRIM', seen, -tonumber(ARGV[3]), -1)
+    local place, is_new = string.sub(entry, 1, PLACE), true
+    for at = 1, #seen, PLACE do
+      if string.sub(seen, at, at + PLACE - 1) == place then is_new = false end
     end
-    redis.call('EXPIRE', seen, ARGV[4])
+    if is_new then seen = seen .. place end
+    save_session(session, history .. entry, seen, ARGV[2], ARGV[3], ARGV[4])
     if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
     accepted[i + 1] = 1
   else
@@ -46,23 +47,21 @@ for i = 0, (#KEYS - 2) / 3 - 1 do
 end
 return accepted
 """
+).replace("PLACE", str(sessions.PLACE_BYTES))
 
-
-# KEYS: events, then for each impression: seen. ARGV: seen limit, session ttl (s), then for each impression: payload,
-# number of items, the items.
-_IMPRESSIONS = """
-local at = 3
+# KEYS: events, then for each impression: session. ARGV: history length, seen limit, session ttl (s), then for each
+# impression: payload, the items as they are appended to those seen.
+_IMPRESSIONS = (
+    sessions.LUA
+    + """
 for i = 2, #KEYS do
-  redis.call('XADD', KEYS[1], '*', 'e', ARGV[at])
-  local n = tonumber(ARGV[at + 1])
-  if n > 0 then
-    redis.call('RPUSH', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
-    redis.call('LTRIM', KEYS[i], -tonumber(ARGV[1]), -1)
-    redis.call('EXPIRE', KEYS[i], ARGV[2])
-  end
-  at = at + 2 + n
+  local payload, places = ARGV[i * 2], ARGV[i * 2 + 1]
+  local history, seen = load_session(KEYS[i])
+  redis.call('XADD', KEYS[1], '*', 'e', payload)
+  if #places > 0 then save_session(KEYS[i], history, seen .. places, ARGV[1], ARGV[2], ARGV[3]) end
 end
 """
+)
 
 # KEYS: dead, events. ARGV: entry id. Returns the event's new id, or false if there is no such entry.
 _REPLAY = """
@@ -96,18 +95,25 @@ class EventLog:
         self._feedback = redis.register_script(_FEEDBACK)
         self._replay = redis.register_script(_REPLAY)
 
-    async def append_impressions(self, impressions: Sequence[Impression]) -> Sequence[None]:
-        """Log slates and remember their items as seen, all at once."""
+    async def append_impressions(self, shown: Sequence[tuple[Impression, Sequence[int]]]) -> Sequence[None]:
+        """Log slates and remember their items, given by their places in the catalogue too, as seen; all at once."""
         names = [self._keys.events]
-        args: list[str | bytes | int] = [self._settings.seen_limit, self._settings.session_ttl_s]
-        for impression in impressions:
-            names.append(self._keys.seen(impression.user))
-            args += [events.encode(impression), len(impression.items), *impression.items]
+        args: list[str | bytes | int] = [
+            self._settings.history_length,
+            self._settings.seen_limit,
+            self._settings.session_ttl_s,
+        ]
+        for impression, places in shown:
+            names.append(self._keys.session(impression.user))
+            args += [events.encode(impression), sessions.encode_places(places)]
         await self._impressions(keys=names, args=args)
-        return [None] * len(impressions)
+        return [None] * len(shown)
 
-    async def append_feedback(self, feedback: Sequence[Feedback]) -> list[bool]:
-        """Log feedback and update the sessions, all at once; False where the event_id was known already."""
+    async def append_feedback(self, feedback: Sequence[Feedback], places: Sequence[int]) -> list[bool]:
+        """Log feedback and update the sessions, all at once; False where the event_id was known already.
+
+        `places` of the events' items in the catalogue.
+        """
         settings = self._settings
         keys = [self._keys.events, self._keys.popularity]
         args: list[str | bytes | int] = [
@@ -116,9 +122,9 @@ class EventLog:
             settings.seen_limit,
             settings.session_ttl_s,
         ]
-        for event in feedback:
-            keys += [self._keys.event(event.event_id), self._keys.history(event.user), self._keys.seen(event.user)]
-            entry = sessions.encode_interaction(event.item_id, event.reward)
+        for event, place in zip(feedback, places, strict=True):
+            keys += [self._keys.event(event.event_id), self._keys.session(event.user)]
+            entry = sessions.encode_response(place, event.reward)
             args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 

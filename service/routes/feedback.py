@@ -103,7 +103,8 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
         for event in events
     ]
     with telemetry.span("log", events=len(logged)):
-        accepted = await state.log.append_feedback(logged) if logged else []
+        places = [state.watch.catalogue.index[event.item_id] for event in logged]
+        accepted = await state.log.append_feedback(logged, places) if logged else []
     for event, fresh in zip(logged, accepted, strict=True):
         state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
         if fresh and event.reward > 0:

@@ -25,12 +25,15 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     """What is stored of a user."""
     user = sessions.user_key(user_id, None)
     session = (await state.sessions.load([user]))[0]
-    if not session.history and not session.seen:
+    if session.catalogue_seq != state.watch.catalogue.seq:
+        await state.watch.sync_catalogue(session.catalogue_seq)
+    history, seen = session.named(state.watch.catalogue.ids)
+    if not history and not seen:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_user", "Nothing is stored of this user.")
     return UserResponse(
         user_id=user_id,
-        history=[StoredInteraction(item_id=item, reward=reward) for item, reward in session.history],
-        seen_item_ids=sorted(session.seen),
+        history=[StoredInteraction(item_id=item, reward=reward) for item, reward in history],
+        seen_item_ids=sorted(seen),
         arm=state.arm_of(user).value,
     )
 

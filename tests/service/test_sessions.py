@@ -1,0 +1,111 @@
+"""A session as one string: its codec, and what the scripts in Redis make of it against plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import redis as syncredis
+import redis.asyncio as aioredis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.events import Feedback, Impression
+from service.keys import Keys
+from service.sessions import MAX_ITEMS, Session, SessionStore, decode, encode, encode_places
+from service.settings import Settings
+from service.streams import EventLog
+
+PLACES = st.integers(0, MAX_ITEMS - 1)
+REWARDS = st.floats(-1e6, 1e6, width=32)
+
+
+@given(st.lists(st.tuples(PLACES, REWARDS), max_size=255), st.lists(PLACES, max_size=300), st.integers(0, 2**40))
+def test_what_is_encoded_comes_back(history: list[tuple[int, float]], seen: list[int], seq: int) -> None:
+    session = decode(encode(history, seen), seq)
+    assert [place for place, _ in session.history] == [place for place, _ in history]
+    for (_, decoded), (_, given_reward) in zip(session.history, history, strict=True):
+        assert np.float32(decoded) == np.float32(given_reward)
+    assert (session.seen, session.catalogue_seq) == (tuple(seen), seq)
+
+
+@pytest.mark.parametrize("reward", [0.2, 1.0, -1.0, 0.1, 3.14, 0.0])
+def test_rewards_come_back_as_they_were_written(reward: float) -> None:
+    assert decode(encode([(1, reward)], [])).history == ((1, reward),)
+
+
+def test_the_size_is_what_the_docstring_says() -> None:
+    assert len(encode([(n, 1.0) for n in range(20)], range(30))) == 231
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x00ab", encode([(1, 1.0)], [2])[:-1], b"no session"])
+def test_what_is_no_session_is_an_empty_one(data: bytes) -> None:
+    assert decode(data) == Session((), (), 0)
+
+
+def test_a_reward_that_is_no_number_is_left_out() -> None:
+    assert decode(encode([(1, math.nan), (2, math.inf), (3, 1.0)], [4])) == Session(((3, 1.0),), (4,), 0)
+
+
+def test_items_that_are_not_known_here_are_left_out() -> None:
+    session = Session(((0, 1.0), (9, 1.0)), (1, 9), 0)
+    assert session.named(["a", "b"]) == ([("a", 1.0)], ["b"])
+
+
+def test_a_catalogue_too_large_is_an_error() -> None:
+    with pytest.raises(OverflowError):
+        encode_places([MAX_ITEMS])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("shown"), st.lists(st.integers(0, 12), max_size=4)),
+        st.tuples(st.just("click"), st.integers(0, 12), st.sampled_from([1.0, 0.5, 0.0, -1.0])),
+        st.tuples(st.just("again"), st.integers(0, 12)),  # a click with an event id that was there before
+        st.tuples(st.just("spoilt"), st.sampled_from([b"", b"\x07", b"\x00ab"])),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, longest=st.sampled_from([(1, 1), (3, 5), (20, 200)]))
+async def test_redis_does_what_plain_python_does(
+    settings: Settings, redis: syncredis.Redis, steps: list[tuple[object, ...]], longest: tuple[int, int]
+) -> None:
+    n_history, n_seen = longest
+    changed = settings.model_copy(update={"history_length": n_history, "seen_limit": n_seen})
+    keys = Keys(settings.key_prefix)
+    redis.flushdb()
+    history: list[tuple[int, float]] = []
+    seen: list[int] = []
+    async with aioredis.from_url(settings.redis_url) as client:
+        log, store = EventLog(client, client, keys, changed), SessionStore(client, keys)
+        for number, (kind, *what) in enumerate(steps):
+            if kind == "shown":
+                places = what[0]
+                assert isinstance(places, list)
+                names = tuple(map(str, places))
+                impression = Impression("r", "u:ann", "adaptive", 1, (), names, (0.1,) * len(names), "")
+                await log.append_impressions([(impression, places)])
+                seen = [*seen, *places][-n_seen:]
+            elif kind == "click":
+                place, reward = what
+                assert isinstance(place, int) and isinstance(reward, float)
+                event = Feedback(str(number), "u:ann", str(place), reward)
+                assert await log.append_feedback([event, event], [place, place]) == [True, False]
+                history = [*history, (place, reward)][-n_history:]
+                seen = (seen if place in seen else [*seen, place])[-n_seen:]
+            elif kind == "again" and number:
+                place = what[0]
+                assert isinstance(place, int)
+                known = [n for n, step in enumerate(steps[:number]) if step[0] == "click"]
+                if known:
+                    event = Feedback(str(known[0]), "u:ann", str(place), 1.0)
+                    assert await log.append_feedback([event], [place]) == [False]
+            elif kind == "spoilt":
+                redis.set(keys.session("u:ann"), what[0])
+                history, seen = [], []
+            session = (await store.load(["u:nobody", "u:ann"]))[1]
+            assert (list(session.history), list(session.seen)) == (history, seen)
