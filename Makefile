@@ -62,7 +62,7 @@ ONLY ?=
 
 bench: $(VENV)/.stamp-bench
 	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/run.py --results $(BENCH) $(if $(ONLY),--only $(ONLY))
-	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/page.py $(BENCH) docs/performance.md
+	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/performance_page.py $(BENCH) docs/performance.md
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

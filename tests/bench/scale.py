@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import redis as syncredis
 import torch
-from load import percentiles
 from serving import OTHER_CORE
 from stage import HISTORY, SHOWN, Stage, item_id, load_users, make_networks, make_snapshot, popular_rows, redis_server
+from traffic import percentiles
 
 from service import events, streams
 from service.events import Feedback, Impression

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import msgspec
 import redis as syncredis
-from load import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 from stage import KEYS, Program, Stage, load_users, make_snapshot, program, redis_server
+from traffic import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 
 from service import events, streams
 from service.metrics import decode_report

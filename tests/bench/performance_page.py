@@ -1,4 +1,4 @@
-"""Fills the marked section of docs/performance.md and draws its plots: `python page.py RESULTS PAGE`."""
+"""Fills the marked section of docs/performance.md and draws its plots: `python performance_page.py RESULTS PAGE`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving import REFERENCES
 
 from simulator.sections import filled
 
-NAME, WRITER = "bench", "tests/bench/page.py"
+NAME, WRITER = "bench", "tests/bench/performance_page.py"
 Record = dict[str, Any]
 _TITLES = {"ours": "`POST /recommend`, all of it", **REFERENCES}
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#9aa0a8"
