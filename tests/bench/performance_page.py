@@ -141,8 +141,8 @@ def _hot_path(hot: Record) -> str:
 
 {table}
 
-A request costs {hot["cpu_us_per_request"]:.0f} µs of CPU in the API, so a million of them {hot["cpu_us_per_request"] / 60:.1f}
-minutes of a core; the process holds {hot["resident_mib"]} MiB. At a steady {told["rate"]:,} requests/s (70% of the most;
+A request costs {hot["cpu_us_per_request"]:.0f} µs of CPU in the API and {hot["redis_us_per_request"]:.0f} µs in Redis, so a million of them take
+{hot["cpu_us_per_request"] / 60:.1f} and {hot["redis_us_per_request"] / 60:.1f} minutes of a core; the API's process holds {hot["resident_mib"]} MiB. At a steady {told["rate"]:,} requests/s (70% of the most;
 latencies count from when a request was due): p50 {told["p50"]:.1f}, p95 {told["p95"]:.1f}, p99 {told["p99"]:.1f} ms;
 {told["failed"]} of {told["requests"]:,} failed, {told["with_warnings"]} came with a warning.
 

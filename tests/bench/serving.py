@@ -76,7 +76,7 @@ def _reference(name: str, port: int, folder: Path, environment: dict[str, str]) 
 
 def hot_path(folder: Path) -> Record:
     """Requests per second on one core, in turns with the references; then latencies at 70% of our own maximum."""
-    with stage(folder) as (on, _), contextlib.ExitStack() as stack:
+    with stage(folder) as (on, redis), contextlib.ExitStack() as stack:
         subjects: dict[str, tuple[Program, str, str | None]] = {}
         for number, name in enumerate(REFERENCES):
             port = 8201 + number
@@ -92,15 +92,18 @@ def hot_path(folder: Path) -> Record:
             stack.callback(os.killpg, started.process.pid, signal.SIGCONT)  # before it is told to end
         rounds: dict[str, list[Any]] = {name: [] for name in subjects}
         cpu_us: list[float] = []
+        redis_us: list[float] = []
         os.killpg(api.process.pid, signal.SIGSTOP)
         for _ in range(ROUNDS):
             for name, (started, url, token) in subjects.items():
                 with running(started):
                     closed_loop(url, WARM_S, N_USERS, token, OTHER_CORE)
-                    before = started.cpu_s
+                    before, redis_before = started.cpu_s, _redis_cpu_s(redis)
                     done = closed_loop(url, ROUND_S, N_USERS, token, OTHER_CORE)
                     if name == "ours":
-                        cpu_us.append((started.cpu_s - before) / ROUND_S / done.per_second * 1e6)
+                        requests = ROUND_S * done.per_second
+                        cpu_us.append((started.cpu_s - before) / requests * 1e6)
+                        redis_us.append((_redis_cpu_s(redis) - redis_before) / requests * 1e6)
                 rounds[name].append(done)
         most = median(done.per_second for done in rounds["ours"])
         with running(api):
@@ -118,9 +121,15 @@ def hot_path(folder: Path) -> Record:
             for name, all_done in rounds.items()
         },
         "cpu_us_per_request": round(median(cpu_us), 1),
+        "redis_us_per_request": round(median(redis_us), 1),
         "resident_mib": round(resident / 2**20),
         "open": {"rate": round(OPEN_SHARE * most), **_told(answers)},
     }
+
+
+def _redis_cpu_s(redis: syncredis.Redis) -> float:
+    cpu = redis.info("cpu")
+    return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
 
 
 def _told(answers: list[Answered]) -> Record:
