@@ -107,7 +107,7 @@ def sampled_slates(policy: ServingPolicy, arm: Arm, seed: int) -> PolicyFn:
     rng = np.random.default_rng(seed)
 
     def slates(batch: SessionBatch) -> npt.NDArray[np.int64]:
-        probs = policy.distributions(states_of(batch, policy.max_history), ~batch.seen, arm).probs
+        probs = policy.probabilities(states_of(batch, policy.max_history), ~batch.seen, arm)
         chosen = np.full((len(probs), batch.world.config.slate_size), -1, np.int64)
         for row, p in enumerate(probs):
             items = sample_slate(p, chosen.shape[1], rng).items

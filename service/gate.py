@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
+from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, Variant, entropy
 from service.policy.off_policy import effective_sample_size, estimate, snips
-from service.policy.sampling import slate_propensities
-from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, States
+from service.policy.types import EMPTY_SLOT, Batch, States, unpack_states
 from service.registry import Gate
 from service.settings import Settings
 
@@ -36,15 +36,14 @@ class OffPolicy(NamedTuple):
 def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Masks are known only as far as the history tells (an approximation that
     scales all ratios of a state alike)."""
-    return _off_policy(policy.serve(_queries(batch.state, policy.n_items)), policy.n_items, batch)
+    return _off_policy(policy.serve(_queries(batch.state, policy.n_items)), batch)
 
 
-def _off_policy(served: Sequence[Distribution], n_items: int, batch: Batch) -> OffPolicy:
+def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
     rewards, ratios, slates = [], [], []
     for row, (distribution, actions) in enumerate(zip(served, batch.actions.numpy(), strict=True)):
         shown = np.flatnonzero(actions != EMPTY_SLOT)
-        probs = distribution.of_all(n_items).probs
-        ratio = slate_propensities(probs, actions[shown]) / batch.propensities[row].numpy()[shown]
+        ratio = distribution.propensities(actions[shown]) / batch.propensities[row].numpy()[shown]
         ratios.append(ratio)
         rewards.append(batch.rewards[row].numpy()[shown].astype(np.float64))
         slates.append(np.full(len(shown), row))
@@ -57,10 +56,9 @@ def _off_policy(served: Sequence[Distribution], n_items: int, batch: Batch) -> O
 def _queries(states: States, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
     """The states, with all items available that are not in their history."""
     queries = []
-    for items, responses, length in zip(*(part.tolist() for part in states), strict=True):
+    for history in unpack_states(states):
         available = np.ones(n_items, np.bool_)
-        available[items[:length]] = False
-        history = [Interaction(item, Response(kind)) for item, kind in zip(items[:length], responses, strict=False)]
+        available[[past.item for past in history]] = False
         queries.append(Query(history, available, arm))
     return queries
 
@@ -71,10 +69,18 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     n_items = new.n_items
     queries = _queries(batch.state, n_items)
     served = new.serve(queries)
-    among = None if served[0].rows is None else np.array([distribution.rows for distribution in served])
+    among = None
+    if new.is_narrowed or live.is_narrowed:  # not always both: the number of candidates is a setting
+        everything = np.arange(n_items)
+        among = np.array([everything if one.rows is None else one.rows for one in served])
     before = live.serve(queries, among)
-    frozen = new.serve(_queries(batch.state, n_items, Arm.CONTROL), among)
-    estimate = _off_policy(served, n_items, batch)
+    # In A-iALP_ap it takes part in what is served, so that it has been computed.
+    frozen = (
+        [replace(one, probs=one.pretrained) for one in served]
+        if new.config.variant == Variant.AP
+        else new.serve(_queries(batch.state, n_items, Arm.CONTROL), among)
+    )
+    estimate = _off_policy(served, batch)
     p, q, control = (np.array([one.probs for one in each]) for each in (served, before, frozen))
     numbers = {
         "entropy": float(entropy(p).mean()),
@@ -108,10 +114,11 @@ def coverage(probs: Probabilities) -> float:
 
 def _mean(served: Sequence[Distribution], n_items: int) -> Probabilities:
     """[A] over the states."""
-    total = np.zeros(n_items)
-    for distribution in served:
-        total += distribution.of_all(n_items).probs
-    return total / len(served)
+    probs = np.array([distribution.probs for distribution in served])
+    if served[0].rows is None:
+        return np.asarray(probs.mean(0))
+    rows = np.array([distribution.rows for distribution in served])
+    return np.bincount(rows.ravel(), probs.ravel(), n_items) / len(served)
 
 
 def _kl(p: Probabilities, q: Probabilities) -> float:

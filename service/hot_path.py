@@ -11,6 +11,7 @@ its probabilities, Redis once more to log what they are shown.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -89,20 +90,18 @@ class HotPath:
             await self._app(scope, receive, send)
             return
         state: State = scope["app"].state.ialp
+        scope["route"] = _ROUTE
         try:
             await guard.admit(state, scope["headers"], SCOPES)
             body = await _body(receive)
         except Problem as problem:
             await errors.answer(Request(scope), problem)(scope, receive, send)
             return
-        if body is None:  # the client went away
-            return
         ask = decoded(body)
         if ask is None:
             scope[guard.ADMITTED] = True
             await self._app(scope, _again(body, receive), send)
             return
-        scope["route"] = _ROUTE
         content = encoded(await recommend(ask, state))
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -118,13 +117,17 @@ class _Route(NamedTuple):
 _ROUTE = _Route("/recommend")
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None if the client went away before its end."""
+async def _body(receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises:
+        Problem: the client went away before its end. Nobody hears of it, but the metrics.
+    """
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise Problem(HTTPStatus.BAD_REQUEST, "body_incomplete", "The body ended too early.")
         part: bytes = message.get("body", b"")
         body += part
         if not message.get("more_body", False):

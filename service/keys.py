@@ -23,7 +23,7 @@ class Keys:
 
     def session(self, user: str) -> str:
         """String: a user's recent interactions and seen items, see `sessions`."""
-        return f"{self.prefix}:s:{user}"
+        return f"{self.prefix}:u:{user}"
 
     def event(self, event_id: str) -> str:
         """String: this feedback event was accepted."""

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from service.catalogue import Catalogue, CatalogueStore
 from service.circuit import AWAY, Circuit
 from service.keys import Keys
-from service.policy.adaptive import Query, ServingPolicy
+from service.policy.adaptive import Arm, Query, ServingPolicy
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.registry import Live, Registry, folder_of
 from service.settings import Settings
@@ -214,7 +214,8 @@ class PolicyWatch:
 
 def _policy(snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
     policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
-    policy.serve([Query((), catalogue.available)])  # so that the first request finds all tables made
+    # So that the first request finds all tables made, of the control arm and for the kill switch as well.
+    policy.serve([Query((), catalogue.available, arm) for arm in Arm])
     return policy
 
 

@@ -48,8 +48,7 @@ def connect(settings: Settings, circuit: Circuit | None = None, timeout_s: float
     return aioredis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
 
 
-# For a session. Requests that ask for these together stay together, and eight of them cost each a third of what one
-# costs that is alone.
+# For a session. Requests that ask for these together stay together, and each costs a fraction of what it costs alone.
 _LONGEST_WAIT_S = 0.006
 
 

@@ -92,7 +92,8 @@ def _short(reward: float) -> float:
 # Lua's side of `decode` and `encode`, for scripts that change a session.
 LUA = f"""
 local function load_session(key)
-  local data = redis.call('GET', key) or '\\0'
+  local data = redis.pcall('GET', key)
+  if type(data) ~= 'string' then return '', '' end
   local n = string.byte(data, 1) or 0
   local rest = #data - 1 - {RESPONSE_BYTES} * n
   if rest < 0 or rest % {PLACE_BYTES} ~= 0 then return '', '' end

@@ -16,7 +16,7 @@ from service.catalogue import Catalogue
 from service.events import Impression, Shadow
 from service.live import Apprentice, LivePolicy
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
-from service.policy.sampling import sample_slates, slate_propensities
+from service.policy.sampling import sample_slates
 from service.policy.types import Interaction, Response
 
 _POSITIVE, _NEGATIVE, _IGNORED = Response.POSITIVE, Response.NEGATIVE, Response.IGNORED
@@ -218,8 +218,7 @@ def told(
 
 def _shadow(apprentice: Apprentice, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
     """What the apprentice would have shown, and how likely it would have shown what was."""
-    probs = own.distribution.of_all(len(catalogue)).probs
-    propensities = slate_propensities(probs, np.array(shown, np.int64))
+    propensities = own.distribution.propensities(np.array(shown, np.int64))
     return Shadow(apprentice.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
 
 

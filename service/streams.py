@@ -33,11 +33,10 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
   local history, seen = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
-    local place, is_new = string.sub(entry, 1, PLACE), true
-    for at = 1, #seen, PLACE do
-      if string.sub(seen, at, at + PLACE - 1) == place then is_new = false end
-    end
-    if is_new then seen = seen .. place end
+    local place = string.sub(entry, 1, PLACE)
+    local at = string.find(seen, place, 1, true)
+    while at and (at - 1) % PLACE ~= 0 do at = string.find(seen, place, at + 1, true) end
+    if not at then seen = seen .. place end
     save_session(session, history .. entry, seen, ARGV[2], ARGV[3], ARGV[4])
     if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
     accepted[i + 1] = 1

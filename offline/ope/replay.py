@@ -35,7 +35,7 @@ def replay(log: Log, indexed: IndexedLog, target: Target, n_folds: int, seed: in
         model = fit(indexed, profiles, text, fold != number)
         for rows in _blocks(np.flatnonzero(fold == number), len(text)):
             states = States(*(part[rows] for part in indexed.states))
-            probs = target.policy.distributions(states, available(log, target, rows), target.arm).probs
+            probs = target.policy.probabilities(states, available(log, target, rows), target.arm)
             block = slots_of(probs, model.values(profiles[rows], text), indexed.shown[rows], model)
             filled = indexed.filled[rows]
             result.ratios[rows] = np.where(filled, block.ratios / indexed.propensities[rows], 1.0)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from service.policy.fast_scorer import FastScorer, Floats, Places, pack, sigmoid
 from service.policy.networks import ItemScorer
-from service.policy.sampling import Probs
-from service.policy.types import Interaction, States
+from service.policy.sampling import Probs, slate_propensities
+from service.policy.types import Interaction, States, unpack_states
 
 
 class Variant(StrEnum):
@@ -57,7 +57,7 @@ class ServingConfig:
     fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
     # Of the adaptive mixture, in units of Q: differences of policies are small.
     temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.001
-    candidates: Annotated[int, Meta(ge=1)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
+    candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 
 def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
@@ -92,7 +92,7 @@ class Distribution:
     pretrained: Probs  # [R]; equals `learned` where the pre-trained policy takes no part
     learned: Probs  # [R]; equals `pretrained` where nothing learned takes part
     weight: float  # share of `learned` in `probs`
-    rows: Places | None = None  # [R] the items that the numbers are of; None: of all A
+    rows: Places | None = None  # [R] the items that the numbers are of, in ascending order; None: of all A
 
     def items(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The items that stand at the places `drawn` [k]."""
@@ -101,6 +101,14 @@ class Distribution:
     def from_learned(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """For each of `drawn` [k] whether the learned policy contributed most of its probability."""
         return self.weight * self.learned[drawn] > (1 - self.weight) * self.pretrained[drawn]
+
+    def propensities(self, shown: npt.NDArray[np.int64]) -> Probs:
+        """Propensity of each slot had the items `shown` [k], by their place in the catalogue, been drawn from this."""
+        if self.rows is None:
+            return slate_propensities(self.probs, shown)
+        places = np.searchsorted(self.rows, shown)  # of an item that is there twice the first, which has its mass
+        there = self.rows[np.minimum(places, len(self.rows) - 1)] == shown
+        return slate_propensities(np.append(self.probs, 0.0), np.where(there, places, len(self.probs)))
 
     def of_all(self, n_items: int) -> Distribution:
         """The same with numbers for all A items."""
@@ -168,6 +176,18 @@ class ServingPolicy:
         """Probabilities of all A items in the state `history`, over those that are `available` [A]."""
         return self.serve([Query(history, available, arm)])[0].of_all(len(available))
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether what is served is chosen among candidates, since there are so many items."""
+        return self.n_items > _FEW * self.config.candidates
+
+    def probabilities(self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE) -> Probs:
+        """What is served in B states, over the items that are `available` [B, A]; [B, A]."""
+        if not self.is_narrowed:
+            return self.distributions(states, available, arm).probs
+        queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]
+        return np.array([served.of_all(self.n_items).probs for served in self.serve(queries)])
+
     def serve(self, queries: Sequence[Query], among: Places | None = None) -> list[Distribution]:
         """For each query its distribution; together they cost less than one by one.
 
@@ -194,7 +214,7 @@ class ServingPolicy:
         of_after = after.plain(sessions) if after is not None else None
         if of_before is not None and of_after is not None and after is not None:
             of_after += after.prior_gain * of_before
-        if rows is None and self.n_items > _FEW * self.config.candidates:
+        if rows is None and self.is_narrowed:
             rows = _candidates([(before, of_before), (after, of_after)], absent, self.config.candidates)
         if rows is not None:
             absent = _take(absent, rows) | _is_repeated(rows)
@@ -234,7 +254,7 @@ class ServingPolicy:
     def distributions(
         self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> DistributionBatch:
-        """Probabilities in B states, over the items that are `available` [B, A]."""
+        """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
         variant = self._variant(arm)
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
         known: Tensor | None = None

@@ -101,3 +101,11 @@ def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) ->
             items[row, : len(recent)] = [i.item for i in recent]
             responses[row, : len(recent)] = [i.response for i in recent]
     return States(torch.from_numpy(items), torch.from_numpy(responses), torch.from_numpy(lengths))
+
+
+def unpack_states(states: States) -> list[list[Interaction]]:
+    """The histories that `pack_states` took, as far as they were kept."""
+    return [
+        [Interaction(item, Response(kind)) for item, kind in zip(items[:length], kinds, strict=False)]
+        for items, kinds, length in zip(*(part.tolist() for part in states), strict=True)
+    ]

@@ -151,12 +151,12 @@ class Program:
 def program(
     command: Sequence[str],
     log: Path,
-    core: int,
+    core: int | str,
     environment: Mapping[str, str],
     ready: str | None = None,
     nice: int = 0,
 ) -> Iterator[Program]:
-    """A process on one core until the block ends; waits until the URL `ready` answers with success."""
+    """A process on a core, or on "0,1", until the block ends; waits until the URL `ready` answers with success."""
     with log.open("ab") as out:
         process = subprocess.Popen(
             ["nice", "-n", str(nice), "taskset", "--cpu-list", str(core), *command],
@@ -206,7 +206,7 @@ class Stage:
     settings: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def service(self, role: str, core: int, port: int = 0, nice: int = 0, **changes: str) -> Iterator[Program]:
+    def service(self, role: str, core: int | str, port: int = 0, nice: int = 0, **changes: str) -> Iterator[Program]:
         """`python -m service ROLE`; the API is ready when this begins."""
         environment = {
             "REDIS_URL": self.redis_url,

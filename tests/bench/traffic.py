@@ -115,6 +115,11 @@ class _Connection(asyncio.Protocol):
             if not answer.done():
                 answer.set_result((int(head[9:12]), body))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the other side has closed it."""
+        return self._transport is None or self._transport.is_closing()
+
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Status, 0 if the connection broke, and body."""
         if self._transport is None:
@@ -159,13 +164,12 @@ class OpenLoop:
 
     async def _send(self, request: bytes) -> tuple[int, bytes]:
         """Over the connection that was used last, or a new one if the server has closed it for being idle."""
-        while self._idle:
+        while self._idle and self._idle[-1].is_closed:
+            self._idle.pop()
+        if self._idle:
             connection = self._idle.pop()
-            status, answer = await connection.ask(request)
-            if status:
-                self._idle.append(connection)
-                return status, answer
-        _, connection = await asyncio.get_running_loop().create_connection(_Connection, self._host, self._port)
+        else:
+            _, connection = await asyncio.get_running_loop().create_connection(_Connection, self._host, self._port)
         status, answer = await connection.ask(request)
         if status:
             self._idle.append(connection)

@@ -15,7 +15,8 @@ from policy_examples import random_scorer, random_text
 from service.policy import fast_scorer
 from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, ServingPolicy, Variant
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.types import Interaction, Response, pack_states
+from service.policy.sampling import slate_propensities
+from service.policy.types import Interaction, Response, pack_states, unpack_states
 
 ITEMS = 300
 CONFIG = NetworkConfig(dim=32, text_dim=32, max_history=30)  # as deployed, but narrower
@@ -144,6 +145,26 @@ def test_among_candidates_probabilities_are_exact(config: ServingConfig) -> None
         assert served.probs.sum() == pytest.approx(1.0) and not full.probs[~query.available].any()
         items = served.items(np.arange(30))
         np.testing.assert_array_equal(served.probs, full.probs[items])
+        shown = np.array([items[3], 0, items[7], ITEMS - 1, items[0]])
+        np.testing.assert_allclose(served.propensities(shown), slate_propensities(full.probs, shown))
+
+
+@pytest.mark.parametrize("candidates", [512, 30])
+def test_what_evaluation_is_told_is_what_is_served(candidates: int) -> None:
+    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
+    assert policy.is_narrowed == (candidates == 30)
+    asked = some_queries(18, 9)
+    for arm in Arm:
+        queries = [query._replace(arm=arm) for query in asked]
+        states = pack_states([query.history for query in queries], policy.max_history)
+        told = policy.probabilities(states, np.array([query.available for query in queries]), arm)
+        for row, served in zip(told, policy.serve(queries), strict=True):
+            np.testing.assert_allclose(row, served.of_all(ITEMS).probs, atol=1e-5, rtol=1e-4)
+
+
+def test_histories_come_back_from_states() -> None:
+    histories = [list(query.history[-30:]) for query in some_queries(19, 9)]
+    assert unpack_states(pack_states(histories, 30)) == histories
 
 
 def test_candidates_are_the_first_ones_of_every_view() -> None:

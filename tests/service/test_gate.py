@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ import torch
 from service_examples import N_ITEMS
 
 from service import gate
-from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, pack_states
 from service.settings import Settings
 
 FT = ServingConfig(Variant.FT)
+AP = ServingConfig(Variant.AP, Mixture.FIXED)
 NO_OTHER = {"gate_max_kl": 100.0, "gate_max_kl_to_frozen": 100.0, "gate_coverage_floor": 0.0}
 
 
@@ -136,3 +138,19 @@ def test_a_policy_that_overflows_never_passes_and_its_numbers_are_json(settings:
     decision = gate.check(policy(torch.full((N_ITEMS,), bad)), policy(torch.zeros(N_ITEMS)), batch(1.0), settings)
     assert not decision.passed
     assert all(math.isfinite(number) for number in decision.numbers.values())
+
+
+@pytest.mark.parametrize(("of_new", "of_live"), [(4, 4), (4, 100), (100, 4)])
+def test_policies_are_compared_whatever_their_numbers_of_candidates(
+    settings: Settings, of_new: int, of_live: int
+) -> None:
+    """Of 40 items, four candidates or all: on those of the new one; the same policy differs from itself by nothing."""
+    bias = torch.linspace(-2, 2, 40)
+    new, live = (
+        ServingPolicy(network(torch.zeros(40)), network(bias), network(bias), replace(AP, candidates=n))
+        for n in (of_new, of_live)
+    )
+    assert (new.is_narrowed, live.is_narrowed) == (of_new == 4, of_live == 4)
+    numbers = gate.check(new, live, batch(1.0), settings).numbers
+    assert numbers["kl_to_live"] == pytest.approx(0.0, abs=1e-6)
+    assert numbers["coverage"] <= numbers["coverage_of_frozen"] <= (4 if of_new == 4 else 40)

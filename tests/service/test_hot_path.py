@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import chisquare
-from service_examples import N_ITEMS, recommend, respond, serving
+from service_examples import N_ITEMS, recommend, respond, serving, until
 
 from service import slates
 from service.hot_path import Answer, Ask, ask_of, decoded
@@ -131,6 +132,33 @@ def test_a_key_with_a_rate_pays_once_whichever_way_it_goes(settings: Settings, r
         assert client.post("/recommend", json=bodies[0], headers={"X-API-Key": token}).status_code == 429
 
 
+def test_what_is_refused_counts_for_the_route(settings: Settings) -> None:
+    """No key, and a client that goes away in the middle of its body: neither is an error of ours."""
+    with serving(settings.model_copy(update={"auth": "on"})) as closed:
+        assert closed.post("/recommend", json=USUAL).status_code == 401
+        refused = [line for line in metrics_of(settings, closed).splitlines() if 'status_code="401"' in line]
+        assert any('http_route="/recommend"' in line for line in refused)
+    with serving(settings) as client:
+        url = client.base_url
+        with socket.create_connection((url.host, url.port)) as connection:
+            head = (
+                b"POST /recommend HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+            )
+            connection.sendall(head + b"Content-Length: 99\r\n\r\n{")
+        until(lambda: 'status_code="400"' in client.get("/metrics").text, "the metric")
+        counted = [line for line in client.get("/metrics").text.splitlines() if 'status_code="400"' in line]
+        assert all('http_route="/recommend"' in line for line in counted)
+        assert 'status_code="500"' not in client.get("/metrics").text
+
+
+def metrics_of(settings: Settings, client: httpx.Client) -> str:
+    """With a key for them."""
+    with syncredis.from_url(settings.redis_url) as redis:
+        token = add_key(redis, Keys(settings.key_prefix), "metrics")
+    until(lambda: client.get("/metrics", headers=bearer(token)).status_code == 200, "the new key")
+    return client.get("/metrics", headers=bearer(token)).text
+
+
 def test_a_session_that_is_none_is_an_empty_one(settings: Settings, redis: syncredis.Redis) -> None:
     keys = Keys(settings.key_prefix)
     with serving(settings) as client:
@@ -138,7 +166,7 @@ def test_a_session_that_is_none_is_an_empty_one(settings: Settings, redis: syncr
         redis.hset(keys.session("u:bob"), "no", "string")
         assert recommend(client, "ann")["warnings"] == []
         assert len(client.get("/users/ann").json()["seen_item_ids"]) == 10, "and from then on it is one"
-        assert recommend(client, "bob")["warnings"] == ["impression_not_logged"]
+        assert recommend(client, "bob")["warnings"] == []
         assert len(recommend(client, "eve", k=N_ITEMS)["items"]) == N_ITEMS
 
 

@@ -64,6 +64,7 @@ STEPS = st.lists(
         st.tuples(st.just("click"), st.integers(0, 12), st.sampled_from([1.0, 0.5, 0.0, -1.0])),
         st.tuples(st.just("again"), st.integers(0, 12)),  # a click with an event id that was there before
         st.tuples(st.just("spoilt"), st.sampled_from([b"", b"\x07", b"\x00ab"])),
+        st.tuples(st.just("replaced")),  # by something that is no string
     ),
     max_size=25,
 )
@@ -106,6 +107,10 @@ async def test_redis_does_what_plain_python_does(
                     assert await log.append_feedback([event], [place]) == [False]
             elif kind == "spoilt":
                 redis.set(keys.session("u:ann"), what[0])
+                history, seen = [], []
+            elif kind == "replaced":
+                redis.delete(keys.session("u:ann"))
+                redis.rpush(keys.session("u:ann"), "a list")
                 history, seen = [], []
             session = (await store.load(["u:nobody", "u:ann"]))[1]
             assert (list(session.history), list(session.seen)) == (history, seen)

@@ -130,7 +130,7 @@ def test_nor_does_one_that_fails(
 ) -> None:
     keys = Keys(settings.key_prefix)
     with api_process(settings.model_copy(update={"telemetry": "on"}), tmp_path / "log") as (_, client):
-        redis.lpush(keys.session("u:planted-user"), "no string")
+        redis.set(keys.events, "no stream")
         assert "impression_not_logged" in recommend(client, "planted-user")["warnings"]
         until(lambda: bool(collector.named("log")), "the span")
     assert "planted-user" not in str(collector.spans)
