@@ -8,8 +8,9 @@ mode minimises
     1/2 (w - w0, b - b0)' H (w - w0, b - b0) + sum_i BCE(f_i, r_i),     H = [[S, B'], [B, D]]
 
 by Newton's method, and the curvature there is added to H. D is diagonal, so the A biases are eliminated: a batch costs
-A P^2 for P shared weights once, and its steps what was shown, whatever the log's length. The hybrid model of LinUCB (Li et al. 2010) with a logistic
-response; unlike gradient steps it needs no learning rate, and a first click moves as much as it tells.
+A P^2 once and A P for each step, for P shared weights, whatever the log's length. The hybrid model of LinUCB (Li et al.
+2010) with a logistic response; unlike gradient steps it needs no learning rate, and a first click moves as much as it
+tells.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class Posterior:
         [N] in [0, 1] what came back. Moves the network's weights and biases to the new mode.
         """
         x, f0, wanted = features.double(), response.double(), wanted.double()
-        shown, slot_of = items.unique(return_inverse=True)
+        shown, slot_of = torch.unique(items, return_inverse=True)
         diagonal = BIAS_PRECISION + network.information.double()
         b_prior, d_prior = self.by_item[shown], diagonal[shown]
-        # An item that was not shown goes where w takes it, b_i = -B_i.w / D_i, whatever w is. So all of them together
-        # are one matrix, made once, and each step below costs as much as was shown.
+        # An item that was not shown goes where w takes it, b_i = -B_i.w / D_i, whatever w is: what all of them add to
+        # the steps below is one matrix, made once.
         follows = self.by_item / diagonal.unsqueeze(1)  # [A, P]
         others = self.by_item.T @ follows - b_prior.T @ (b_prior / d_prior.unsqueeze(1))
         follows[shown] = 0.0

@@ -44,7 +44,7 @@ def worker(folder: Path) -> Record:
     rng = np.random.default_rng(6)
     with redis_server(folder / "redis", OTHER_CORE) as url, syncredis.from_url(url) as redis:
         on, keys = Stage(folder, url, snapshot, {"IALP_REWARD_WINDOW_S": "0.05"}), Keys("ialp")
-        with on.service("api", 0, 8200):  # makes the snapshot version 1
+        with on.service("api", 0):  # makes the snapshot version 1
             pass
         n_events = 0
         for start in range(0, N_SLATES, 500):

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import msgspec
 import redis as syncredis
-from stage import KEYS, Program, Stage, load_users, make_snapshot, program, redis_server
+from stage import KEYS, Program, Stage, free_port, load_users, make_snapshot, program, redis_server
 from traffic import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 
 from service import events, streams
@@ -78,13 +78,13 @@ def hot_path(folder: Path) -> Record:
     """Requests per second on one core, in turns with the references; then latencies at 70% of our own maximum."""
     with stage(folder) as (on, redis), contextlib.ExitStack() as stack:
         subjects: dict[str, tuple[Program, str, str | None]] = {}
-        for number, name in enumerate(REFERENCES):
-            port = 8201 + number
+        for name in REFERENCES:
+            port = free_port()
             environment = {"REDIS_URL": on.redis_url, "BENCH_SNAPSHOT": str(on.snapshot)}
             started = stack.enter_context(_reference(name, port, folder, environment))
             subjects[name] = started, f"http://127.0.0.1:{port}/recommend", None
             os.killpg(started.process.pid, signal.SIGSTOP)
-        api = stack.enter_context(on.service("api", API_CORE, 8200))
+        api = stack.enter_context(on.service("api", API_CORE))
         key = on.key("serve")
         time.sleep(1.0)  # until the key is known
         subjects = {"ours": (api, f"{api.url}/recommend", key), **subjects}
@@ -146,7 +146,7 @@ def _told(answers: list[Answered]) -> Record:
 def while_learning(folder: Path) -> Record:
     """The same API, first alone, then with a worker that learns from its log and publishes about once a second."""
     settings = {"IALP_REWARD_WINDOW_S": "1", "IALP_PUBLISH_EVERY": "500", **OPEN_GATE}
-    with stage(folder, **settings) as (on, redis), on.service("api", API_CORE, 8200) as api:
+    with stage(folder, **settings) as (on, redis), on.service("api", API_CORE) as api:
         key = on.key("serve")
         time.sleep(1.0)
         url = f"{api.url}/recommend"
@@ -188,7 +188,7 @@ def freshness(folder: Path) -> Record:
     often = {"IALP_LEARN_EVERY": "100", "IALP_PUBLISH_EVERY": "240", "IALP_KEEP_VERSIONS": "1000"}
     settings = {"IALP_REWARD_WINDOW_S": str(window_s), **often, **OPEN_GATE}
     # API and worker on whichever core is free: four programs are at work, and what is asked is not what one core does.
-    with stage(folder, **settings) as (on, redis), on.service("api", BOTH_CORES, 8200) as api:
+    with stage(folder, **settings) as (on, redis), on.service("api", BOTH_CORES) as api:
         key = on.key("serve,feedback")
         time.sleep(1.0)
         with on.service("worker", BOTH_CORES):

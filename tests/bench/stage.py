@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,6 +197,14 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         time.sleep(0.02)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @dataclass
 class Stage:
     """A deployment in `folder`: server, snapshot, users; API and worker as they are asked for."""
@@ -206,8 +215,9 @@ class Stage:
     settings: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def service(self, role: str, core: int | str, port: int = 0, nice: int = 0, **changes: str) -> Iterator[Program]:
+    def service(self, role: str, core: int | str, nice: int = 0, **changes: str) -> Iterator[Program]:
         """`python -m service ROLE`; the API is ready when this begins."""
+        port = free_port()
         environment = {
             "REDIS_URL": self.redis_url,
             "IALP_DATA_DIR": str(self.folder / "data"),
