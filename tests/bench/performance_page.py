@@ -28,7 +28,7 @@ def page(told: Record) -> str:
     """The section's text."""
     parts = [
         _goals(told),
-        _hot_path(told["hot_path"]),
+        _hot_path(told["hot_path"], told["profile"]),
         _learning(told["while_learning"]),
         _freshness(told["freshness"]),
         _costs(told["worker"], told["learner_cost"], told["request_cost"]),
@@ -124,7 +124,7 @@ def _failed(learning: Record) -> int:
     return sum(learning[part]["failed"] + learning[part]["failed_closed"] for part in ("alone", "learning"))
 
 
-def _hot_path(hot: Record) -> str:
+def _hot_path(hot: Record, profile: Record) -> str:
     of = ratios(hot)
     rows = []
     for name, title in _TITLES.items():
@@ -133,7 +133,10 @@ def _hot_path(hot: Record) -> str:
         per_second = median(one["per_second"])
         rows.append([title, f"{per_second:,.0f}", ratio, f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"])
     table = _table(["one process on one core", "requests/s", "ours to it", "p50 ms", "p99 ms"], rows, left=1)
-    told = hot["open"]
+    told, echo_us = hot["open"], 1e6 / median(hot["rounds"]["echo"]["per_second"])
+    shares, cost_us = profile["shares"], hot["cpu_us_per_request"]
+    parts = [[part, f"{share:.0%}", f"{share * cost_us:.0f}"] for part, share in shares.items()]
+    policy = sum(share for part, share in shares.items() if part.startswith("the policy"))
     return f"""### The hot path
 
 10,000 items, slates of 10, histories of 20, an API key, the session read and the impression logged durably; wrk with
@@ -146,7 +149,15 @@ A request costs {hot["cpu_us_per_request"]:.0f} µs of CPU in the API and {hot["
 latencies count from when a request was due): p50 {told["p50"]:.1f}, p95 {told["p95"]:.1f}, p99 {told["p99"]:.1f} ms;
 {told["failed"]} of {told["requests"]:,} failed, {told["with_warnings"]} came with a warning.
 
-![requests per second](img/performance-hot-path.svg)"""
+![requests per second](img/performance-hot-path.svg)
+
+Where the time goes ({profile["samples"]:,} samples by py-spy; [flame graph](img/performance-flame.svg)):
+
+{_table(["part", "share", "µs a request"], parts, left=1)}
+
+The limit is arithmetic: half of the echo's rate would leave {2 * echo_us:.0f} µs for all of it, and the policy alone takes
+{policy * cost_us:.0f}: two networks over every item, 512 candidates against 14 items of the session for each, three softmaxes and a
+draw, in NumPy and BLAS on one thread. If it took no time, the rest would do {echo_us / ((1 - policy) * cost_us):.2f}x of the echo's rate."""
 
 
 def _learning(told: Record) -> str:

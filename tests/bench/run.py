@@ -22,6 +22,7 @@ from rich.console import Console
 
 SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "hot_path": serving.hot_path,
+    "profile": serving.profile,
     "while_learning": serving.while_learning,
     "freshness": serving.freshness,
     "worker": scale.worker,

@@ -7,8 +7,10 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -141,6 +143,49 @@ def _told(answers: list[Answered]) -> Record:
         "with_warnings": warned,
         **percentiles([answer.milliseconds for answer in answers]),
     }
+
+
+# Innermost first: a stack belongs to the first of these that it has a frame of.
+_PARTS = {
+    "FastScorer.plain": "the policy: all items, one matrix product a network",
+    "_candidates": "the policy: ranking candidates",
+    "FastScorer.near": "the policy: closeness of the candidates",
+    "_drawn": "the policy: probabilities, sampling and the rest",
+    "SessionStore.load": "sessions, from Redis",
+    "EventLog.append_impressions": "the log, to Redis",
+    "recommend": "the request: masks, the impression, the answer",
+    "HotPath.__call__": "the request: key, body, JSON",
+    "Edge.__call__": "the request: limits, id, metrics",
+}
+_REST = "uvicorn, the event loop and the kernel"
+FLAME = Path("docs/img/performance-flame.svg")
+
+
+def profile(folder: Path) -> Record:
+    """Where the API's time goes under a closed loop, by py-spy: shares of its parts, and a flame graph."""
+    spy = str(Path(sys.executable).with_name("py-spy"))
+    with stage(folder) as (on, _), on.service("api", API_CORE) as api:
+        key = on.key("serve")
+        time.sleep(1.0)
+        url = f"{api.url}/recommend"
+        closed_loop(url, WARM_S, N_USERS, key, OTHER_CORE)
+        for form, out in (("raw", folder / "stacks.txt"), ("flamegraph", FLAME)):
+            recorded = ["--rate", "200", "--duration", "8", "--format", form, "--output", str(out)]
+            command = [spy, "record", "--pid", str(api.process.pid), *recorded]
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spying:
+                closed_loop(url, 10, N_USERS, key, OTHER_CORE)
+                if spying.wait() != 0:
+                    raise RuntimeError("py-spy may not look into the API: run as root, or allow ptrace")
+    shares: Counter[str] = Counter()
+    for line in (folder / "stacks.txt").read_text().splitlines():
+        stack, _, samples = line.rpartition(" ")
+        frames = {frame.partition(" (")[0].partition(".<")[0] for frame in stack.split(";")}
+        if "Runner.run" not in frames:  # a thread that waits for snapshots to load
+            continue
+        part = next((name for name in _PARTS if name in frames), None)
+        shares[_PARTS[part] if part else _REST] += int(samples)
+    total = sum(shares.values())
+    return {"samples": total, "shares": {name: round(shares[name] / total, 4) for name in [*_PARTS.values(), _REST]}}
 
 
 def while_learning(folder: Path) -> Record:
