@@ -1,9 +1,10 @@
 """What a user did lately and which items they have seen: one capped string in Redis that expires.
 
-    number of responses (1 byte), then for each: item (3 bytes), reward (float32); then the seen items (3 bytes each)
+    number of responses (1 byte), then for each: item (3 bytes), reward (float32); then other seen items (3 bytes each)
 
 Both are oldest first, integers little-endian. An item is its place in the catalogue, which never changes: twenty
-responses and thirty seen items are 231 bytes, where their ids in two lists took a kilobyte, and no id is looked up.
+responses and ten other items that were shown are 171 bytes, where their ids in two lists took a kilobyte, and no id is
+looked up. The item of a response that is too old to be kept goes to the others, as the oldest.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Session:
     """A user's session so far; items by their place in the catalogue."""
 
     history: tuple[tuple[int, float], ...]  # (item, reward), oldest first
-    seen: tuple[int, ...]  # shown or used, oldest first
+    seen: tuple[int, ...]  # shown or used: those without a response that is kept, oldest first, then those of history
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
 
     def named(self, ids: Sequence[str]) -> tuple[list[tuple[str, float]], list[str]]:
@@ -64,9 +65,9 @@ def encode_response(place: int, reward: float) -> bytes:
     return encode_places([place]) + struct.pack("<f", reward)
 
 
-def encode(history: Sequence[tuple[int, float]], seen: Sequence[int]) -> bytes:
-    """A whole session of at most 255 responses."""
-    return bytes([len(history)]) + b"".join(encode_response(*past) for past in history) + encode_places(seen)
+def encode(history: Sequence[tuple[int, float]], others: Sequence[int]) -> bytes:
+    """A whole session of at most 255 responses; `others` are seen items that have none."""
+    return bytes([len(history)]) + b"".join(encode_response(*past) for past in history) + encode_places(others)
 
 
 def decode(data: bytes, catalogue_seq: int = 0) -> Session:
@@ -79,8 +80,8 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
         (reward,) = struct.unpack_from("<f", data, start + PLACE_BYTES)
         if math.isfinite(reward):
             history.append((int.from_bytes(data[start : start + PLACE_BYTES], "little"), _short(reward)))
-    seen = [int.from_bytes(data[at : at + PLACE_BYTES], "little") for at in range(end, len(data), PLACE_BYTES)]
-    return Session(tuple(history), tuple(seen), catalogue_seq)
+    others = [int.from_bytes(data[at : at + PLACE_BYTES], "little") for at in range(end, len(data), PLACE_BYTES)]
+    return Session(tuple(history), (*others, *[place for place, _ in history]), catalogue_seq)
 
 
 @functools.lru_cache(4096)
@@ -99,10 +100,19 @@ local function load_session(key)
   if rest < 0 or rest % {PLACE_BYTES} ~= 0 then return '', '' end
   return string.sub(data, 2, 1 + {RESPONSE_BYTES} * n), string.sub(data, 2 + {RESPONSE_BYTES} * n)
 end
-local function save_session(key, history, seen, longest_history, longest_seen, ttl)
-  history = string.sub(history, -{RESPONSE_BYTES} * longest_history)
-  seen = string.sub(seen, -{PLACE_BYTES} * longest_seen)
-  redis.call('SET', key, string.char(#history / {RESPONSE_BYTES}) .. history .. seen, 'EX', ttl)
+local function find(items, place, width)
+  local at = string.find(items, place, 1, true)
+  while at and (at - 1) % width ~= 0 do at = string.find(items, place, at + 1, true) end
+  return at
+end
+local function save_session(key, history, others, longest_history, longest_seen, ttl)
+  while #history > {RESPONSE_BYTES} * longest_history do
+    local place = string.sub(history, 1, {PLACE_BYTES})
+    history = string.sub(history, {RESPONSE_BYTES} + 1)
+    if not find(history, place, {RESPONSE_BYTES}) then others = place .. others end
+  end
+  others = string.sub(others, -{PLACE_BYTES} * longest_seen)
+  redis.call('SET', key, string.char(#history / {RESPONSE_BYTES}) .. history .. others, 'EX', ttl)
 end
 """
 

@@ -30,14 +30,12 @@ local accepted = {}
 for i = 0, (#KEYS - 2) / 2 - 1 do
   local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
   local payload, entry, item, positive = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
-  local history, seen = load_session(session)
+  local history, others = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
-    local place = string.sub(entry, 1, PLACE)
-    local at = string.find(seen, place, 1, true)
-    while at and (at - 1) % PLACE ~= 0 do at = string.find(seen, place, at + 1, true) end
-    if not at then seen = seen .. place end
-    save_session(session, history .. entry, seen, ARGV[2], ARGV[3], ARGV[4])
+    local at = find(others, string.sub(entry, 1, PLACE), PLACE)
+    if at then others = string.sub(others, 1, at - 1) .. string.sub(others, at + PLACE) end
+    save_session(session, history .. entry, others, ARGV[2], ARGV[3], ARGV[4])
     if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
     accepted[i + 1] = 1
   else
@@ -55,9 +53,9 @@ _IMPRESSIONS = (
     + """
 for i = 2, #KEYS do
   local payload, places = ARGV[i * 2], ARGV[i * 2 + 1]
-  local history, seen = load_session(KEYS[i])
+  local history, others = load_session(KEYS[i])
   redis.call('XADD', KEYS[1], '*', 'e', payload)
-  if #places > 0 then save_session(KEYS[i], history, seen .. places, ARGV[1], ARGV[2], ARGV[3]) end
+  if #places > 0 then save_session(KEYS[i], history, others .. places, ARGV[1], ARGV[2], ARGV[3]) end
 end
 """
 )

@@ -48,6 +48,7 @@ def main(
         console.print("error: two cores are needed: one for what is measured, one for who measures")
         raise typer.Exit(2)
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {serving.OTHER_CORE})  # as a client, beside what it measures
     results.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for number, name in enumerate(only.split(","), 1):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,6 +177,8 @@ def profile(folder: Path) -> Record:
                 closed_loop(url, 10, N_USERS, key, OTHER_CORE)
                 if spying.wait() != 0:
                     raise RuntimeError("py-spy may not look into the API: run as root, or allow ptrace")
+    # Its title is the command, with the paths of this machine.
+    FLAME.write_text(re.sub(f'{re.escape(spy)}[^<"]*', "POST /recommend under load, by py-spy", FLAME.read_text()))
     shares: Counter[str] = Counter()
     for line in (folder / "stacks.txt").read_text().splitlines():
         stack, _, samples = line.rpartition(" ")
@@ -230,7 +233,7 @@ def freshness(folder: Path) -> Record:
     """200 clicks a second: what the same user's next slate knows of them, and when weights that learned them serve."""
     window_s, rate, seconds = 0.5, 200.0, 30.0
     # As docs/scaling.md says for such a rate: larger steps, and a version a second.
-    often = {"IALP_LEARN_EVERY": "100", "IALP_PUBLISH_EVERY": "240", "IALP_KEEP_VERSIONS": "1000"}
+    often = {"IALP_LEARN_EVERY": "100", "IALP_PUBLISH_EVERY": "300", "IALP_KEEP_VERSIONS": "1000"}
     settings = {"IALP_REWARD_WINDOW_S": str(window_s), **often, **OPEN_GATE}
     # API and worker on whichever core is free: four programs are at work, and what is asked is not what one core does.
     with stage(folder, **settings) as (on, redis), on.service("api", BOTH_CORES) as api:

@@ -27,7 +27,7 @@ from service.policy.text import TEXT_DIM, TextProjection
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 KEYS = Keys("ialp")
-HISTORY, SHOWN = 20, 30  # of each user: responses, and items shown or used
+HISTORY, SHOWN = 20, 30  # of each user: responses, and items shown or used, theirs among them
 _START_S = 120.0
 
 
@@ -113,7 +113,7 @@ def load_users(redis: syncredis.Redis, n_users: int, n_items: int, seed: int = 0
             user = sessions.user_key(f"{prefix}{n}", None)
             rewards = rng.choice([1.0, 1.0, 0.2, -1.0], size=HISTORY)
             history = list(zip(rows, rewards.tolist(), strict=False))
-            pipe.set(KEYS.session(user), sessions.encode(history, rows), ex=30 * 86_400)
+            pipe.set(KEYS.session(user), sessions.encode(history, rows[len(history) :]), ex=30 * 86_400)
         pipe.execute()
 
 
