@@ -6,18 +6,25 @@ import asyncio
 import gc
 import logging
 import math
+import os
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import redis.asyncio as aioredis
 import torch
 from redis.exceptions import RedisError
+from torch import Tensor
 
 from service.catalogue import Catalogue, CatalogueStore
 from service.circuit import AWAY, Circuit
 from service.keys import Keys
 from service.policy.adaptive import Arm, Query, ServingPolicy
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
+from service.policy.text import Embeddings, TextProjection
 from service.registry import Live, Registry, folder_of
 from service.settings import Settings
 
@@ -75,9 +82,14 @@ class PolicyWatch:
         self._live: Live | None = None  # the pointer, as last read
         self._damaged: dict[int, float] = {}  # version -> when it could not be loaded
         self._n_frozen = 0
+        self._preparer = _Preparer()
         self._looking = asyncio.Lock()  # an older look must not undo a newer one
         self._loading = asyncio.Lock()
         self._changing = asyncio.Lock()  # the catalogue, or the policy that has a row for each of its items
+
+    @property
+    def _served(self) -> ServingPolicy | None:
+        return self.current.policy if self.current is not None else None
 
     async def refresh(self) -> None:
         """Look once and catch up; raises RedisError if Redis does not answer."""
@@ -120,11 +132,11 @@ class PolicyWatch:
 
     async def _try_to_load(self, version: int, instead: bool) -> bool:
         try:
-            snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, version))
+            snapshot = await self._preparer.load(folder_of(self._settings.data_dir, version))
             async with self._changing:
                 if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
                     raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
-                policy = await asyncio.to_thread(_policy, snapshot, self.catalogue)
+                policy = await self._preparer.policy(snapshot, self.catalogue, self._served)
                 if self._live is not None and (instead or _may_serve(version, self._live)):
                     apprentice = self.current.apprentice if self.current else None
                     self.current = LivePolicy(snapshot, policy, self._live, apprentice)
@@ -149,7 +161,7 @@ class PolicyWatch:
             return
         if live.shadow is not None:
             try:
-                snapshot = await asyncio.to_thread(load_snapshot, folder_of(self._settings.data_dir, live.shadow))
+                snapshot = await self._preparer.load(folder_of(self._settings.data_dir, live.shadow))
             except SnapshotError as error:
                 log.error("version %d cannot be the apprentice: %s", live.shadow, error)
                 return
@@ -157,7 +169,8 @@ class PolicyWatch:
             if live.shadow is not None:
                 if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
                     return  # of items that are not known here yet
-                apprentice = Apprentice(snapshot, await asyncio.to_thread(_policy, snapshot, self.catalogue))
+                policy = await self._preparer.policy(snapshot, self.catalogue, self._served)
+                apprentice = Apprentice(snapshot, policy)
             if self.current is not None:
                 self.current = replace(self.current, apprentice=apprentice)
 
@@ -173,11 +186,10 @@ class PolicyWatch:
             if served is not None and len(catalogue) >= len(served.snapshot.item_ids):
                 policy, apprentice = served.policy, served.apprentice
                 if catalogue.embeddings is not self.catalogue.embeddings:
-                    policy = await asyncio.to_thread(_policy, served.snapshot, catalogue)
+                    policy = await self._preparer.policy(served.snapshot, catalogue, None, urgent=True)
                     if apprentice is not None:
-                        apprentice = replace(
-                            apprentice, policy=await asyncio.to_thread(_policy, apprentice.snapshot, catalogue)
-                        )
+                        same = await self._preparer.policy(apprentice.snapshot, catalogue, policy, urgent=True)
+                        apprentice = replace(apprentice, policy=same)
             if len(catalogue) > 2 * self._n_frozen:  # seldom: what is garbage by now, in cycles, stays for ever
                 gc.freeze()  # all these objects live long, so no collection need walk through them
                 self._n_frozen = len(catalogue)
@@ -212,11 +224,44 @@ class PolicyWatch:
             await asyncio.sleep(self._settings.refresh_interval_s)
 
 
-def _policy(snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
-    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
-    # So that the first request finds all tables made, of the control arm and for the kill switch as well.
-    policy.serve([Query((), catalogue.available, arm) for arm in Arm])
-    return policy
+class _Preparer:
+    """Makes policies in a thread of its own, which takes what the event loop leaves of the core."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "prepare", initializer=_step_back)
+        self._texts: list[tuple[Embeddings, TextProjection, Tensor]] = []  # of the last catalogue
+
+    async def load(self, folder: Path) -> Snapshot:
+        """Read a snapshot; raises SnapshotError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, load_snapshot, folder)
+
+    async def policy(
+        self, snapshot: Snapshot, catalogue: Catalogue, like: ServingPolicy | None, urgent: bool = False
+    ) -> ServingPolicy:
+        """The snapshot's policy for a catalogue; `urgent` if a request waits for it."""
+        thread = None if urgent else self._thread
+        return await asyncio.get_running_loop().run_in_executor(thread, self._policy, snapshot, catalogue, like)
+
+    def _policy(self, snapshot: Snapshot, catalogue: Catalogue, like: ServingPolicy | None) -> ServingPolicy:
+        policy = snapshot.serving_policy(self._text(snapshot.projection, catalogue.embeddings), like)
+        # So that the first request finds all tables made, of the control arm and for the kill switch as well.
+        policy.serve([Query((), catalogue.available, arm) for arm in Arm])
+        return policy
+
+    def _text(self, projection: TextProjection, embeddings: Embeddings) -> Tensor:
+        """The texts as the projection sees them; versions of one pre-training have the same one."""
+        self._texts = [kept for kept in self._texts if kept[0] is embeddings]
+        for _, known, text in self._texts:
+            if torch.equal(known.mean, projection.mean) and torch.equal(known.components, projection.components):
+                return text
+        text = projection(torch.from_numpy(embeddings))
+        self._texts = [*self._texts[-1:], (embeddings, projection, text)]
+        return text
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":  # where priorities are of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _may_serve(version: int, live: Live) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from service.policy.candidates import candidates_of, is_repeated, take
 from service.policy.fast_scorer import FastScorer, Floats, Places, pack, sigmoid
-from service.policy.networks import ItemScorer
+from service.policy.networks import ItemScorer, ItemTable
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.types import Interaction, States, unpack_states
 
@@ -143,12 +144,27 @@ _FEW = 8  # times the number of candidates: a catalogue up to there is scored as
 class ServingPolicy:
     """Answers "how likely is each item in this state" for both arms; immutable after construction."""
 
-    def __init__(self, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig) -> None:
-        """`critic` may be `learned` itself, which is then evaluated once."""
+    def __init__(
+        self,
+        pretrained: ItemScorer,
+        learned: ItemScorer,
+        critic: ItemScorer,
+        config: ServingConfig,
+        like: ServingPolicy | None = None,
+    ) -> None:
+        """`critic` may be `learned` itself, which is then evaluated once.
+
+        What was made of the pre-trained network of the policy `like` is made use of again if it is the same network.
+        """
         self.config = config
         self.max_history = pretrained.config.max_history
+        self._pretrained: tuple[ItemScorer, ItemTable]
         with torch.inference_mode():
-            self._pretrained = (pretrained, pretrained.table())
+            if like is not None and _is_same(pretrained, like._pretrained[0]):
+                self._pretrained = like._pretrained
+                self.__dict__["_fast_pretrained"] = like._fast_pretrained
+            else:
+                self._pretrained = (pretrained, pretrained.table())
             self._learned = (learned, learned.table())
             self._critic = self._learned if critic is learned else (critic, critic.table())
 
@@ -215,19 +231,19 @@ class ServingPolicy:
         if of_before is not None and of_after is not None and after is not None:
             of_after += after.prior_gain * of_before
         if rows is None and self.is_narrowed:
-            rows = _candidates([(before, of_before), (after, of_after)], absent, self.config.candidates)
+            rows = candidates_of([(before, of_before), (after, of_after)], absent, self.config.candidates)
         if rows is not None:
-            absent = _take(absent, rows) | _is_repeated(rows)
+            absent = take(absent, rows) | is_repeated(rows)
         repeated: Floats | None = None
         pretrained = np.empty(0)
         if before is not None and of_before is not None:
             near = before.near(sessions, rows)
             repeated = before.repeated(near)
-            pretrained = before.policy(before.advantage(_take(of_before, rows) + repeated, near), rows, absent)[0]
+            pretrained = before.policy(before.advantage(take(of_before, rows) + repeated, near), rows, absent)[0]
         if after is None or of_after is None:
             return _distributions(rows, pretrained, pretrained, pretrained, np.zeros(len(queries)))
         near = after.near(sessions, rows)
-        response = _take(of_after, rows) + after.repeated(near)
+        response = take(of_after, rows) + after.repeated(near)
         if repeated is not None:
             response += after.prior_gain * repeated
         advantage = after.advantage(response, near)
@@ -240,7 +256,7 @@ class ServingPolicy:
             if self._fast_critic is not after:
                 critic = self._fast_critic
                 near = critic.near(sessions, rows)
-                advantage = critic.advantage(_take(critic.plain(sessions), rows) + critic.repeated(near), near)
+                advantage = critic.advantage(take(critic.plain(sessions), rows) + critic.repeated(near), near)
             q = sigmoid(advantage).astype(np.float64)
             expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
             weight = mixture_weights(expected, self.config.temperature)[1]
@@ -286,47 +302,12 @@ class ServingPolicy:
         return DistributionBatch(mixed, pretrained, learned, weight)
 
 
-def _candidates(
-    ranked: Sequence[tuple[FastScorer | None, Floats | None]], absent: npt.NDArray[np.bool_], n_candidates: int
-) -> Places:
-    """For each state the items that come first, [B, n_candidates], in ascending order.
-
-    Ranked are all by f without closeness of each network that takes part, and again with its optimism; each of these
-    names as many, of those that the ones before it left. Items that are `absent` come last.
-    """
-    views: list[tuple[Floats, Floats | None]] = []
-    for net, plain in ranked:
-        if net is not None and plain is not None:
-            views += [(plain, None)] if net.optimism is None else [(plain, None), (plain, net.optimism)]
-    rows = np.empty((len(absent), 0), np.intp)
-    for n, (plain, optimism) in enumerate(views, 1):
-        score = plain.copy() if optimism is None else plain + optimism
-        score[absent] = -np.inf
-        score[_each(rows), rows] = -np.inf
-        wanted = n_candidates * n // len(views) - rows.shape[1]
-        rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
-    rows.sort(axis=1)
-    return rows
-
-
-def _is_repeated(rows: Places) -> npt.NDArray[np.bool_]:
-    """[B, R] whether the same item stands to the left, of `rows` in ascending order: where few items are available."""
-    again = np.zeros(rows.shape, np.bool_)
-    np.equal(rows[:, 1:], rows[:, :-1], out=again[:, 1:])
-    return again
-
-
-def _each(rows: Places) -> Places:
-    """The states' numbers as a column, to stand beside `rows` [B, R]."""
-    return np.arange(len(rows))[:, np.newaxis]
-
-
-_Any = TypeVar("_Any", bound=np.generic)
-
-
-def _take(numbers: npt.NDArray[_Any], rows: Places | None) -> npt.NDArray[_Any]:
-    """[B, R] of [B, A]."""
-    return numbers if rows is None else numbers[_each(rows), rows]
+def _is_same(one: ItemScorer, other: ItemScorer) -> bool:
+    """Whether both give the same scores."""
+    if one.config != other.config or one.n_items != other.n_items or not torch.equal(one.text, other.text):
+        return False
+    state, known = one.state_dict(), other.state_dict()
+    return all(torch.equal(tensor, known[name]) for name, tensor in state.items())
 
 
 def _distributions(

@@ -135,12 +135,15 @@ class Snapshot:
         network.load_state_dict(under(name, self.tensors))
         return network.requires_grad_(False)
 
-    def serving_policy(self, text: Tensor) -> ServingPolicy:
-        """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after."""
+    def serving_policy(self, text: Tensor, like: ServingPolicy | None = None) -> ServingPolicy:
+        """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after.
+
+        `like`: a policy that may share its pre-trained network.
+        """
         known = text[: len(self.item_ids)]
         pretrained, learned = (self.network(name, known).with_text(text) for name in ("pretrained", "learned"))
         critic = self.network("critic", known).with_text(text) if self.has_critic else learned
-        return ServingPolicy(pretrained, learned, critic, self.manifest.serving)
+        return ServingPolicy(pretrained, learned, critic, self.manifest.serving, like)
 
 
 def catalogue_hash(item_ids: tuple[str, ...]) -> str:

@@ -149,7 +149,7 @@ def _told(answers: list[Answered]) -> Record:
 # Innermost first: a stack belongs to the first of these that it has a frame of.
 _PARTS = {
     "FastScorer.plain": "the policy: all items, one matrix product a network",
-    "_candidates": "the policy: ranking candidates",
+    "candidates_of": "the policy: ranking candidates",
     "FastScorer.near": "the policy: closeness of the candidates",
     "_drawn": "the policy: probabilities, sampling and the rest",
     "SessionStore.load": "sessions, from Redis",

@@ -208,3 +208,20 @@ def test_softmax_and_sigmoid_at_their_ends() -> None:
     assert fast_scorer.softmax(huge).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     assert fast_scorer.sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
     assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(fast_scorer.sigmoid(np.float32([0.3]))[0])
+
+
+def test_versions_of_one_pretraining_share_its_tables() -> None:
+    pretrained, learned, _ = networks(CONFIG, residual=True)
+    first = ServingPolicy(pretrained, learned, learned, VARIANTS[3])
+    copy = ItemScorer(CONFIG, pretrained.text)
+    copy.load_state_dict(pretrained.state_dict())
+    other = ItemScorer(CONFIG, pretrained.text)
+    other.load_state_dict(pretrained.state_dict())
+    other.leave.data[1] += 0.5
+    query = some_queries(20, 1)[0]._replace(arm=Arm.CONTROL)
+    shared = ServingPolicy(copy.requires_grad_(False), learned, learned, VARIANTS[3], like=first)
+    own = ServingPolicy(other.requires_grad_(False), learned, learned, VARIANTS[3], like=first)
+    assert shared._fast_pretrained is first._fast_pretrained and own._fast_pretrained is not first._fast_pretrained
+    expected = first.serve([query])[0].probs
+    np.testing.assert_array_equal(shared.serve([query])[0].probs, expected)
+    assert np.abs(own.serve([query])[0].probs - expected).max() > 1e-3
