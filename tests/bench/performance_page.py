@@ -293,7 +293,7 @@ def draw(told: Record, folder: Path) -> None:
         axes.set_xlabel("requests per second, one core")
         for place, value in enumerate(values):
             axes.annotate(f" {value:,.0f}", (value, place), va="center")
-        axes.set_xlim(right=max(values) * 3)
+        axes.set_xlim(100, max(values) * 3)
         _save(figure, folder / "performance-hot-path.svg")
 
         figure = _figure(6, 3)

@@ -35,9 +35,9 @@ _HERE = Path(__file__).parent
 REFERENCES = {
     "bare": "bare ASGI, two bytes",
     "echo": "FastAPI + pydantic echo",
-    "echo_redis": "the same with one GET and one XADD (redis-py)",
-    "vw_10": "the same around a Vowpal Wabbit bandit, 10 actions",
-    "vw_100": "the same, 100 actions",
+    "echo_redis": "that echo with one GET and one XADD (redis-py)",
+    "vw_10": "that echo around a Vowpal Wabbit bandit, 10 actions",
+    "vw_100": "that echo around a Vowpal Wabbit bandit, 100 actions",
     "litserve": "our policy alone, served by LitServe",
 }
 Record = dict[str, Any]
