@@ -26,7 +26,7 @@ def test_the_second_takes_over_when_the_first_ends(settings: Settings, redis: sy
             with working(settings) as second:
                 until(lambda: second._standing_by, "the second stands by")
                 talk(client, 50)
-                until(lambda: report_of(redis, settings).version >= 2, "version 2")
+                until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "version 2")
                 assert second._learning is None and learner_of(redis, keys) == 1
                 first._stop.set()
                 until(lambda: second._learning is not None, "the second learns")
