@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
-_EACH_S = 0.0025
+_EACH_S = 0.0025  # of waiting for each call of the last start
 _MOST = 64  # calls made as one: what comes after them must not wait long
 
 

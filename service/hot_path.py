@@ -190,7 +190,6 @@ async def recommend(ask: Ask, state: State) -> Answer:
     history = session_state(stored, seen, state.settings.shown_length)
     if ask.history is not None:
         history = tuple([(past.item_id, past.reward) for past in ask.history])
-    if ask.history is not None:
         seen += [past.item_id for past in ask.history]
 
     categories = ask.filters.categories if ask.filters is not None else None

@@ -3,7 +3,7 @@
     number of responses (1 byte), then for each: item (3 bytes), reward (float32); then other seen items (3 bytes each)
 
 Both are oldest first, integers little-endian. An item is its place in the catalogue, which never changes: twenty
-responses and ten other items that were shown are 171 bytes, where their ids in two lists took a kilobyte, and no id is
+responses and ten other items that were shown are 171 bytes, a fraction of what their ids in lists take, and no id is
 looked up. The item of a response that is too old to be kept goes to the others, as the oldest.
 """
 

@@ -33,7 +33,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     return UserResponse(
         user_id=user_id,
         history=[StoredInteraction(item_id=item, reward=reward) for item, reward in history],
-        seen_item_ids=sorted(seen),
+        seen_item_ids=sorted(set(seen)),
         arm=state.arm_of(user).value,
     )
 

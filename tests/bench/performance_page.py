@@ -108,6 +108,12 @@ def _goals(told: Record) -> str:
         ("Redis for a million users", "≤ 0.3 GiB", f"{users['gib']:.2f} GiB", users["gib"] <= 0.3),
         ("API ready", "< 3 s", f"{median(start['again_s']):.1f} s", median(start["again_s"]) < 3),
         (
+            "questions at once to a slow endpoint",
+            str(asking["endpoint"]["concurrency"]),
+            str(asking["endpoint"]["most_at_once"]),
+            asking["endpoint"]["most_at_once"] == asking["endpoint"]["concurrency"],
+        ),
+        (
             "judgements against the runtime alone",
             "≥ 0.8",
             f"{asking['share_of_ceiling']:.2f}",
@@ -218,7 +224,8 @@ def _costs(worker: Record, cost: Record, request: Record) -> str:
         "top ten among candidates",
         "all mass among them",
     ]
-    by_history = ", ".join(f"{1e3 * seconds:.1f} ms at {n}" for n, seconds in cost["by_history"].items())
+    histories = sorted(cost["by_history"].items(), key=lambda point: int(point[0]))
+    by_history = ", ".join(f"{1e3 * seconds:.1f} ms at {n}" for n, seconds in histories)
     single = {size: one["one_ms"]["p50"] for size, one in request["by_items"].items()}
     return f"""### What grows with the catalogue
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 from statistics import median
@@ -12,12 +11,22 @@ import numpy as np
 import redis as syncredis
 import torch
 from serving import OTHER_CORE
-from stage import HISTORY, SHOWN, Stage, item_id, load_users, make_networks, make_snapshot, popular_rows, redis_server
+from stage import (
+    HISTORY,
+    KEYS,
+    SHOWN,
+    Stage,
+    item_id,
+    load_users,
+    make_networks,
+    make_snapshot,
+    popular_rows,
+    redis_server,
+)
 from traffic import percentiles
 
 from service import events, streams
 from service.events import Feedback, Impression
-from service.keys import Keys
 from service.metrics import decode_report
 from service.policy.adaptive import Query, ServingConfig, ServingPolicy
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
@@ -43,7 +52,7 @@ def worker(folder: Path) -> Record:
     snapshot = make_snapshot(folder / "snapshot", n_items)
     rng = np.random.default_rng(6)
     with redis_server(folder / "redis", OTHER_CORE) as url, syncredis.from_url(url) as redis:
-        on, keys = Stage(folder, url, snapshot, {"IALP_REWARD_WINDOW_S": "0.05"}), Keys("ialp")
+        on, keys = Stage(folder, url, snapshot, {"IALP_REWARD_WINDOW_S": "0.05"}), KEYS
         with on.service("api", 0):  # makes the snapshot version 1
             pass
         n_events = 0
@@ -130,7 +139,6 @@ def learner_cost(_: Path) -> Record:
 
 def _request_times(n_items: int, n: int) -> Record:
     pretrained, learned = make_networks(n_items)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     policy = ServingPolicy(pretrained, learned, learned, ServingConfig())
     rng = np.random.default_rng(8)
     draws, together, mass = [], [], []
@@ -158,14 +166,12 @@ def _request_times(n_items: int, n: int) -> Record:
         began = time.perf_counter()
         draw(wishes)
         together.append(1e3 * (time.perf_counter() - began) / 16)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     top_mass, all_mass = (float(np.mean(part)) for part in zip(*mass, strict=True)) if mass else (1.0, 1.0)
     return {
         "one_ms": percentiles(draws),
         "of_16_ms": round(median(together), 3),
         "top_mass": top_mass,
         "mass": all_mass,
-        "added_mib": round((peak - before) / 1024),
     }
 
 

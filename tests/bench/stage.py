@@ -103,14 +103,14 @@ def make_snapshot(folder: Path, n_items: int, seed: int = 0) -> Path:
     return folder
 
 
-def load_users(redis: syncredis.Redis, n_users: int, n_items: int, seed: int = 0, prefix: str = "u") -> None:
-    """Sessions of HISTORY responses and SHOWN shown or used items for users `{prefix}0`, `{prefix}1`, ..."""
+def load_users(redis: syncredis.Redis, n_users: int, n_items: int, seed: int = 0) -> None:
+    """Sessions of HISTORY responses and SHOWN shown or used items for users u0, u1, ..."""
     rng = np.random.default_rng(seed)
     for start in range(0, n_users, 1000):
         pipe = redis.pipeline(transaction=False)
         for n in range(start, min(n_users, start + 1000)):
             rows = list(dict.fromkeys(popular_rows(rng, n_items, (4 * SHOWN,)).tolist()))[:SHOWN]
-            user = sessions.user_key(f"{prefix}{n}", None)
+            user = sessions.user_key(f"u{n}", None)
             rewards = rng.choice([1.0, 1.0, 0.2, -1.0], size=HISTORY)
             history = list(zip(rows, rewards.tolist(), strict=False))
             pipe.set(KEYS.session(user), sessions.encode(history, rows[len(history) :]), ex=30 * 86_400)
@@ -215,7 +215,7 @@ class Stage:
     settings: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def service(self, role: str, core: int | str, nice: int = 0, **changes: str) -> Iterator[Program]:
+    def service(self, role: str, core: int | str, nice: int = 0) -> Iterator[Program]:
         """`python -m service ROLE`; the API is ready when this begins."""
         port = free_port()
         environment = {
@@ -225,7 +225,6 @@ class Stage:
             "IALP_PORT": str(port),
             "IALP_SEED": "1",
             **self.settings,
-            **changes,
         }
         ready = f"http://127.0.0.1:{port}/readyz" if role == "api" else None
         command = [sys.executable, "-m", "service", role]
