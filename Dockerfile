@@ -18,7 +18,7 @@ COPY simulator simulator
 ENV UNUSED="sentence-transformers transformers scikit-learn scipy"
 # What may be installed is bounded in pyproject.toml. Torch's tests and headers are for those who build on it.
 # hadolint ignore=DL3013
-RUN pip install ".[text,otel]" && pip uninstall --yes $UNUSED \
+RUN pip install ".[text,index,otel]" && pip uninstall --yes $UNUSED \
     && rm -rf /opt/venv/lib/python*/site-packages/torch/test /opt/venv/lib/python*/site-packages/torch/include
 
 FROM build AS build-tools

@@ -15,7 +15,8 @@ import torch
 
 from offline.datasets import Dataset, Interactions
 from offline.errors import OfflineError
-from service.policy.adaptive import Arm, ServingPolicy
+from service.policy.adaptive import Arm
+from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import sample_slate
 from service.policy.snapshot import Snapshot, load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response, States, pack_states, session_state
@@ -36,15 +37,15 @@ class HeldOut:
     users: int
 
 
-def open_policy(folder: Path) -> tuple[Snapshot, ServingPolicy]:
+def open_policy(folder: Path) -> tuple[Snapshot, ExactPolicy]:
     """A snapshot with the policy for the catalogue that it carries."""
     snapshot = load_snapshot(folder)
     embeddings = load_catalogue(folder).embeddings
-    return snapshot, snapshot.serving_policy(snapshot.projection(torch.from_numpy(embeddings)))
+    return snapshot, snapshot.exact_policy(snapshot.projection(torch.from_numpy(embeddings)))
 
 
 def held_out_preferences(
-    policy: ServingPolicy, interactions: Interactions, n_items: int, seed: int, n_users: int = 200, n_history: int = 5
+    policy: ExactPolicy, interactions: Interactions, n_items: int, seed: int, n_users: int = 200, n_history: int = 5
 ) -> HeldOut:
     """Give the policy `n_history` liked items of a user; does it rank their other liked items above unrated ones?
 
@@ -102,7 +103,7 @@ def states_of(batch: SessionBatch, max_history: int) -> States:
     return pack_states(histories, max_history)
 
 
-def sampled_slates(policy: ServingPolicy, arm: Arm, seed: int) -> PolicyFn:
+def sampled_slates(policy: ExactPolicy, arm: Arm, seed: int) -> PolicyFn:
     """A policy that draws its slates for a simulated batch, as the service does."""
     rng = np.random.default_rng(seed)
 
@@ -118,7 +119,7 @@ def sampled_slates(policy: ServingPolicy, arm: Arm, seed: int) -> PolicyFn:
 
 
 def simulated(
-    policy: ServingPolicy, dataset: Dataset, seed: int, n_sessions: int, cache: Path | None = None
+    policy: ExactPolicy, dataset: Dataset, seed: int, n_sessions: int, cache: Path | None = None
 ) -> dict[str, RolloutStats]:
     """Sessions of the same users with: random, (true) popularity, the policy, and the oracle as the ceiling.
 

@@ -6,10 +6,10 @@ Every change takes the next number of a sequence; a process that knows number n 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import redis.asyncio as aioredis
 from service import events
 from service.events import ItemChanged
 from service.keys import Keys
+from service.policy.rows import Rows
 from service.policy.text import TEXT_DIM, Embeddings
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def decode_record(data: bytes) -> ItemRecord:
         return ItemRecord("", b"", deleted=True)
 
 
+_PAGE = 1000  # changes that are read at once
+
 # KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing). Returns 1 for a new item.
 _PUT = """
 local new = redis.call('HSETNX', KEYS[2], ARGV[1], redis.call('HLEN', KEYS[2]))
@@ -70,54 +73,88 @@ def unpack_embedding(data: bytes) -> Embeddings:
     return row if np.isfinite(row).all() else np.zeros(TEXT_DIM, np.float32)
 
 
+def _no_embeddings() -> Rows[np.float16]:
+    return Rows(np.zeros((0, TEXT_DIM), np.float16))
+
+
 @dataclass(frozen=True)
 class Catalogue:
-    """A process's copy of the items as of change number `seq`; `index` order is the order of the policies' rows."""
+    """A process's copy of the items as of change number `seq`; their order is the order of the policies' rows.
+
+    What only ever grows is shared by the catalogues that follow each other, so that one with a million items costs
+    little to change: `ids`, `index`, `embeddings` and `kind_of` may know of later items, too.
+    """
 
     seq: int = 0
+    texts: int = 0  # how often the text of an item that was there has changed
     ids: list[str] = field(default_factory=list)
-    index: dict[str, int] = field(default_factory=dict)
-    records: list[ItemRecord] = field(default_factory=list)
-    embeddings: Embeddings = field(default_factory=lambda: np.zeros((0, TEXT_DIM), np.float32))  # [A, TEXT_DIM]
+    index: dict[str, int] = field(default_factory=dict)  # of the items that are in the newest catalogue in use
+    embeddings: Rows[np.float16] = field(default_factory=_no_embeddings)  # [A or more, TEXT_DIM]
+    kinds: dict[tuple[str, ...], int] = field(default_factory=dict)  # the sets of categories that there are
+    kind_of: Rows[np.int32] = field(default_factory=lambda: Rows(np.zeros(0, np.int32)))  # [A or more]
     available: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [A]
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @classmethod
+    def kept_in(cls, folder: Path | None) -> Catalogue:
+        """An empty one, whose embeddings are in a file in the folder once they are many."""
+        return cls(embeddings=Rows(np.zeros((0, TEXT_DIM), np.float16), folder=folder))
 
-    def record(self, item_id: str) -> ItemRecord | None:
-        """The item, unless it is unknown or deleted."""
-        index = self.index.get(item_id)
-        record = self.records[index] if index is not None else None
-        return None if record is None or record.deleted else record
+    def emptied(self) -> Catalogue:
+        """An empty one that keeps its embeddings at the same place."""
+        return self.kept_in(self.embeddings.folder)
+
+    def __len__(self) -> int:
+        return len(self.available)
 
     def in_categories(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
         """[A] whether an item has any of the categories."""
         wanted = frozenset(categories)
-        return np.fromiter((not wanted.isdisjoint(r.categories) for r in self.records), np.bool_, len(self.records))
+        fits = np.fromiter((not wanted.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
+        return np.asarray(fits[self.kind_of.array[: len(self)]])
 
-    def changed(self, changes: Sequence[tuple[int, str, ItemRecord]], seq: int) -> Catalogue:
-        """With items as (index, id, record) taken in. `embeddings` stays the same array if no text is new."""
-        ids, index, records = list(self.ids), dict(self.index), list(self.records)
-        new_texts: list[int] = []
-        for place, item_id, record in sorted(changes, key=lambda change: change[0]):
-            if place >= len(ids):
-                assert place == len(ids), f"item {item_id!r} has index {place}, expected {len(ids)}"
-                ids.append(item_id)
-                index[item_id] = place
-                records.append(record)
-                new_texts.append(place)
-            else:
-                if record.embedding != records[place].embedding:
-                    new_texts.append(place)
-                records[place] = record
-        embeddings = self.embeddings
-        if new_texts:
-            embeddings = np.zeros((len(ids), TEXT_DIM), np.float32)
-            embeddings[: len(self)] = self.embeddings
-            for place in new_texts:
-                embeddings[place] = unpack_embedding(records[place].embedding)
-        available = np.array([not (r.hidden or r.deleted) for r in records], np.bool_)
-        return Catalogue(seq, ids, index, records, embeddings, available)
+    def adopt(self) -> None:
+        """This is the catalogue in use from now on: its ids are found, too."""
+        for place in range(len(self.index), len(self)):
+            self.index[self.ids[place]] = place
+
+
+class _Reading:
+    """A catalogue while changes are read into it, in any order; the one before stays as it was."""
+
+    def __init__(self, known: Catalogue) -> None:
+        self._known = known
+        self._available: dict[int, bool] = {}
+        self._changed_texts: dict[int, npt.NDArray[np.float16]] = {}
+        self._n_items = len(known)
+
+    def add(self, place: int, item_id: str, record: ItemRecord) -> None:
+        known = self._known
+        if place >= self._n_items:
+            missing = place + 1 - len(known.embeddings)
+            if missing > 0:
+                known.embeddings.append(np.zeros((missing, TEXT_DIM), np.float16))
+                known.kind_of.append(np.zeros(missing, np.int32))
+                known.ids.extend([""] * missing)
+            self._n_items = place + 1
+        row = unpack_embedding(record.embedding).astype(np.float16)
+        if place >= len(known):
+            known.ids[place] = item_id
+            known.embeddings.array[place] = row
+        elif row.tobytes() != known.embeddings.array[place].tobytes():
+            self._changed_texts[place] = row
+        known.kind_of.array[place] = known.kinds.setdefault(record.categories, len(known.kinds))
+        self._available[place] = not (record.hidden or record.deleted)
+
+    def done(self, seq: int) -> Catalogue:
+        available = np.zeros(self._n_items, np.bool_)
+        available[: len(self._known)] = self._known.available
+        places = np.fromiter(self._available, np.intp, len(self._available))
+        available[places] = np.fromiter(self._available.values(), np.bool_, len(self._available))
+        known = self._known
+        assert "" not in known.ids[len(known) : self._n_items], "a place has no item"
+        for place, row in self._changed_texts.items():
+            known.embeddings.array[place] = row
+        return replace(known, seq=seq, texts=known.texts + len(self._changed_texts), available=available)
 
 
 class CatalogueStore:
@@ -147,29 +184,32 @@ class CatalogueStore:
         return None if record is None or record.deleted else record
 
     async def sync(self, known: Catalogue) -> Catalogue:
-        """The catalogue as it is now: `known` itself if nothing changed, an empty one if all was forgotten."""
+        """The catalogue as it is now: `known` itself if nothing changed, an empty one if all was forgotten.
+
+        Raises:
+            OSError: there is no room for the embeddings.
+        """
         seq = int(await self._redis.get(self._keys.item_seq) or 0)
         if seq < known.seq:  # another, or an emptied, Redis: what we know is of the old one
-            known = Catalogue()
-        # One atomic read of the change list, so that the indices of new items have no gap.
-        scored = await self._redis.zrangebyscore(
-            self._keys.item_changes, known.seq + 1, "+inf", withscores=True, score_cast_func=int
-        )
-        if not scored:
-            return known
-        changed = [item_id for item_id, _ in scored]
-        changes: list[tuple[int, str, ItemRecord]] = []
-        for start in range(0, len(changed), 1000):
-            part = changed[start : start + 1000]
-            pipe = self._redis.pipeline(transaction=True)
-            pipe.hmget(self._keys.items, part)
-            pipe.hmget(self._keys.item_index, part)
-            records, indices = await pipe.execute()
-            if None in records or None in indices:  # Redis is being emptied right now
-                return Catalogue()
-            for item_id, data, index in zip(part, records, indices, strict=True):
-                changes.append((int(index), item_id.decode(), decode_record(data)))
-        return await asyncio.to_thread(known.changed, changes, scored[-1][1])
+            known = known.emptied()
+        reading, read = _Reading(known), known.seq
+        while True:
+            # What changes meanwhile moves to the list's end, so that nothing is missing when that is reached.
+            scored = await self._redis.zrangebyscore(
+                self._keys.item_changes, read + 1, "+inf", 0, _PAGE, withscores=True, score_cast_func=int
+            )
+            if scored:
+                changed, read = [item_id for item_id, _ in scored], scored[-1][1]
+                pipe = self._redis.pipeline(transaction=True)
+                pipe.hmget(self._keys.items, changed)
+                pipe.hmget(self._keys.item_index, changed)
+                records, indices = await pipe.execute()
+                if None in records or None in indices:  # Redis is being emptied right now
+                    return known.emptied()
+                for item_id, data, index in zip(changed, records, indices, strict=True):
+                    reading.add(int(index), item_id.decode(), decode_record(data))
+            if len(scored) < _PAGE:
+                return known if read == known.seq else reading.done(read)
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

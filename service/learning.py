@@ -22,6 +22,7 @@ from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
+from service.policy.rows import Rows
 from service.policy.snapshot import Snapshot
 from service.registry import Gate
 from service.settings import Settings
@@ -73,7 +74,7 @@ class Learning:
         self.settings, self.snapshot = settings, snapshot
         self.item_ids = list(snapshot.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
-        self._rows = embeddings.numpy().astype(np.float16)  # with room for more, see `embeddings`
+        self._embeddings = Rows(embeddings.numpy().astype(np.float16))
         version = snapshot.manifest.version
         self.counters = Counters(
             cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=version, serving=version
@@ -115,7 +116,7 @@ class Learning:
     @property
     def embeddings(self) -> npt.NDArray[np.float16]:
         """Of every item, [n_items, TEXT_DIM]."""
-        return self._rows[: len(self.item_ids)]
+        return self._embeddings.array
 
     def _text(self) -> Tensor:
         return self.snapshot.projection(torch.from_numpy(self.embeddings.astype(np.float32)))
@@ -201,9 +202,7 @@ class Learning:
         if known is None:
             self.index[event.item_id] = len(self.item_ids)
             self.item_ids.append(event.item_id)
-            if len(self.item_ids) > len(self._rows):  # twice the room, so that many new items cost a few copies
-                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows), np.zeros_like(row)[None]])
-            self.embeddings[-1] = row
+            self._embeddings.append(row[np.newaxis])
         elif not event.deleted:
             self.embeddings[known] = row
         self._text_changed = True
@@ -248,7 +247,7 @@ class Learning:
     def serving_policy(self) -> ServingPolicy:
         """The policy as it would serve now."""
         self._apply_text()
-        return ServingPolicy(self.pretrained, self.learner.actor, self.learner.critic, self.settings.serving)
+        return ServingPolicy.of(self.pretrained, self.learner.actor, self.learner.critic, self.settings.serving)
 
     def judged(self, decision: Gate) -> None:
         """The next version is published: the gate lets it serve, or refuses it."""
@@ -305,7 +304,7 @@ class Learning:
         """Continue from what `dump` gave, bit for bit; `meta` is ours from now on."""
         self.item_ids = list(meta.item_ids)
         self.index = {item: row for row, item in enumerate(self.item_ids)}
-        self._rows = tensors["embeddings"].numpy().copy()
+        self._embeddings = Rows(tensors["embeddings"].numpy().copy())
         self._text_changed = True
         self._apply_text()
         self.learner.load_state_dict(under("learner", tensors))

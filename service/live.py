@@ -10,21 +10,25 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import redis.asyncio as aioredis
 import torch
 from redis.exceptions import RedisError
-from torch import Tensor
 
 from service.catalogue import Catalogue, CatalogueStore
 from service.circuit import AWAY, Circuit
 from service.keys import Keys
+from service.policy import item_index
 from service.policy.adaptive import Arm, Query, ServingPolicy
+from service.policy.fast_scorer import FastScorer
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
-from service.policy.text import Embeddings, TextProjection
+from service.policy.text import TextProjection
 from service.registry import Live, Registry, folder_of
 from service.settings import Settings
 
@@ -34,11 +38,12 @@ _DAMAGED_S = 5.0  # after which a version that could not be loaded is tried agai
 
 
 @dataclass(frozen=True)
-class Apprentice:
-    """A version that shows nothing, and what it would show."""
+class Loaded:
+    """A version and its policy for the items of a catalogue."""
 
-    snapshot: Snapshot
+    snapshot: Snapshot  # without what it says of its items
     policy: ServingPolicy
+    catalogue: Catalogue  # whose texts the policy has read; it may have later items, too
 
     @property
     def version(self) -> int:
@@ -47,18 +52,16 @@ class Apprentice:
 
 
 @dataclass(frozen=True)
-class LivePolicy:
+class LivePolicy(Loaded):
     """What a request needs: the policy, its version and whether the kill switch is on."""
 
-    snapshot: Snapshot
-    policy: ServingPolicy
+    _: KW_ONLY
     live: Live
-    apprentice: Apprentice | None = None
+    apprentice: Loaded | None = None  # a version that shows nothing, and what it would show
 
-    @property
-    def version(self) -> int:
-        """Version in service."""
-        return self.snapshot.manifest.version
+
+AnyLoaded = TypeVar("AnyLoaded", bound=Loaded)
+Grown = dict[FastScorer, FastScorer]  # networks with new items, by what they were before
 
 
 class PolicyWatch:
@@ -74,7 +77,7 @@ class PolicyWatch:
         """`probe` asks even while `circuit` is open."""
         self.registry = Registry(redis, keys)
         self.store = CatalogueStore(redis, keys)
-        self.catalogue = Catalogue()
+        self.catalogue = Catalogue.kept_in(settings.data_dir)
         self.current: LivePolicy | None = None
         self._pointer = Registry(probe, keys)
         self._circuit = circuit
@@ -82,14 +85,10 @@ class PolicyWatch:
         self._live: Live | None = None  # the pointer, as last read
         self._damaged: dict[int, float] = {}  # version -> when it could not be loaded
         self._n_frozen = 0
-        self._preparer = _Preparer()
+        self._preparer = _Preparer(settings)
         self._looking = asyncio.Lock()  # an older look must not undo a newer one
         self._loading = asyncio.Lock()
         self._changing = asyncio.Lock()  # the catalogue, or the policy that has a row for each of its items
-
-    @property
-    def _served(self) -> ServingPolicy | None:
-        return self.current.policy if self.current is not None else None
 
     async def refresh(self) -> None:
         """Look once and catch up; raises RedisError if Redis does not answer."""
@@ -121,8 +120,10 @@ class PolicyWatch:
         live, current = self._live, self.current
         if live is None or time.monotonic() - self._damaged.get(live.version, -math.inf) < _DAMAGED_S:
             return False
+        if current is None or current.catalogue.texts != self.catalogue.texts:
+            return True
         # While frozen, no version is better than the one that is here.
-        return current is None or (live.mode != "frozen" and live.version != current.version)
+        return live.mode != "frozen" and live.version != current.version
 
     async def _load(self, version: int) -> None:
         """Serve a version; if it is damaged and nothing serves yet, the newest that served before it."""
@@ -132,14 +133,14 @@ class PolicyWatch:
 
     async def _try_to_load(self, version: int, instead: bool) -> bool:
         try:
-            snapshot = await self._preparer.load(folder_of(self._settings.data_dir, version))
+            loaded = await self._prepared(version, self.catalogue)
             async with self._changing:
-                if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
-                    raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
-                policy = await self._preparer.policy(snapshot, self.catalogue, self._served)
+                loaded = await self._brought_up(loaded, self.catalogue, {})
                 if self._live is not None and (instead or _may_serve(version, self._live)):
                     apprentice = self.current.apprentice if self.current else None
-                    self.current = LivePolicy(snapshot, policy, self._live, apprentice)
+                    self.current = LivePolicy(
+                        loaded.snapshot, loaded.policy, loaded.catalogue, live=self._live, apprentice=apprentice
+                    )
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:
                     log.info("version %d was loaded, but is wanted no more", version)
@@ -148,6 +149,35 @@ class PolicyWatch:
             self._damaged[version] = time.monotonic()
             log.error("version %d cannot be served, keeping the one in service: %s", version, error)
             return False
+
+    async def _prepared(self, version: int, catalogue: Catalogue, urgent: bool = False) -> Loaded:
+        """A version for a catalogue's items; raises SnapshotError."""
+        snapshot = await self._preparer.load(folder_of(self._settings.data_dir, version))
+        if snapshot.item_ids != tuple(catalogue.ids[: min(len(catalogue), len(snapshot.item_ids))]):
+            raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
+        policy = await self._preparer.policy(snapshot, catalogue, urgent)
+        return Loaded(snapshot.without_items(), policy, catalogue)
+
+    async def _brought_up(self, loaded: AnyLoaded, catalogue: Catalogue, made: Grown) -> AnyLoaded:
+        """The same version for the items as they are now, while nothing else changes them.
+
+        New items join in at once, and so do new texts; but those wait for a new index where there is one.
+
+        Raises:
+            SnapshotError: it is of other items.
+        """
+        if loaded.catalogue.index is not catalogue.index:
+            raise SnapshotError(f"version {loaded.version}: the items it was loaded for are gone")
+        if loaded.catalogue.texts != catalogue.texts and not loaded.policy.is_indexed:
+            try:
+                again = await self._prepared(loaded.version, catalogue, urgent=True)
+                return replace(loaded, policy=again.policy, catalogue=catalogue)
+            except SnapshotError as error:  # it is tried again
+                log.error("version %d goes on with items' old texts: %s", loaded.version, error)
+        if len(catalogue) == loaded.policy.n_items:
+            return loaded
+        policy = await self._preparer.grown(loaded.policy, loaded.snapshot.projection, catalogue, made)
+        return replace(loaded, policy=policy)
 
     def _apprentice_changed(self) -> bool:
         current, live = self.current, self._live
@@ -161,16 +191,13 @@ class PolicyWatch:
             return
         if live.shadow is not None:
             try:
-                snapshot = await self._preparer.load(folder_of(self._settings.data_dir, live.shadow))
+                apprentice = await self._prepared(live.shadow, self.catalogue)
             except SnapshotError as error:
                 log.error("version %d cannot be the apprentice: %s", live.shadow, error)
                 return
         async with self._changing:
-            if live.shadow is not None:
-                if snapshot.item_ids != tuple(self.catalogue.ids[: len(snapshot.item_ids)]):
-                    return  # of items that are not known here yet
-                policy = await self._preparer.policy(snapshot, self.catalogue, self._served)
-                apprentice = Apprentice(snapshot, policy)
+            if apprentice is not None:
+                apprentice = await self._brought_up(apprentice, self.catalogue, {})
             if self.current is not None:
                 self.current = replace(self.current, apprentice=apprentice)
 
@@ -179,25 +206,27 @@ class PolicyWatch:
         async with self._changing:
             if seq is not None and seq == self.catalogue.seq:
                 return
-            catalogue = await self.store.sync(self.catalogue)
-            if catalogue is self.catalogue:
+            before, catalogue = self.catalogue, await self.store.sync(self.catalogue)
+            if catalogue is before:
                 return
-            served, policy, apprentice = self.current, None, None
-            if served is not None and len(catalogue) >= len(served.snapshot.item_ids):
-                policy, apprentice = served.policy, served.apprentice
-                if catalogue.embeddings is not self.catalogue.embeddings:
-                    policy = await self._preparer.policy(served.snapshot, catalogue, None, urgent=True)
-                    if apprentice is not None:
-                        same = await self._preparer.policy(apprentice.snapshot, catalogue, policy, urgent=True)
-                        apprentice = replace(apprentice, policy=same)
+            served: LivePolicy | None = self.current
+            made: Grown = {}
+            policy, apprentice = served, served.apprentice if served is not None else None
+            if served is not None and catalogue.index is not before.index:  # the items that it ranks are gone
+                policy = apprentice = None
+            if policy is not None:
+                policy = await self._brought_up(policy, catalogue, made)
+            if apprentice is not None:
+                apprentice = await self._brought_up(apprentice, catalogue, made)
             if len(catalogue) > 2 * self._n_frozen:  # seldom: what is garbage by now, in cycles, stays for ever
                 gc.freeze()  # all these objects live long, so no collection need walk through them
                 self._n_frozen = len(catalogue)
             # No await between the catalogue's change and the policy's: a request sees both or neither.
             self.catalogue = catalogue
+            catalogue.adopt()
             if self.current is not None:  # its mode may have changed meanwhile
-                changed = replace(self.current, policy=policy, apprentice=apprentice) if policy is not None else None
-                self.current = changed
+                live = self.current.live
+                self.current = replace(policy, live=live, apprentice=apprentice) if policy is not None else None
 
     async def watch(self) -> None:
         """Look for ever; outlasts outages of Redis, and says when one begins and ends."""
@@ -227,36 +256,66 @@ class PolicyWatch:
 class _Preparer:
     """Makes policies in a thread of its own, which takes what the event loop leaves of the core."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._thread = ThreadPoolExecutor(1, "prepare", initializer=_step_back)
-        self._texts: list[tuple[Embeddings, TextProjection, Tensor]] = []  # of the last catalogue
+        self._settings = settings
+        self._growing = threading.Lock()
+        self._pretrained: tuple[str, int, FastScorer] | None = None  # the last one: its digest and catalogue's texts
 
     async def load(self, folder: Path) -> Snapshot:
         """Read a snapshot; raises SnapshotError."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, load_snapshot, folder)
 
-    async def policy(
-        self, snapshot: Snapshot, catalogue: Catalogue, like: ServingPolicy | None, urgent: bool = False
-    ) -> ServingPolicy:
-        """The snapshot's policy for a catalogue; `urgent` if a request waits for it."""
+    async def policy(self, snapshot: Snapshot, catalogue: Catalogue, urgent: bool = False) -> ServingPolicy:
+        """The snapshot's policy for a catalogue, or for what came to it meanwhile; `urgent` if a request waits."""
         thread = None if urgent else self._thread
-        return await asyncio.get_running_loop().run_in_executor(thread, self._policy, snapshot, catalogue, like)
+        return await asyncio.get_running_loop().run_in_executor(thread, self._policy, snapshot, catalogue)
 
-    def _policy(self, snapshot: Snapshot, catalogue: Catalogue, like: ServingPolicy | None) -> ServingPolicy:
-        policy = snapshot.serving_policy(self._text(snapshot.projection, catalogue.embeddings), like)
-        # So that the first request finds all tables made, of the control arm and for the kill switch as well.
-        policy.serve([Query((), catalogue.available, arm) for arm in Arm])
-        return policy
+    async def grown(
+        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, made: Grown
+    ) -> ServingPolicy:
+        """The policy with the catalogue's new items; `made` has the networks that have got them already."""
+        return await asyncio.to_thread(self._grown, policy, projection, catalogue, made)
 
-    def _text(self, projection: TextProjection, embeddings: Embeddings) -> Tensor:
-        """The texts as the projection sees them; versions of one pre-training have the same one."""
-        self._texts = [kept for kept in self._texts if kept[0] is embeddings]
-        for _, known, text in self._texts:
-            if torch.equal(known.mean, projection.mean) and torch.equal(known.components, projection.components):
-                return text
-        text = projection(torch.from_numpy(embeddings))
-        self._texts = [*self._texts[-1:], (embeddings, projection, text)]
-        return text
+    def _policy(self, snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
+        digest, n_items = snapshot.digest("pretrained"), len(catalogue)
+        known = self._pretrained
+        pretrained = known[2] if known is not None and known[:2] == (digest, catalogue.texts) else None
+        if pretrained is not None:  # versions of one pre-training share it
+            n_items = max(n_items, len(pretrained))
+            if len(pretrained) < n_items:
+                made: Grown = {}
+                self._grow([pretrained], snapshot.projection, catalogue, made)
+                pretrained = made[pretrained]
+        policy = snapshot.serving_policy(catalogue.embeddings.array[:n_items], pretrained)
+        self._pretrained = (digest, catalogue.texts, policy.pretrained)
+        catalogue.embeddings.forget()
+        if policy.is_narrowed and n_items >= self._settings.index_from and item_index.is_installed():
+            policy = policy.indexed(self._settings.seed or 0)
+        return _warm(policy)
+
+    def _grown(
+        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, made: Grown
+    ) -> ServingPolicy:
+        self._grow(policy.networks, projection, catalogue, made)
+        return _warm(policy.replaced(made))
+
+    def _grow(
+        self, networks: Sequence[FastScorer], projection: TextProjection, catalogue: Catalogue, made: Grown
+    ) -> None:
+        with self._growing:
+            for network in networks:
+                if network not in made:
+                    new = catalogue.embeddings.array[len(network) : len(catalogue)].astype(np.float32)
+                    made[network] = network.with_items(projection(torch.from_numpy(new)))
+                    if self._pretrained is not None and self._pretrained[2] is network:
+                        self._pretrained = (*self._pretrained[:2], made[network])
+
+
+def _warm(policy: ServingPolicy) -> ServingPolicy:
+    """So that the first request finds all that is made once, of the control arm and for the kill switch as well."""
+    policy.serve([Query((), np.ones(policy.n_items, np.bool_), arm) for arm in Arm])
+    return policy
 
 
 def _step_back() -> None:

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         description="Items that a policy chooses among for a request, in a catalogue of over eight times as many.",
     )
 
+    index_from: int = Field(
+        100_000,
+        ge=1,
+        description="Items from which candidates come from an index, if the extra `index` is installed.",
+    )
+
     # The worker
     learner: str = Field("boltzmann", pattern="^(boltzmann|a2c)$", description="Learning algorithm: boltzmann or a2c.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from service.catalogue import Catalogue
 from service.events import Impression, Shadow
-from service.live import Apprentice, LivePolicy
+from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
 from service.policy.sampling import sample_slates
 from service.policy.types import Interaction, Response
@@ -216,7 +216,7 @@ def told(
     return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression, slate.items)
 
 
-def _shadow(apprentice: Apprentice, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
+def _shadow(apprentice: Loaded, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
     """What the apprentice would have shown, and how likely it would have shown what was."""
     propensities = own.distribution.propensities(np.array(shown, np.int64))
     return Shadow(apprentice.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
@@ -224,7 +224,8 @@ def _shadow(apprentice: Apprentice, own: Drawn, catalogue: Catalogue, shown: Seq
 
 def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:
     """Without a policy: the most popular items, then the catalogue's order."""
-    by_popularity = [i for i in popular if i in catalogue.index and chosen.available[catalogue.index[i]]]
+    places = {item: catalogue.index.get(item, len(catalogue)) for item in popular}  # later ones may be known meanwhile
+    by_popularity = [item for item, place in places.items() if place < len(catalogue) and chosen.available[place]]
     rest = [catalogue.ids[i] for i in np.flatnonzero(chosen.available)]
     ids = list(dict.fromkeys([*by_popularity, *rest]))[:k]
     popular_set = set(by_popularity)

@@ -252,7 +252,7 @@ class Worker:
     def _judge(self, learning: Learning) -> Gate:
         with telemetry.span("judge", against=learning.counters.serving):
             new, live = learning.serving_policy(), self._reference(learning)
-            serving = live.serving_policy(learning.learner.actor.text)
+            serving = live.serving_policy(learning.embeddings)
             return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
 
     def _reference(self, learning: Learning) -> Snapshot:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from offline.errors import OfflineError
 from offline.ope.log import Log, read_items
-from service.policy.adaptive import Arm, ServingPolicy
+from service.policy.adaptive import Arm
+from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import Probs
 from service.policy.snapshot import SnapshotError, load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM, Embeddings
@@ -33,7 +34,7 @@ class Target:
 
     version: int
     arm: Arm
-    policy: ServingPolicy
+    policy: ExactPolicy
     item_ids: tuple[str, ...]  # [A]
     text: Tensor  # [A, d], projected
 
@@ -58,7 +59,7 @@ def open_target(folder: Path, arm: Arm, items: Path | None = None) -> Target:
     except SnapshotError as error:
         raise OfflineError(str(error)) from None
     text = snapshot.projection(torch.from_numpy(embeddings))
-    return Target(snapshot.manifest.version, arm, snapshot.serving_policy(text), item_ids, text)
+    return Target(snapshot.manifest.version, arm, snapshot.exact_policy(text), item_ids, text)
 
 
 def _with_newer(item_ids: tuple[str, ...], folder: Path, items: Path) -> tuple[tuple[str, ...], Embeddings]:

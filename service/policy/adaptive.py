@@ -8,23 +8,21 @@ are reconstructions: `fixed` has one w, `adaptive` takes w(s) from a softmax ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from msgspec import Meta
-from torch import Tensor
 
-from service.policy.candidates import candidates_of, is_repeated, take
-from service.policy.fast_scorer import FastScorer, Floats, Places, pack, sigmoid
-from service.policy.networks import ItemScorer, ItemTable
+from service.policy.candidates import Asked, Part, is_repeated, take
+from service.policy.fast_scorer import FastScorer, Floats, Places, Sessions, pack, sigmoid
+from service.policy.item_index import FEW, ItemIndex
+from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs, slate_propensities
-from service.policy.types import Interaction, States, unpack_states
+from service.policy.types import Interaction, Response
 
 
 class Variant(StrEnum):
@@ -66,15 +64,6 @@ def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
     scaled = (expected_q - expected_q.max(axis=0)) / temperature
     weights = np.exp(scaled)
     return np.asarray(weights / weights.sum(axis=0))
-
-
-def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> Probs:
-    """softmax over the available items, zero elsewhere; [A] (or [B, A]), float64. All zero if none is available."""
-    masked = np.where(available, logits.astype(np.float64), -np.inf)
-    peak = masked.max(axis=-1, keepdims=True, initial=-np.inf)
-    mass = np.exp(masked - np.where(np.isfinite(peak), peak, 0.0))
-    total = mass.sum(axis=-1, keepdims=True)
-    return np.asarray(np.divide(mass, total, out=np.zeros_like(mass), where=total > 0))
 
 
 class Query(NamedTuple):
@@ -128,17 +117,9 @@ def entropy(probs: Probs) -> Probs:
     return np.asarray(-(probs * np.log(probs + np.finfo(np.float64).tiny)).sum(-1))
 
 
-class DistributionBatch(NamedTuple):
-    """The same for B states."""
-
-    probs: Probs  # [B, A]
-    pretrained: Probs  # [B, A]
-    learned: Probs  # [B, A]
-    weight: Probs  # [B]
-
-
 _AT_ONCE = 64  # states whose scores are in memory together
-_FEW = 8  # times the number of candidates: a catalogue up to there is scored as a whole
+_EXAMPLES = 1_000  # sessions that tell an index what is asked
+_MOST_NEW = 1_024  # items beside the index, which every request looks at
 
 
 class ServingPolicy:
@@ -146,45 +127,64 @@ class ServingPolicy:
 
     def __init__(
         self,
-        pretrained: ItemScorer,
-        learned: ItemScorer,
-        critic: ItemScorer,
+        pretrained: FastScorer,
+        learned: FastScorer,
+        critic: FastScorer,
         config: ServingConfig,
-        like: ServingPolicy | None = None,
+        index: ItemIndex | None = None,
     ) -> None:
-        """`critic` may be `learned` itself, which is then evaluated once.
-
-        What was made of the pre-trained network of the policy `like` is made use of again if it is the same network.
-        """
+        """`critic` may be `learned` itself, which is then evaluated once. `index` is of these very scorers' items."""
+        assert len(pretrained) == len(learned) == len(critic)
+        self.pretrained, self.learned, self.critic = pretrained, learned, critic
         self.config = config
         self.max_history = pretrained.config.max_history
-        self._pretrained: tuple[ItemScorer, ItemTable]
-        with torch.inference_mode():
-            if like is not None and _is_same(pretrained, like._pretrained[0]):
-                self._pretrained = like._pretrained
-                self.__dict__["_fast_pretrained"] = like._fast_pretrained
-            else:
-                self._pretrained = (pretrained, pretrained.table())
-            self._learned = (learned, learned.table())
-            self._critic = self._learned if critic is learned else (critic, critic.table())
+        self._index = index
 
-    # Made when they are first used: those who ask for batches alone have no use for them.
-    @cached_property
-    def _fast_pretrained(self) -> FastScorer:
-        return FastScorer(*self._pretrained)
-
-    @cached_property
-    def _fast_learned(self) -> FastScorer:
-        return FastScorer(*self._learned)
-
-    @cached_property
-    def _fast_critic(self) -> FastScorer:
-        return self._fast_learned if self._critic is self._learned else FastScorer(*self._critic)
+    @classmethod
+    def of(
+        cls, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig
+    ) -> ServingPolicy:
+        """Of networks as they are now; `critic` may be `learned` itself."""
+        before, after = FastScorer.of(pretrained), FastScorer.of(learned)
+        return cls(before, after, after if critic is learned else FastScorer.of(critic), config)
 
     @property
     def n_items(self) -> int:
         """Number of items A."""
-        return self._pretrained[0].n_items
+        return len(self.pretrained)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether candidates come from an index."""
+        return self._index is not None
+
+    def indexed(self, seed: int = 0) -> ServingPolicy:
+        """The same policy with an index, learned from what sessions of a few liked items ask."""
+        rng = np.random.default_rng(seed)
+        sessions = pack(
+            [
+                [Interaction(int(item), Response.POSITIVE) for item in rng.integers(self.n_items, size=length)]
+                for length in rng.integers(1, 6, size=_EXAMPLES)
+            ],
+            self.max_history,
+        )
+        variants = {Variant.FROZEN, self.config.variant}
+        index = ItemIndex(self._named_by, [self._asked(variant, sessions) for variant in sorted(variants)], seed)
+        return ServingPolicy(self.pretrained, self.learned, self.critic, self.config, index)
+
+    @property
+    def networks(self) -> list[FastScorer]:
+        """All that take part in any arm."""
+        return list(dict.fromkeys((self.pretrained, self.learned, self.critic)))
+
+    def replaced(self, made: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
+        """The same policy with other networks, which have the same items and perhaps new ones after them."""
+        pretrained, learned, critic = (made[net] for net in (self.pretrained, self.learned, self.critic))
+        policy = ServingPolicy(pretrained, learned, critic, self.config)
+        policy._index = self._index
+        if self._index is not None and policy.n_items - len(self._index) > _MOST_NEW:
+            policy._index = self._index.with_items(policy._named_by)
+        return policy
 
     def distribution(
         self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
@@ -195,14 +195,7 @@ class ServingPolicy:
     @property
     def is_narrowed(self) -> bool:
         """Whether what is served is chosen among candidates, since there are so many items."""
-        return self.n_items > _FEW * self.config.candidates
-
-    def probabilities(self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE) -> Probs:
-        """What is served in B states, over the items that are `available` [B, A]; [B, A]."""
-        if not self.is_narrowed:
-            return self.distributions(states, available, arm).probs
-        queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]
-        return np.array([served.of_all(self.n_items).probs for served in self.serve(queries)])
+        return self.n_items > FEW * self.config.candidates
 
     def serve(self, queries: Sequence[Query], among: Places | None = None) -> list[Distribution]:
         """For each query its distribution; together they cost less than one by one.
@@ -213,7 +206,7 @@ class ServingPolicy:
         """
         served: dict[int, Distribution] = {}
         for variant in Variant:
-            alike = [n for n, query in enumerate(queries) if self._variant(query.arm) == variant]
+            alike = [n for n, query in enumerate(queries) if variant_of(self.config, query.arm) == variant]
             for start in range(0, len(alike), _AT_ONCE):
                 group = alike[start : start + _AT_ONCE]
                 rows = None if among is None else among[group]
@@ -222,28 +215,31 @@ class ServingPolicy:
 
     def _served(self, variant: Variant, queries: Sequence[Query], rows: Places | None) -> list[Distribution]:
         """Of queries that want the same variant."""
-        before = self._fast_pretrained if variant != Variant.FT else None
-        after = self._fast_learned if variant != Variant.FROZEN else None
         sessions = pack([query.history for query in queries], self.max_history)
         absent = np.array([~query.available for query in queries])  # [B, A]
-        of_before = before.plain(sessions) if before is not None else None
-        of_after = after.plain(sessions) if after is not None else None
-        if of_before is not None and of_after is not None and after is not None:
-            of_after += after.prior_gain * of_before
+        asked = self._asked(variant, sessions)
+        before, after = (part and part.net for part in asked)
+        pool = rows
+        if rows is None and self._index is not None:
+            pool = self._index.pool(asked, absent, self.config.candidates)
+        if pool is not None:
+            absent = take(absent, pool) | is_repeated(pool)
+        of_before, of_after = asked.plain(pool)
         if rows is None and self.is_narrowed:
-            rows = candidates_of([(before, of_before), (after, of_after)], absent, self.config.candidates)
-        if rows is not None:
-            absent = take(absent, rows) | is_repeated(rows)
+            places = asked.best((of_before, of_after), pool, absent, self.config.candidates)
+            rows = places if pool is None else take(pool, places)
+            of_before, of_after = (plain if plain is None else take(plain, places) for plain in (of_before, of_after))
+            absent = take(absent, places) | is_repeated(rows)
         repeated: Floats | None = None
         pretrained = np.empty(0)
         if before is not None and of_before is not None:
             near = before.near(sessions, rows)
             repeated = before.repeated(near)
-            pretrained = before.policy(before.advantage(take(of_before, rows) + repeated, near), rows, absent)[0]
+            pretrained = before.policy(before.advantage(of_before + repeated, near), rows, absent)[0]
         if after is None or of_after is None:
             return _distributions(rows, pretrained, pretrained, pretrained, np.zeros(len(queries)))
         near = after.near(sessions, rows)
-        response = take(of_after, rows) + after.repeated(near)
+        response = of_after + after.repeated(near)
         if repeated is not None:
             response += after.prior_gain * repeated
         advantage = after.advantage(response, near)
@@ -253,61 +249,33 @@ class ServingPolicy:
         weight = np.full(len(queries), self.config.fixed_weight)
         if self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
-            if self._fast_critic is not after:
-                critic = self._fast_critic
-                near = critic.near(sessions, rows)
-                advantage = critic.advantage(take(critic.plain(sessions), rows) + critic.repeated(near), near)
+            if self.critic is not after:
+                near = self.critic.near(sessions, rows)
+                plain = self.critic.plain(self.critic.hidden(sessions), rows)
+                advantage = self.critic.advantage(plain + self.critic.repeated(near), near)
             q = sigmoid(advantage).astype(np.float64)
             expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return _distributions(rows, mixed, pretrained, learned, weight)
 
-    def _variant(self, arm: Arm) -> Variant:
-        return Variant.FROZEN if arm == Arm.CONTROL else self.config.variant
+    def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
+        """What sessions ask of the networks that take part in a variant."""
+        before, after = variant != Variant.FT, variant != Variant.FROZEN
+        return Asked(
+            Part(self.pretrained, self.pretrained.hidden(sessions)) if before else None,
+            Part(self.learned, self.learned.hidden(sessions)) if after else None,
+        )
 
-    @torch.inference_mode()
-    def distributions(
-        self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
-    ) -> DistributionBatch:
-        """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
-        variant = self._variant(arm)
-        zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
-        known: Tensor | None = None
-        pretrained = np.empty(0)
-        if variant != Variant.FT:
-            scorer, table = self._pretrained
-            encoded = scorer.encode(states, table)
-            close = scorer.closeness(encoded, table)
-            known = scorer.response(encoded, table, close)  # what the learned network may build on
-            logits = scorer.logits(scorer.advantage(close, known).masked_fill(absent, -torch.inf))
-            pretrained = masked_softmax(logits.numpy(), available)
-        if variant == Variant.FROZEN:
-            return DistributionBatch(pretrained, pretrained, pretrained, zeros)
-        scorer, table = self._learned
-        advantage = scorer.scores(states, table, known)
-        learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
-        if variant == Variant.FT:
-            return DistributionBatch(learned, learned, learned, zeros + 1.0)
-        weight = zeros + self.config.fixed_weight
-        if self.config.mixture == Mixture.ADAPTIVE:
-            # What the learned policy spends on curiosity is no reason to prefer the other.
-            settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
-            if self._critic is not self._learned:
-                advantage = self._critic[0].scores(states, self._critic[1])
-            q = torch.sigmoid(advantage).double().numpy()
-            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
-            weight = mixture_weights(expected, self.config.temperature)[1]
-        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        return DistributionBatch(mixed, pretrained, learned, weight)
+    @property
+    def _named_by(self) -> list[FastScorer]:
+        """The networks that name candidates, in whatever arm."""
+        return [self.pretrained] if self.config.variant == Variant.FROZEN else [self.pretrained, self.learned]
 
 
-def _is_same(one: ItemScorer, other: ItemScorer) -> bool:
-    """Whether both give the same scores."""
-    if one.config != other.config or one.n_items != other.n_items or not torch.equal(one.text, other.text):
-        return False
-    state, known = one.state_dict(), other.state_dict()
-    return all(torch.equal(tensor, known[name]) for name, tensor in state.items())
+def variant_of(config: ServingConfig, arm: Arm) -> Variant:
+    """What an arm is served."""
+    return Variant.FROZEN if arm == Arm.CONTROL else config.variant
 
 
 def _distributions(

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.fast_scorer import FastScorer, Floats, Places
+from service.policy.fast_scorer import FastScorer, Floats, Hidden, Mask, Places
 
 
-def candidates_of(
-    ranked: Sequence[tuple[FastScorer | None, Floats | None]], absent: npt.NDArray[np.bool_], n_candidates: int
-) -> Places:
-    """For each state the items that come first, [B, n_candidates], in ascending order.
+class Part(NamedTuple):
+    """A network that takes part in a policy, and B states as it sees them."""
 
-    Ranked are all by f without closeness of each network that takes part, and again with its optimism; each of these
-    names as many, of those that the ones before it left. Items that are `absent` come last.
-    """
-    views: list[tuple[Floats, Floats | None]] = []
-    for net, plain in ranked:
-        if net is not None and plain is not None:
-            views += [(plain, None)] if net.optimism is None else [(plain, None), (plain, net.optimism)]
-    rows = np.empty((len(absent), 0), np.intp)
-    for n, (plain, optimism) in enumerate(views, 1):
-        score = plain.copy() if optimism is None else plain + optimism
-        score[absent] = -np.inf
-        score[_each(rows), rows] = -np.inf
-        wanted = n_candidates * n // len(views) - rows.shape[1]
-        rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
-    rows.sort(axis=1)
-    return rows
+    net: FastScorer
+    hidden: Hidden
 
 
-def is_repeated(rows: Places) -> npt.NDArray[np.bool_]:
+class Asked(NamedTuple):
+    """What B states ask of the pre-trained and of the learned network, where these take part."""
+
+    before: Part | None
+    after: Part | None
+
+    def plain(self, rows: Places | None) -> tuple[Floats | None, Floats | None]:
+        """f without closeness of items `rows` [B, R] or of all items; the learned one with what it builds on."""
+        of_before, of_after = (part.net.plain(part.hidden, rows) if part is not None else None for part in self)
+        if of_before is not None and of_after is not None and self.after is not None:
+            of_after += self.after.net.prior_gain * of_before
+        return of_before, of_after
+
+    def best(self, plain: tuple[Floats | None, Floats | None], pool: Places | None, absent: Mask, n: int) -> Places:
+        """For each state the `n` items that come first, by their place in `pool` [B, R] in ascending order.
+
+        Ranked are the pool, or all items, by each network's `plain`, and again with its optimism; each of these names
+        as many, of those that the ones before it left. Items that are `absent` [B, R] come last.
+        """
+        views: list[tuple[Floats, Floats | None]] = []
+        for part, scores in zip(self, plain, strict=True):
+            if part is not None and scores is not None:
+                views += [(scores, None), (scores, part.net.optimism(pool))][: 1 + part.net.is_curious]
+        rows = np.empty((len(absent), 0), np.intp)
+        for number, (scores, optimism) in enumerate(views, 1):
+            score = scores.copy() if optimism is None else scores + optimism
+            score[absent] = -np.inf
+            score[_each(rows), rows] = -np.inf
+            wanted = n * number // len(views) - rows.shape[1]
+            rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
+        rows.sort(axis=1)
+        return rows
+
+
+def is_repeated(rows: Places) -> Mask:
     """[B, R] whether the same item stands to the left, of `rows` in ascending order: where few items are available."""
     again = np.zeros(rows.shape, np.bool_)
     np.equal(rows[:, 1:], rows[:, :-1], out=again[:, 1:])

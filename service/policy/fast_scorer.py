@@ -8,19 +8,24 @@ for. Scores are those of `networks` up to rounding (float32; tests hold the poli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from service.policy.networks import BIAS_PRECISION, N_LATEST, N_LIKED_LATEST, SHRINKAGE, ItemScorer, ItemTable
+from service.policy.networks import BIAS_PRECISION, N_LATEST, N_LIKED_LATEST, SHRINKAGE, ItemScorer, NetworkConfig
+from service.policy.rows import Rows
 from service.policy.sampling import Probs
 from service.policy.types import Interaction, Response
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]  # of items in the catalogue
 Mask = npt.NDArray[np.bool_]
+
+_COPIED = 200_000  # items up to which a copy of their vectors is worth its memory
 
 
 class Sessions(NamedTuple):
@@ -68,16 +73,26 @@ class Near(NamedTuple):
     mean: Floats
 
 
-class FastScorer:
-    """The numbers of an `ItemScorer` and its table, which must not change any more."""
+class Hidden(NamedTuple):
+    """Sessions as scores need them: f without closeness is row.item + level for a row of `FastScorer.items`."""
 
-    def __init__(self, scorer: ItemScorer, table: ItemTable) -> None:
+    item: Floats  # [B, dim + 3] h(s), one for the bias, zeros
+    level: Floats  # [B, 1]
+
+
+class FastScorer:
+    """The numbers of an `ItemScorer` and its table, which must not change any more.
+
+    `items` [A, dim + 3] has a row for each item, one place in memory for all that is read of it: its vector, its bias,
+    what optimism adds to its advantage, and one over the vector's length.
+    """
+
+    def __init__(self, scorer: ItemScorer, items: Rows[np.float32], n_items: int, is_curious: bool) -> None:
+        """`scorer`, which has no items, tells all but their numbers, and these are the first of `items`."""
         self.config = config = scorer.config
-        self._vectors: Floats = table.vectors.detach().numpy()
-        self._directions: Floats = table.directions.detach().numpy()
-        # Products of few rows with [dim, A] are the fastest ones. The last row, the biases, meets a one.
-        self._columns = torch.cat([table.vectors, table.bias.unsqueeze(1)], dim=1).detach().T.contiguous()
-        self._direction_columns = table.directions.detach().T.contiguous()
+        self.is_curious = is_curious
+        self.items: Floats = items.array[:n_items]
+        self._rows, self._scorer = items, scorer
         eye = torch.eye(config.dim)
         mixing = torch.cat([m + g * eye for m, g in zip(scorer.mixing, scorer.gain, strict=True)])
         self._mixing: Floats = mixing.detach().numpy()  # [N_PROFILES * dim, dim]
@@ -85,13 +100,38 @@ class FastScorer:
         self._repeat = tuple(np.float32(x) for x in scorer.repeat.tolist())
         self._leave = tuple(np.float32(x) for x in scorer.leave.tolist())
         self.prior_gain = np.float32(scorer.prior_gain.item())
-        information = scorer.information.numpy()
-        self.optimism: Floats | None = None  # [A] what is added to the advantage of what is little known
-        if config.curiosity > 0 and information.any():
-            self.optimism = (config.optimism / np.sqrt(BIAS_PRECISION + information)).astype(np.float32)
 
-    def plain(self, sessions: Sessions) -> Floats:
-        """f without closeness and prior, [B, A]."""
+    @classmethod
+    def of(cls, scorer: ItemScorer) -> FastScorer:
+        """Of a network with all its items."""
+        curious = is_curious(scorer.config, scorer.information)
+        return cls(scorer.without_items(), Rows(item_numbers(scorer)), scorer.n_items, curious)
+
+    def with_items(self, text: Tensor) -> FastScorer:
+        """With new items of projected `text` [m, text_dim] after those that are here; shares their memory."""
+        more = item_numbers(self._scorer.with_text(text))
+        return FastScorer(self._scorer, self._rows.grown(len(self), more), len(self) + len(more), self.is_curious)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    # Products of few rows with [dim, A] are the fastest ones, which is worth a copy where items are not very many.
+    @cached_property
+    def _columns(self) -> Tensor:
+        items = torch.from_numpy(self.items)
+        return items.T if len(self) > _COPIED else items[:, : self.config.dim + 1].T.contiguous()
+
+    @cached_property
+    def _direction_columns(self) -> Tensor:
+        items = torch.from_numpy(self.items)
+        return (items[:, : self.config.dim] * items[:, -1:]).T.contiguous()
+
+    def optimism(self, rows: Places | None = None) -> Floats:
+        """What is added to the advantage of what is little known, of all items [A] or of `rows`."""
+        return self.items[:, -2] if rows is None else self.items[rows, -2]
+
+    def hidden(self, sessions: Sessions) -> Hidden:
+        """The sessions, encoded."""
         liked, disliked, ignored = (
             sessions.responses == int(kind) for kind in (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
         )
@@ -99,28 +139,49 @@ class FastScorer:
         last = np.where(liked, steps, 0).max(1, keepdims=True)
         weights = np.stack([liked, liked & (steps == last), disliked, ignored], 1).astype(np.float32)
         counts = weights.sum(2)
-        profiles = (weights @ self._vectors[sessions.items]) / (counts[:, :, np.newaxis] + np.float32(SHRINKAGE))
-        hidden = profiles.reshape(len(profiles), -1) @ self._mixing
+        dim = self.config.dim
+        profiles = (weights @ self.items[sessions.items][:, :, :dim]) / (
+            counts[:, :, np.newaxis] + np.float32(SHRINKAGE)
+        )
+        item = np.zeros((len(counts), self.items.shape[1]), np.float32)
+        item[:, :dim] = profiles.reshape(len(profiles), -1) @ self._mixing
+        item[:, dim] = 1.0
         level = self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:]
-        ones = np.ones((len(hidden), 1), np.float32)
-        product: Floats = torch.mm(torch.from_numpy(np.concatenate([hidden, ones], 1)), self._columns).numpy()
-        product += level[:, np.newaxis]
+        return Hidden(item, level[:, np.newaxis])
+
+    def plain(self, hidden: Hidden, rows: Places | None) -> Floats:
+        """f without closeness and prior of each session's own items `rows` [B, R], or of all items [B, A]."""
+        item = torch.from_numpy(hidden.item)
+        if rows is None:
+            product: Floats = torch.mm(item[:, : len(self._columns)], self._columns).numpy()
+        else:
+            of = torch.from_numpy(self.items.take(rows, 0))  # [B, R, dim + 3]
+            product = torch.bmm(of, item.unsqueeze(2)).squeeze(2).numpy()
+        product += hidden.level
         return product
 
     def near(self, sessions: Sessions, rows: Places | None) -> Near:
         """Closeness of each session's own items `rows` [B, R], or of all items, to its latest ones."""
-        recent = self._directions[sessions.latest]  # [B, N_LATEST, dim]
+        recent = self.items[sessions.latest]  # [B, N_LATEST, dim + 3]
+        recent *= recent[:, :, -1:]
+        recent[:, :, self.config.dim :] = 0.0
         recent[np.arange(N_LATEST) >= sessions.n_latest[:, np.newaxis]] = 0.0
+        counts = np.maximum(sessions.n_latest, 1).astype(np.float32)[:, np.newaxis]
         if rows is None:
-            flat = torch.from_numpy(recent.reshape(-1, recent.shape[2]))
+            flat = torch.from_numpy(recent[:, :, : self.config.dim].reshape(-1, self.config.dim))
             cosines = torch.mm(flat, self._direction_columns).numpy().reshape(*recent.shape[:2], -1)
+            lengths = None
         else:
-            of = torch.from_numpy(self._directions.take(rows, 0))  # [B, R, dim]
-            cosines = torch.bmm(torch.from_numpy(recent), of.transpose(1, 2)).numpy()
+            of = self.items.take(rows, 0)  # [B, R, dim + 3]
+            cosines = torch.bmm(torch.from_numpy(recent), torch.from_numpy(of).transpose(1, 2)).numpy()
+            lengths = of[:, :, -1]  # what is left of the division
         np.maximum(cosines, 0.0, out=cosines)
-        mean = cosines.sum(1)
-        mean /= np.maximum(sessions.n_latest, 1).astype(np.float32)[:, np.newaxis]
-        return Near(cosines.max(1), mean)
+        nearest, mean = cosines.max(1), cosines.sum(1)
+        mean /= counts
+        if lengths is not None:
+            nearest *= lengths
+            mean *= lengths
+        return Near(nearest, mean)
 
     def repeated(self, near: Near) -> Floats:
         """What closeness adds to f."""
@@ -140,12 +201,29 @@ class FastScorer:
         scaled = advantage * scale
         scaled[absent] = -np.inf
         known = softmax(scaled)
-        if self.optimism is None:
+        if not self.is_curious:
             return known, known
-        probs = softmax(scaled + scale * (self.optimism if rows is None else self.optimism[rows]))
+        probs = softmax(scaled + scale * self.optimism(rows))
         probs *= self.config.curiosity
         probs += (1 - self.config.curiosity) * known
         return probs, known
+
+
+def item_numbers(scorer: ItemScorer) -> Floats:
+    """[A, dim + 3] what `FastScorer.items` holds, of a network's items."""
+    with torch.inference_mode():
+        table, config = scorer.table(), scorer.config
+        lengths = table.vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)  # as functional.normalize has it
+        optimism = config.optimism * (BIAS_PRECISION + scorer.information).rsqrt()
+        numbers: Floats = torch.cat(
+            [table.vectors, table.bias.unsqueeze(1), optimism.unsqueeze(1), 1 / lengths], dim=1
+        ).numpy()
+        return numbers
+
+
+def is_curious(config: NetworkConfig, information: Tensor) -> bool:
+    """Whether a share of what is shown goes by optimism: not while every item is as good a guess."""
+    return config.curiosity > 0 and bool(information.any())
 
 
 def sigmoid(x: Floats) -> Floats:

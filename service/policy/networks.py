@@ -39,6 +39,7 @@ SHRINKAGE = 2.0
 N_LIKED_LATEST, N_LATEST = 4, 14
 N_LEADING = 24  # directions of the projected texts, which come by variance, that have weights of their own
 BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the item
+ITEM_STATE = ("id_vectors", "id_bias", "information")  # of the state dict what has a row for each item
 RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 
 
@@ -247,6 +248,13 @@ class ItemScorer(nn.Module):
             fresh.prior_gain.fill_(1.0)
         return fresh
 
+    def without_items(self) -> ItemScorer:
+        """A copy that knows no item: what it would say of new ones."""
+        bare = ItemScorer(self.config, self.text[:0])
+        state = self.state_dict()
+        bare.load_state_dict(state | {name: state[name][:0] for name in ITEM_STATE})
+        return bare.requires_grad_(False)
+
     def with_text(self, text: Tensor) -> ItemScorer:
         """A copy for the catalogue `text` [A', text_dim], A' >= A: the first A rows are ours, the others new items.
 
@@ -256,7 +264,7 @@ class ItemScorer(nn.Module):
         grown = ItemScorer(self.config, text.to(self.text))
         missing = len(text) - self.n_items
         state = self.state_dict()
-        for name in ("id_vectors", "id_bias", "information"):
+        for name in ITEM_STATE:
             state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
         grown.load_state_dict(state)
         return grown

@@ -14,23 +14,28 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file as load_tensor_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from service.policy.adaptive import ServingConfig, ServingPolicy
+from service.policy.exact_policy import ExactPolicy
+from service.policy.fast_scorer import FastScorer, is_curious, item_numbers
 from service.policy.learner import prefixed, under
-from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.networks import ITEM_STATE, ItemScorer, NetworkConfig
+from service.policy.rows import Rows
 from service.policy.text import TEXT_DIM, Embeddings, TextProjection
 
 FORMAT = 2  # 1: networks with a recurrent encoder
@@ -38,6 +43,9 @@ _TENSORS, _ITEM_IDS, _MANIFEST = "policy.safetensors", "item_ids.json", "manifes
 _ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
 
 T = TypeVar("T")
+_LARGE = 64 * 2**20  # bytes of a file that is not taken into memory whole
+_AT_ONCE = 65_536  # items
+_ROOM = 1_024  # for items that come later
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -135,15 +143,63 @@ class Snapshot:
         network.load_state_dict(under(name, self.tensors))
         return network.requires_grad_(False)
 
-    def serving_policy(self, text: Tensor, like: ServingPolicy | None = None) -> ServingPolicy:
-        """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after.
-
-        `like`: a policy that may share its pre-trained network.
-        """
+    def exact_policy(self, text: Tensor) -> ExactPolicy:
+        """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after."""
         known = text[: len(self.item_ids)]
         pretrained, learned = (self.network(name, known).with_text(text) for name in ("pretrained", "learned"))
         critic = self.network("critic", known).with_text(text) if self.has_critic else learned
-        return ServingPolicy(pretrained, learned, critic, self.manifest.serving, like)
+        return ExactPolicy(pretrained, learned, critic, self.manifest.serving)
+
+    def serving_policy(
+        self, embeddings: npt.NDArray[np.floating], pretrained: FastScorer | None = None
+    ) -> ServingPolicy:
+        """What serves a catalogue with text `embeddings` [A, TEXT_DIM], whose first rows are `item_ids`.
+
+        `pretrained`: the pre-trained network for this catalogue, where it has been made before.
+        """
+        names = (["learned"] if pretrained else ["pretrained", "learned"]) + ["critic"] * self.has_critic
+        made = self._fast_scorers(names, embeddings)
+        first, learned = pretrained or made["pretrained"], made["learned"]
+        return ServingPolicy(first, learned, made.get("critic", learned), self.manifest.serving)
+
+    def _fast_scorers(self, names: Sequence[str], embeddings: npt.NDArray[np.floating]) -> dict[str, FastScorer]:
+        """Networks for all items; made part by part, so that nothing else of their size is needed."""
+        sizes, n_items = self.manifest.network, len(embeddings)
+        numbers = {name: np.empty((n_items + _ROOM, sizes.dim + 3), np.float32) for name in names}
+        for start in range(0, n_items, _AT_ONCE):
+            part = slice(start, min(n_items, start + _AT_ONCE))
+            text = self.projection(torch.from_numpy(embeddings[part].astype(np.float32)))
+            for name in names:
+                numbers[name][part] = item_numbers(self._part(name, text, part).with_text(text))
+        return {
+            name: FastScorer(
+                self._part(name, self.tensors["text.components"][:0], slice(0)),
+                Rows(numbers[name], n_items),
+                n_items,
+                is_curious(sizes, self.tensors[f"{name}.information"]),
+            )
+            for name in names
+        }
+
+    def _part(self, name: str, text: Tensor, part: slice) -> ItemScorer:
+        """A network with those of the items `part` that it knows; `text` is of all of them."""
+        state = under(name, self.tensors)
+        known = {key: state[key][part] for key in ITEM_STATE}
+        network = ItemScorer(self.manifest.network, text[: len(known["id_bias"])])
+        network.load_state_dict(state | known)
+        return network.requires_grad_(False)
+
+    def digest(self, name: str) -> str:
+        """Of all that a network's scores depend on but the items' texts."""
+        tensors = under(name, self.tensors) | under("text", self.tensors)
+        digest = hashlib.blake2b(repr(self.manifest.network).encode())
+        for key in sorted(tensors):
+            digest.update(tensors[key].numpy().data)
+        return digest.hexdigest()
+
+    def without_items(self) -> Snapshot:
+        """What says of the version all but its items' numbers and names, which may be very many."""
+        return Snapshot(self.manifest, (), {name: t for name, t in self.tensors.items() if name.startswith("text.")})
 
 
 def catalogue_hash(item_ids: tuple[str, ...]) -> str:
@@ -237,10 +293,9 @@ def load_snapshot(folder: Path) -> Snapshot:
         SnapshotError: a file is missing or is not what the manifest says.
     """
     manifest = read_manifest(folder)
-    blobs = {name: _read_checked(folder, name, manifest) for name in (_TENSORS, _ITEM_IDS)}
-    item_ids = _decoded(blobs[_ITEM_IDS], tuple[str, ...], folder / _ITEM_IDS)
+    item_ids = _decoded(_read_checked(folder, _ITEM_IDS, manifest), tuple[str, ...], folder / _ITEM_IDS)
     _check_ids(item_ids, manifest, folder / _ITEM_IDS)
-    tensors = _tensors(blobs[_TENSORS], folder / _TENSORS)
+    tensors = _read_tensors(folder, manifest)
     _check_tensors(tensors, manifest, folder / _TENSORS)
     return Snapshot(manifest, item_ids, tensors)
 
@@ -289,6 +344,21 @@ def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ..
             raise SnapshotError(f"{path}: {name}: holds numbers that are not finite")
 
 
+def _read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The policy's tensors. A large file stays on the disk, and its parts are read when they are used."""
+    path = folder / _TENSORS
+    try:
+        if path.stat().st_size < _LARGE:
+            return _tensors(_read_checked(folder, _TENSORS, manifest), path)
+        with path.open("rb") as file:
+            _check_digest(hashlib.file_digest(file, "sha256").hexdigest(), folder, _TENSORS, manifest)
+        return load_tensor_file(path)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise SnapshotError(f"{path}: damaged ({error})") from None
+    except OSError:
+        return _tensors(_read_checked(folder, _TENSORS, manifest), path)  # which says what is wrong
+
+
 def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return load_tensors(data)
@@ -314,6 +384,10 @@ def _read(path: Path) -> bytes:
 
 def _read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
     data = _read(folder / name)
-    if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
-        raise SnapshotError(f"{folder / name}: SHA-256 differs from the manifest's")
+    _check_digest(hashlib.sha256(data).hexdigest(), folder, name, manifest)
     return data
+
+
+def _check_digest(digest: str, folder: Path, name: str, manifest: Manifest) -> None:
+    if digest != manifest.files.get(name):
+        raise SnapshotError(f"{folder / name}: SHA-256 differs from the manifest's")

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from service import sessions
 from service.arm_watch import ArmWatch
-from service.policy.adaptive import Arm, ServingPolicy
+from service.policy.adaptive import Arm
+from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import sample_slates
 from service.settings import Settings
 from simulator.environment import SessionBatch, World
@@ -72,13 +73,13 @@ class _Deployment(LearnedAgent):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.version = 1
-        self.versions: dict[int, ServingPolicy] = {1: self._copy()}
+        self.versions: dict[int, ExactPolicy] = {1: self._copy()}
         self.live = 1
         self.first_broken = 2**62  # version
 
-    def _copy(self) -> ServingPolicy:
+    def _copy(self) -> ExactPolicy:
         actor = deepcopy(self._learner.actor)
-        return ServingPolicy(self._pretrained_net, actor, actor, self._serving)
+        return ExactPolicy(self._pretrained_net, actor, actor, self._serving)
 
     def publish(self, serve: bool) -> None:
         self.version += 1

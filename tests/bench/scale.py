@@ -28,8 +28,9 @@ from traffic import percentiles
 from service import events, streams
 from service.events import Feedback, Impression
 from service.metrics import decode_report
-from service.policy.adaptive import Query, ServingConfig, ServingPolicy
+from service.policy.adaptive import Query, ServingConfig
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
+from service.policy.exact_policy import ExactPolicy
 from service.policy.replay import Replay
 from service.policy.types import Interaction, Response, Transition, pack_states
 from service.slates import Wish, draw
@@ -139,7 +140,7 @@ def learner_cost(_: Path) -> Record:
 
 def _request_times(n_items: int, n: int) -> Record:
     pretrained, learned = make_networks(n_items)
-    policy = ServingPolicy(pretrained, learned, learned, ServingConfig())
+    policy = ExactPolicy(pretrained, learned, learned, ServingConfig())
     rng = np.random.default_rng(8)
     draws, together, mass = [], [], []
 

@@ -29,7 +29,7 @@ class PolicyAPI(litserve.LitAPI):  # type: ignore[misc]
         torch.set_num_threads(1)
         folder = Path(os.environ["BENCH_SNAPSHOT"])
         snapshot, catalogue = load_snapshot(folder), load_catalogue(folder)
-        self.policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+        self.policy = snapshot.serving_policy(catalogue.embeddings)
         self.rng, self.available = np.random.default_rng(0), np.ones(self.policy.n_items, np.bool_)
         self.states = [
             [Interaction(int(item), Response.POSITIVE if n % 3 else Response.IGNORED) for n, item in enumerate(items)]

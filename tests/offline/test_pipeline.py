@@ -20,7 +20,8 @@ from offline.errors import OfflineError
 from offline.evaluate import held_out_preferences, open_policy, states_of
 from offline.judge import Budget
 from offline.states import StateConfig
-from service.policy.adaptive import ServingConfig, ServingPolicy
+from service.policy.adaptive import ServingConfig
+from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.snapshot import load_catalogue
 from service.policy.types import Response
@@ -103,7 +104,7 @@ def test_held_out_preferences_of_policies_that_know_and_that_do_not() -> None:
         knowing.gain[0] = 5.0  # show what is like what was liked
     aucs = []
     for scorer in (blind, knowing):
-        policy = ServingPolicy(scorer, scorer, scorer, ServingConfig())
+        policy = ExactPolicy(scorer, scorer, scorer, ServingConfig())
         measured = held_out_preferences(policy, data.interactions, N_ITEMS, seed=0, n_history=2)
         aucs.append((measured.auc_random, measured.auc_matched))
     assert aucs[0] == pytest.approx((0.5, 0.5))

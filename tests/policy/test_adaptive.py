@@ -17,12 +17,11 @@ from service.policy.adaptive import (
     Distribution,
     Mixture,
     ServingConfig,
-    ServingPolicy,
     Variant,
     entropy,
-    masked_softmax,
     mixture_weights,
 )
+from service.policy.exact_policy import ExactPolicy, masked_softmax
 from service.policy.networks import ItemScorer
 from service.policy.types import pack_states
 
@@ -60,8 +59,8 @@ def test_what_is_hidden_takes_no_share_of_the_curiosity() -> None:
     mask = available(2)
     grown = scorer.with_text(torch.cat([scorer.text, scorer.text[2:3]])).requires_grad_(False)  # one more such item
     alone = network_probs(scorer, mask)
-    policy = ServingPolicy(grown, grown, grown, VARIANTS[1])
-    served = policy.distribution(HISTORY, np.append(mask, False)).probs
+    policy = ExactPolicy(grown, grown, grown, VARIANTS[1])
+    served = policy.serving.distribution(HISTORY, np.append(mask, False)).probs
     np.testing.assert_allclose(served[:ITEMS], alone, atol=1e-5)
 
 
@@ -75,7 +74,7 @@ def network_probs(scorer: ItemScorer, mask: Mask, prior: ItemScorer | None = Non
 
 
 def serve(config: ServingConfig, mask: Mask, arm: Arm = Arm.ADAPTIVE) -> Distribution:
-    return ServingPolicy(*networks(), config).distribution(HISTORY, mask, arm)
+    return ExactPolicy(*networks(), config).serving.distribution(HISTORY, mask, arm)
 
 
 def test_masked_softmax_by_a_loop() -> None:
@@ -133,7 +132,7 @@ def test_in_ft_the_pretrained_policy_takes_no_part() -> None:
     mask = available(2)
     served, (one, learned, critic) = serve(VARIANTS[1], mask), networks()
     other = random_scorer(np.random.default_rng(65), one.text).requires_grad_(False)
-    again = ServingPolicy(other, learned, critic, VARIANTS[1]).distribution(HISTORY, mask)
+    again = ExactPolicy(other, learned, critic, VARIANTS[1]).serving.distribution(HISTORY, mask)
     for probs in (served.pretrained, served.learned, again.probs):
         np.testing.assert_array_equal(probs, served.probs)
     assert served.weight == 1
@@ -144,13 +143,13 @@ def test_the_learned_policy_adds_the_priors_response_times_its_gain(gain: float)
     mask = available(1)
     pretrained, learned, critic = networks()
     learned.prior_gain.fill_(gain)
-    served = ServingPolicy(pretrained, learned, critic, VARIANTS[2]).distribution(HISTORY, mask)
+    served = ExactPolicy(pretrained, learned, critic, VARIANTS[2]).serving.distribution(HISTORY, mask)
     np.testing.assert_allclose(served.learned, network_probs(learned, mask, pretrained), atol=1e-6)
     # Of the prior only f counts: that it would not bore, what it builds on and what it knows is its own affair.
     pretrained.leave.add_(5.0)
     pretrained.prior_gain.add_(5.0)
     pretrained.information.add_(5.0)
-    again = ServingPolicy(pretrained, learned, critic, VARIANTS[2]).distribution(HISTORY, mask)
+    again = ExactPolicy(pretrained, learned, critic, VARIANTS[2]).serving.distribution(HISTORY, mask)
     np.testing.assert_array_equal(again.learned, served.learned)
 
 
@@ -177,8 +176,8 @@ def test_ap_adaptive_weighs_by_expected_q(temperature: float, own_critic: bool) 
     assert abs(q_new - q_old) > 0.02  # or every critic would give even weights
     weight = 1 / (1 + math.exp((q_old - q_new) / temperature))
     config = replace(VARIANTS[3], temperature=temperature)
-    policy = ServingPolicy(pretrained, learned, critic if own_critic else learned, config)
-    served = policy.distribution(HISTORY, mask)
+    policy = ExactPolicy(pretrained, learned, critic if own_critic else learned, config)
+    served = policy.serving.distribution(HISTORY, mask)
     assert served.weight == pytest.approx(weight, abs=1e-4)
     np.testing.assert_allclose(served.probs, (1 - weight) * old + weight * new, atol=1e-4)
 
@@ -208,7 +207,7 @@ def test_ap_of_equal_policies_is_that_policy(config: ServingConfig, start: str) 
     pretrained.information.zero_()  # and it met no users
     learned = pretrained.with_text(pretrained.text) if start == "copy" else pretrained.residual()
     mask = available(7)
-    served = ServingPolicy(pretrained, learned, critic, config).distribution(HISTORY, mask)
+    served = ExactPolicy(pretrained, learned, critic, config).serving.distribution(HISTORY, mask)
     for probs in (served.probs, served.learned):
         np.testing.assert_allclose(probs, network_probs(pretrained, mask), atol=1e-6)
     assert served.weight == pytest.approx(config.fixed_weight if config.mixture == Mixture.FIXED else 0.5, abs=1e-5)
@@ -234,11 +233,11 @@ def test_entropy_by_hand() -> None:
 
 
 def test_the_policy_sees_the_most_recent_history_only() -> None:
-    policy = ServingPolicy(*networks(), VARIANTS[3])
+    policy = ExactPolicy(*networks(), VARIANTS[3])
     long = liked(0, 1, *range(2, 2 + CONFIG.max_history))
-    recent, all_of_it = (policy.distribution(h, available()).probs for h in (long[-CONFIG.max_history :], long))
+    recent, all_of_it = (policy.serving.distribution(h, available()).probs for h in (long[-CONFIG.max_history :], long))
     np.testing.assert_array_equal(recent, all_of_it)
-    shorter = policy.distribution(long[-CONFIG.max_history + 1 :], available()).probs
+    shorter = policy.serving.distribution(long[-CONFIG.max_history + 1 :], available()).probs
     assert np.abs(recent - shorter).max() > 1e-4
 
 
@@ -248,10 +247,10 @@ def test_many_states_at_once_are_each_as_alone(config: ServingConfig, arm: Arm) 
     rng = np.random.default_rng(64)
     histories = [random_history(rng, n, ITEMS) for n in (0, 1, 3, 5, 7)]
     masks = rng.random((len(histories), ITEMS)) < 0.7
-    policy = ServingPolicy(*networks(), config)
+    policy = ExactPolicy(*networks(), config)
     together = policy.distributions(pack_states(histories, CONFIG.max_history), masks, arm)
     for row, (history, mask) in enumerate(zip(histories, masks, strict=True)):
-        alone = policy.distribution(history, mask, arm)
+        alone = policy.serving.distribution(history, mask, arm)
         for name in ("probs", "pretrained", "learned"):
             np.testing.assert_allclose(getattr(together, name)[row], getattr(alone, name), atol=1e-6)
         assert together.weight[row] == pytest.approx(alone.weight, abs=1e-5)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from policy_examples import random_scorer, random_text
 
 from service.policy import fast_scorer
-from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, Variant
+from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import slate_propensities
 from service.policy.types import Interaction, Response, pack_states, unpack_states
@@ -41,10 +42,10 @@ def networks(config: NetworkConfig, residual: bool) -> tuple[ItemScorer, ItemSco
     return pretrained, learned, critic
 
 
-def assert_alike(policy: ServingPolicy, history: list[Interaction], mask: Mask, arm: Arm) -> None:
+def assert_alike(policy: ExactPolicy, history: list[Interaction], mask: Mask, arm: Arm) -> None:
     states = pack_states([history], max(1, min(len(history), policy.max_history)))
     batch = policy.distributions(states, mask[np.newaxis], arm)
-    alone = policy.distribution(history, mask, arm)
+    alone = policy.serving.distribution(history, mask, arm)
     for name in ("probs", "pretrained", "learned"):
         np.testing.assert_allclose(getattr(alone, name), getattr(batch, name)[0], atol=1e-5, rtol=1e-4, err_msg=name)
         np.testing.assert_array_equal(getattr(alone, name) > 0, getattr(batch, name)[0] > 0, err_msg=name)
@@ -59,7 +60,7 @@ def assert_alike(policy: ServingPolicy, history: list[Interaction], mask: Mask, 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_every_variant_is_as_the_networks_say(config: ServingConfig, residual: bool, own_critic: bool) -> None:
     pretrained, learned, critic = networks(CONFIG, residual)
-    policy = ServingPolicy(pretrained, learned, critic if own_critic else learned, config)
+    policy = ExactPolicy(pretrained, learned, critic if own_critic else learned, config)
 
     @settings(max_examples=25, deadline=None)
     @given(history=st.lists(PAST, max_size=45), seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
@@ -74,7 +75,7 @@ def test_every_variant_is_as_the_networks_say(config: ServingConfig, residual: b
 @pytest.mark.parametrize("changes", [{"curiosity": 0.0}, {"curiosity": 0.9, "optimism": 9.0}, {"temperature": 2.0}])
 def test_so_is_every_actor(changes: dict[str, float]) -> None:
     config = NetworkConfig(dim=32, text_dim=32, **changes)
-    policy = ServingPolicy(*networks(config, residual=True), VARIANTS[3])
+    policy = ExactPolicy(*networks(config, residual=True), VARIANTS[3])
     history = [Interaction(item, Response(1 + item % 3)) for item in range(20)]
     assert_alike(policy, history, np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
 
@@ -82,14 +83,14 @@ def test_so_is_every_actor(changes: dict[str, float]) -> None:
 def test_a_policy_that_knows_nothing_of_its_items_is_not_curious() -> None:
     pretrained, learned, critic = networks(CONFIG, residual=True)
     learned.information.zero_()
-    policy = ServingPolicy(pretrained, learned, critic, VARIANTS[3])
+    policy = ExactPolicy(pretrained, learned, critic, VARIANTS[3])
     assert_alike(policy, [], np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
 
 
 def test_a_catalogue_smaller_than_a_session_is_served() -> None:
     rng = np.random.default_rng(13)
     scorer = random_scorer(rng, random_text(rng, 3, 32), CONFIG).requires_grad_(False)
-    policy = ServingPolicy(scorer, scorer, scorer, VARIANTS[1])
+    policy = ExactPolicy(scorer, scorer, scorer, VARIANTS[1])
     history = [Interaction(item % 3, Response.POSITIVE) for item in range(20)]
     assert_alike(policy, history, np.array([True, True, False]), Arm.ADAPTIVE)
 
@@ -120,20 +121,20 @@ def some_queries(seed: int, n: int) -> list[Query]:
 
 @pytest.mark.parametrize("candidates", [512, 30], ids=["all items", "candidates"])
 def test_together_is_as_one_by_one(candidates: int) -> None:
-    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
+    policy = ExactPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
     asked = some_queries(15, 17)
-    for query, together in zip(asked, policy.serve(asked), strict=True):
-        alone = policy.distribution(*query)
+    for query, together in zip(asked, policy.serving.serve(asked), strict=True):
+        alone = policy.serving.distribution(*query)
         np.testing.assert_allclose(together.of_all(ITEMS).probs, alone.probs, atol=1e-5, rtol=1e-4)
         assert together.weight == pytest.approx(alone.weight, abs=1e-4)
-    assert policy.serve([]) == []
+    assert policy.serving.serve([]) == []
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_among_candidates_probabilities_are_exact(config: ServingConfig) -> None:
     """They are those of the networks with all other items away, and nobody else has any."""
-    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(config, candidates=30))
-    for query, served in zip(some_queries(16, 12), policy.serve(some_queries(16, 12)), strict=True):
+    policy = ExactPolicy(*networks(CONFIG, residual=True), replace(config, candidates=30))
+    for query, served in zip(some_queries(16, 12), policy.serving.serve(some_queries(16, 12)), strict=True):
         assert served.rows is not None and len(served.rows) == len(served.probs) == 30
         mask = np.zeros(ITEMS, np.bool_)
         mask[served.rows] = True
@@ -151,14 +152,14 @@ def test_among_candidates_probabilities_are_exact(config: ServingConfig) -> None
 
 @pytest.mark.parametrize("candidates", [512, 30])
 def test_what_evaluation_is_told_is_what_is_served(candidates: int) -> None:
-    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
-    assert policy.is_narrowed == (candidates == 30)
+    policy = ExactPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=candidates))
+    assert policy.serving.is_narrowed == (candidates == 30)
     asked = some_queries(18, 9)
     for arm in Arm:
         queries = [query._replace(arm=arm) for query in asked]
         states = pack_states([query.history for query in queries], policy.max_history)
         told = policy.probabilities(states, np.array([query.available for query in queries]), arm)
-        for row, served in zip(told, policy.serve(queries), strict=True):
+        for row, served in zip(told, policy.serving.serve(queries), strict=True):
             np.testing.assert_allclose(row, served.of_all(ITEMS).probs, atol=1e-5, rtol=1e-4)
 
 
@@ -172,8 +173,8 @@ def test_candidates_are_the_first_ones_of_every_view() -> None:
     pretrained, learned, critic = networks(CONFIG, residual=True)
     pretrained.information.zero_()
     learned.id_bias.copy_(torch.from_numpy(np.random.default_rng(17).normal(0, 2.0, ITEMS)))
-    policy = ServingPolicy(pretrained, learned, critic, replace(VARIANTS[2], candidates=30))
-    served = policy.serve([Query((), np.ones(ITEMS, np.bool_))])[0]
+    policy = ExactPolicy(pretrained, learned, critic, replace(VARIANTS[2], candidates=30))
+    served = policy.serving.serve([Query((), np.ones(ITEMS, np.bool_))])[0]
     exact = policy.distributions(pack_states([[]], 1), np.ones((1, ITEMS), np.bool_))
     assert served.rows is not None
     for wanted in (exact.learned[0], exact.pretrained[0]):
@@ -181,11 +182,11 @@ def test_candidates_are_the_first_ones_of_every_view() -> None:
 
 
 def test_with_fewer_available_items_than_candidates_all_of_them_are_served() -> None:
-    policy = ServingPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=30))
+    policy = ExactPolicy(*networks(CONFIG, residual=True), replace(VARIANTS[3], candidates=30))
     for n in (0, 1, 7, 29, 30):
         mask = np.zeros(ITEMS, np.bool_)
         mask[np.random.default_rng(n).permutation(ITEMS)[:n]] = True
-        served = policy.distribution([Interaction(3, Response.POSITIVE)], mask)
+        served = policy.serving.distribution([Interaction(3, Response.POSITIVE)], mask)
         np.testing.assert_array_equal(served.probs > 0, mask)
         exact = policy.distributions(pack_states([[Interaction(3, Response.POSITIVE)]], 1), mask[np.newaxis])
         np.testing.assert_allclose(served.probs, exact.probs[0], atol=1e-5, rtol=1e-4)
@@ -195,9 +196,9 @@ def test_what_is_far_from_the_best_keeps_its_chance() -> None:
     """Log odds of 15 at a temperature of 0.1 are a probability of e^-150: float32 would call it 0, and a slate end."""
     pretrained, learned, critic = networks(CONFIG, residual=True)
     pretrained.id_bias[7] += 15.0
-    policy = ServingPolicy(pretrained, learned, critic, VARIANTS[2])
+    policy = ExactPolicy(pretrained, learned, critic, VARIANTS[2])
     assert_alike(policy, [], np.ones(ITEMS, np.bool_), Arm.CONTROL)
-    alone = policy.distribution([], np.ones(ITEMS, np.bool_), Arm.CONTROL)
+    alone = policy.serving.distribution([], np.ones(ITEMS, np.bool_), Arm.CONTROL)
     batch = policy.distributions(pack_states([[]], 1), np.ones((1, ITEMS), np.bool_), Arm.CONTROL)
     assert alone.probs.min() < 1e-40
     np.testing.assert_allclose(np.log(alone.probs), np.log(batch.probs[0]), atol=1e-3)
@@ -208,20 +209,3 @@ def test_softmax_and_sigmoid_at_their_ends() -> None:
     assert fast_scorer.softmax(huge).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     assert fast_scorer.sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
     assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(fast_scorer.sigmoid(np.float32([0.3]))[0])
-
-
-def test_versions_of_one_pretraining_share_its_tables() -> None:
-    pretrained, learned, _ = networks(CONFIG, residual=True)
-    first = ServingPolicy(pretrained, learned, learned, VARIANTS[3])
-    copy = ItemScorer(CONFIG, pretrained.text)
-    copy.load_state_dict(pretrained.state_dict())
-    other = ItemScorer(CONFIG, pretrained.text)
-    other.load_state_dict(pretrained.state_dict())
-    other.leave.data[1] += 0.5
-    query = some_queries(20, 1)[0]._replace(arm=Arm.CONTROL)
-    shared = ServingPolicy(copy.requires_grad_(False), learned, learned, VARIANTS[3], like=first)
-    own = ServingPolicy(other.requires_grad_(False), learned, learned, VARIANTS[3], like=first)
-    assert shared._fast_pretrained is first._fast_pretrained and own._fast_pretrained is not first._fast_pretrained
-    expected = first.serve([query])[0].probs
-    np.testing.assert_array_equal(shared.serve([query])[0].probs, expected)
-    assert np.abs(own.serve([query])[0].probs - expected).max() > 1e-3

@@ -208,7 +208,7 @@ def learn_with_prior(learner: Boltzmann, rounds: int) -> None:
     prior = learner.prior
     assert prior is not None
     for _ in range(rounds):
-        serving = ServingPolicy(prior, learner.actor, learner.critic, ServingConfig(Variant.AP))
+        serving = ServingPolicy.of(prior, learner.actor, learner.critic, ServingConfig(Variant.AP))
         wanted_after = rng.integers(ITEMS, size=ROUND)
         for i in wanted_after:
             history = liked(int(i))

@@ -52,7 +52,7 @@ def serving_policy(config: ServingConfig) -> ServingPolicy:
     rng = np.random.default_rng(20)
     text = random_text(rng, ITEMS)
     pretrained, learned, critic = (random_scorer(rng, text, scale=0.4) for _ in range(3))
-    return ServingPolicy(pretrained, learned, critic, config)
+    return ServingPolicy.of(pretrained, learned, critic, config)
 
 
 def states() -> list[tuple[tuple[Interaction, ...], npt.NDArray[np.bool_]]]:

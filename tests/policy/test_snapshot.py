@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
-from service.policy.adaptive import Arm, Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Arm, Mixture, ServingConfig, Variant
+from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import (
     CatalogueItem,
@@ -112,19 +113,19 @@ def test_a_loaded_snapshot_serves_the_same_probabilities(saved: Path) -> None:
     nets = [random_scorer(rng, text) for _ in range(3)]
     for name, net in zip(("pretrained", "learned", "critic"), nets, strict=True):
         net.load_state_dict({k: snapshot.tensors[f"{name}.{k}"] for k in net.state_dict()})
-    before, after = ServingPolicy(nets[0], nets[1], nets[2], SERVING), load_snapshot(saved).serving_policy(text)
+    before, after = ExactPolicy(nets[0], nets[1], nets[2], SERVING), load_snapshot(saved).exact_policy(text)
     for arm in Arm:
         for length in (0, 2, 5):
             history = random_history(rng, length, ITEMS)
-            one, other = (policy.distribution(history, available, arm) for policy in (before, after))
+            one, other = (policy.serving.distribution(history, available, arm) for policy in (before, after))
             np.testing.assert_array_equal(one.probs, other.probs)
             assert one.weight == other.weight
 
 
 def test_a_loaded_snapshot_serves_items_that_came_later(saved: Path) -> None:
     text = random_text(np.random.default_rng(73), ITEMS + 2)
-    policy = load_snapshot(saved).serving_policy(text)
-    probs = policy.distribution((), np.ones(ITEMS + 2, dtype=bool)).probs
+    policy = load_snapshot(saved).exact_policy(text)
+    probs = policy.serving.distribution((), np.ones(ITEMS + 2, dtype=bool)).probs
     assert policy.n_items == len(probs) == ITEMS + 2
     assert (probs[ITEMS:] > 0).all()
 
@@ -149,11 +150,11 @@ def test_a_critic_that_is_the_learned_network_is_stored_once(tmp_path: Path) -> 
     text, states = learned.text, pack_states([liked(3, 1)], CONFIG.max_history)
     available = np.ones((1, ITEMS), dtype=bool)
     for snapshot, judge in ((one, learned), (two, critic)):
-        served = snapshot.serving_policy(text).distributions(states, available)
-        oracle = ServingPolicy(pretrained, learned, judge, SERVING).distributions(states, available)
+        served = snapshot.exact_policy(text).distributions(states, available)
+        oracle = ExactPolicy(pretrained, learned, judge, SERVING).distributions(states, available)
         np.testing.assert_array_equal(served.probs, oracle.probs)
         assert served.weight == oracle.weight
-    assert one.serving_policy(text).distributions(states, available).weight != served.weight
+    assert one.exact_policy(text).distributions(states, available).weight != served.weight
 
 
 def test_the_projection_comes_back(saved: Path) -> None:

@@ -100,7 +100,7 @@ def assert_sound_or_refused(folder: Path, whole_weights: bool = False) -> None:
     json.dumps(snapshot.manifest.metrics, allow_nan=False)
     assert [item.item_id for item in catalogue.items] == list(snapshot.item_ids)
     "".join(snapshot.item_ids).encode()
-    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(catalogue.embeddings)))
+    policy = snapshot.serving_policy(catalogue.embeddings)
     assert policy.n_items == len(snapshot.item_ids)
     if whole_weights:  # changed ones may be finite and yet overflow; the gate looks at what they say
         assert policy.distribution((), np.ones(policy.n_items, np.bool_)).probs.sum() == pytest.approx(1.0)

@@ -31,7 +31,7 @@ def network(bias: torch.Tensor) -> ItemScorer:
 def policy(bias: torch.Tensor) -> ServingPolicy:
     """A policy with logits `bias` [N_ITEMS] in every state; the frozen one is uniform."""
     net = network(bias)
-    return ServingPolicy(network(torch.zeros(len(bias))), net, net, FT)
+    return ServingPolicy.of(network(torch.zeros(len(bias))), net, net, FT)
 
 
 def batch(rewards_of_first: float, n: int = 300) -> Batch:
@@ -147,7 +147,7 @@ def test_policies_are_compared_whatever_their_numbers_of_candidates(
     """Of 40 items, four candidates or all: on those of the new one; the same policy differs from itself by nothing."""
     bias = torch.linspace(-2, 2, 40)
     new, live = (
-        ServingPolicy(network(torch.zeros(40)), network(bias), network(bias), replace(AP, candidates=n))
+        ServingPolicy.of(network(torch.zeros(40)), network(bias), network(bias), replace(AP, candidates=n))
         for n in (of_new, of_live)
     )
     assert (new.is_narrowed, live.is_narrowed) == (of_new == 4, of_live == 4)

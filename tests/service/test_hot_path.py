@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 import pytest
 import redis as syncredis
-import torch
 from auth_examples import add_key, bearer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -190,7 +189,7 @@ def test_slates_of_one_batch_are_drawn_as_often_as_their_propensities_say(settin
     assert settings.snapshot is not None
     snapshot = load_snapshot(settings.snapshot)
     embeddings: Embeddings = load_catalogue(settings.snapshot).embeddings
-    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(embeddings)))
+    policy = snapshot.serving_policy(embeddings)
     rng, free = np.random.default_rng(5), np.ones(N_ITEMS, np.bool_)
     some = free.copy()
     some[4:] = False

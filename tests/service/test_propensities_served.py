@@ -8,7 +8,6 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-import torch
 from service_examples import logged
 
 from service.events import Impression
@@ -88,7 +87,7 @@ async def test_the_log_alone_gives_the_served_propensities(
     snapshot = load_snapshot(folder_of(settings.data_dir, 1))
     assert settings.snapshot is not None
     embeddings = load_catalogue(settings.snapshot).embeddings
-    policy = snapshot.serving_policy(snapshot.projection(torch.from_numpy(embeddings)))
+    policy = snapshot.serving_policy(embeddings)
     impressions = [event for event in logged(redis, settings) if isinstance(event, Impression)]
     assert len(impressions) == len(answered) == n
     compared = 0

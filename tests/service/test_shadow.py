@@ -8,7 +8,6 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-import torch
 from service_examples import (
     N_ITEMS,
     learning_settings,
@@ -26,7 +25,7 @@ from test_policies import LIKES, publish
 
 from service.catalogue import Catalogue
 from service.events import Impression, Shadow
-from service.live import Apprentice, LivePolicy
+from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm
 from service.policy.off_policy import effective_sample_size, estimate, snips
 from service.policy.snapshot import load_catalogue, load_snapshot
@@ -71,13 +70,13 @@ def test_an_apprentice_serves_nothing_and_logs_what_it_would(
 
 
 def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -> None:
-    snapshot, texts = load_snapshot(snapshot_folder), torch.from_numpy(load_catalogue(snapshot_folder).embeddings)
-    policy = snapshot.serving_policy(snapshot.projection(texts))
+    snapshot, texts = load_snapshot(snapshot_folder), load_catalogue(snapshot_folder).embeddings
+    policy = snapshot.serving_policy(texts)
     catalogue = Catalogue(ids=list(snapshot.item_ids), index={item: n for n, item in enumerate(snapshot.item_ids)})
     everything = Candidates(np.ones(N_ITEMS, np.bool_), (), None, ())
     drawn = []
-    for apprentice in (None, Apprentice(snapshot, policy)):
-        live = LivePolicy(snapshot, policy, Live(1, "auto", 0.0), apprentice)
+    for apprentice in (None, Loaded(snapshot, policy, catalogue)):
+        live = LivePolicy(snapshot, policy, catalogue, live=Live(1, "auto", 0.0), apprentice=apprentice)
         rng, own = np.random.default_rng(3), np.random.default_rng(3)
         wanted = [wish for _ in range(9) for wish in wishes(live, catalogue, everything, (), Arm.ADAPTIVE, 5, rng, own)]
         together, each = draw(wanted), len(wanted) // 9

@@ -1,6 +1,6 @@
 """Our learners on live traffic: from scratch, or from a pre-trained policy as iALP, A-iALP_ft or A-iALP_ap.
 
-The same classes that serve and learn in production (`ServingPolicy`, `Boltzmann`, `A2C`, `Replay`), driven in batches.
+The same classes that serve and learn in production (`ExactPolicy`, `Boltzmann`, `A2C`, `Replay`), driven in batches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Mixture, ServingConfig, Variant
+from service.policy.exact_policy import ExactPolicy
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.replay import Replay
@@ -88,8 +89,8 @@ class LearnedAgent:
         network.config = replace(network.config, **{name: v for name, v in chosen.items() if v is not None})
         return network
 
-    def _current(self) -> ServingPolicy:
-        return ServingPolicy(self._pretrained_net, self._learner.actor, self._learner.critic, self._serving)
+    def _current(self) -> ExactPolicy:
+        return ExactPolicy(self._pretrained_net, self._learner.actor, self._learner.critic, self._serving)
 
     def act(self, sessions: Sessions) -> Slates:
         self._states = states_of(sessions)

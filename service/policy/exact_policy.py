@@ -1,0 +1,111 @@
+"""The policy over all items in torch, as the networks say it: what learners, experiments and evaluations ask of it.
+
+What a service answers is the same in NumPy, and in a large catalogue its choice among candidates (`adaptive`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from service.policy.adaptive import (
+    Arm,
+    Mixture,
+    Query,
+    ServingConfig,
+    ServingPolicy,
+    Variant,
+    mixture_weights,
+    variant_of,
+)
+from service.policy.networks import ItemScorer
+from service.policy.sampling import Probs
+from service.policy.types import States, unpack_states
+
+
+def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> Probs:
+    """softmax over the available items, zero elsewhere; [A] (or [B, A]), float64. All zero if none is available."""
+    masked = np.where(available, logits.astype(np.float64), -np.inf)
+    peak = masked.max(axis=-1, keepdims=True, initial=-np.inf)
+    mass = np.exp(masked - np.where(np.isfinite(peak), peak, 0.0))
+    total = mass.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(mass, total, out=np.zeros_like(mass), where=total > 0))
+
+
+class DistributionBatch(NamedTuple):
+    """What `Distribution` says, for B states and over all items."""
+
+    probs: Probs  # [B, A]
+    pretrained: Probs  # [B, A]
+    learned: Probs  # [B, A]
+    weight: Probs  # [B]
+
+
+class ExactPolicy:
+    """Both arms' probabilities of all items; the networks must not change any more."""
+
+    def __init__(self, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig) -> None:
+        """`critic` may be `learned` itself, which is then evaluated once."""
+        self.config = config
+        self.max_history = pretrained.config.max_history
+        with torch.inference_mode():
+            self._pretrained = (pretrained, pretrained.table())
+            self._learned = (learned, learned.table())
+            self._critic = self._learned if critic is learned else (critic, critic.table())
+
+    @property
+    def n_items(self) -> int:
+        """Number of items A."""
+        return self._pretrained[0].n_items
+
+    @cached_property
+    def serving(self) -> ServingPolicy:
+        """What is served; made when it is first asked for: those who ask for batches alone have no use for it."""
+        return ServingPolicy.of(self._pretrained[0], self._learned[0], self._critic[0], self.config)
+
+    def probabilities(self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE) -> Probs:
+        """What is served in B states, over the items that are `available` [B, A]; [B, A]."""
+        if not self.serving.is_narrowed:
+            return self.distributions(states, available, arm).probs
+        queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]
+        return np.array([served.of_all(self.n_items).probs for served in self.serving.serve(queries)])
+
+    @torch.inference_mode()
+    def distributions(
+        self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
+    ) -> DistributionBatch:
+        """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
+        variant = variant_of(self.config, arm)
+        zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
+        known: Tensor | None = None
+        pretrained = np.empty(0)
+        if variant != Variant.FT:
+            scorer, table = self._pretrained
+            encoded = scorer.encode(states, table)
+            close = scorer.closeness(encoded, table)
+            known = scorer.response(encoded, table, close)  # what the learned network may build on
+            logits = scorer.logits(scorer.advantage(close, known).masked_fill(absent, -torch.inf))
+            pretrained = masked_softmax(logits.numpy(), available)
+        if variant == Variant.FROZEN:
+            return DistributionBatch(pretrained, pretrained, pretrained, zeros)
+        scorer, table = self._learned
+        advantage = scorer.scores(states, table, known)
+        learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
+        if variant == Variant.FT:
+            return DistributionBatch(learned, learned, learned, zeros + 1.0)
+        weight = zeros + self.config.fixed_weight
+        if self.config.mixture == Mixture.ADAPTIVE:
+            # What the learned policy spends on curiosity is no reason to prefer the other.
+            settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
+            if self._critic is not self._learned:
+                advantage = self._critic[0].scores(states, self._critic[1])
+            q = torch.sigmoid(advantage).double().numpy()
+            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
+            weight = mixture_weights(expected, self.config.temperature)[1]
+        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
+        return DistributionBatch(mixed, pretrained, learned, weight)
