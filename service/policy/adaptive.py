@@ -159,15 +159,17 @@ class ServingPolicy:
         return self._index is not None
 
     def indexed(self, seed: int = 0) -> ServingPolicy:
-        """The same policy with an index, learned from what sessions of a few liked items ask."""
+        """The same policy with an index, learned from what sessions of any items and responses ask."""
         rng = np.random.default_rng(seed)
-        sessions = pack(
+        kinds = (Response.NEGATIVE, Response.IGNORED, Response.POSITIVE)
+        histories = [
             [
-                [Interaction(int(item), Response.POSITIVE) for item in rng.integers(self.n_items, size=length)]
-                for length in rng.integers(1, 6, size=_EXAMPLES)
-            ],
-            self.max_history,
-        )
+                Interaction(item, kinds[kind])
+                for item, kind in zip(rng.integers(self.n_items, size=n).tolist(), rng.integers(3, size=n), strict=True)
+            ]
+            for n in rng.integers(1, self.max_history + 1, size=_EXAMPLES)
+        ]
+        sessions = pack(histories, self.max_history)
         variants = {Variant.FROZEN, self.config.variant}
         index = ItemIndex(self._named_by, [self._asked(variant, sessions) for variant in sorted(variants)], seed)
         return ServingPolicy(self.pretrained, self.learned, self.critic, self.config, index)

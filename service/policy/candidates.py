@@ -30,6 +30,11 @@ class Asked(NamedTuple):
             of_after += self.after.net.prior_gain * of_before
         return of_before, of_after
 
+    def of(self, state: int) -> Asked:
+        """The same of one state."""
+        each = slice(state, state + 1)
+        return Asked(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
+
     def best(self, plain: tuple[Floats | None, Floats | None], pool: Places | None, absent: Mask, n: int) -> Places:
         """For each state the `n` items that come first, by their place in `pool` [B, R] in ascending order.
 

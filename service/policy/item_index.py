@@ -28,8 +28,9 @@ _KEPT = 64  # directions of the vectors
 _STEPS = 16  # that four bits tell apart
 _EACH_LIST = 1_000  # items
 _MOST_LISTS = 4_096
-_LISTS_READ = 4  # one in so many
+_LISTS_READ, _FEWEST_READ = 4, 64  # one list in so many, and so many in any case
 _EXAMPLES, _FEWEST = 40, 4_096  # items to learn codes and lists from: for each list, and in any case
+_FOUND = 3  # times as many items as are wanted of a view, since their order is not exact
 _AT_ONCE = 65_536
 
 
@@ -93,11 +94,12 @@ class ItemIndex:
 
         They are what the index finds for each view, and all that are too new for it. Where too few of them are not
         `absent` [B, A], the index looks for such alone, in all its lists; where there are no more than `FEW` times
-        `n_wanted` such items they are all of these.
+        `n_wanted` such items they are all of these. A look at all items is the last resort.
         """
         views = self._views(asked)
         n_states, n_items = absent.shape
-        found = self._search(views.reshape(-1, self._n_asked), n_wanted).reshape(n_states, -1)
+        n_each = _FOUND * n_wanted // views.shape[1]
+        found = self._search(views.reshape(-1, self._n_asked), n_each).reshape(n_states, -1)
         new = np.broadcast_to(np.arange(len(self), n_items), (n_states, n_items - len(self)))
         pool = np.concatenate([np.maximum(found, 0), new], axis=1)
         pool.sort(axis=1)
@@ -106,8 +108,13 @@ class ItemIndex:
         for state in np.flatnonzero(usable.sum(1) < n_wanted).tolist():
             rows = np.flatnonzero(~absent[state])
             if len(rows) > FEW * n_wanted:
-                found = self._search(views[state], n_wanted, ~absent[state])
-                rows = np.sort(np.concatenate([found[found >= 0], new[state]]))
+                found = self._search(views[state], n_each, ~absent[state])
+                found = np.union1d(found[found >= 0], new[state])
+                if np.count_nonzero(~absent[state][found]) >= n_wanted:
+                    rows = found
+                else:  # as where all items are alike
+                    one = asked.of(state)
+                    rows = one.best(one.plain(None), None, absent[state : state + 1], n_wanted)[0]
             others[state] = rows
         if not others:
             return pool
@@ -150,7 +157,7 @@ class ItemIndex:
         query = np.zeros((len(asked), self._index.d), np.float32)
         query[:, :kept] = asked[:, :n_vectors] @ self._turn_query
         query[:, kept::2] = np.repeat(asked[:, n_vectors:], 2, axis=1)
-        parameters = faiss.SearchParametersIVF(nprobe=max(1, self._index.nlist // _LISTS_READ))
+        parameters = faiss.SearchParametersIVF(nprobe=max(_FEWEST_READ, self._index.nlist // _LISTS_READ))
         if among is not None:
             bits = np.packbits(among, bitorder="little")
             parameters = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(bits), nprobe=self._index.nlist)
@@ -194,5 +201,6 @@ def _turned(vectors: Floats, asked: Floats) -> tuple[Floats, Floats]:
     root, inverse = (axes * np.sqrt(spread)) @ axes.T, (axes / np.sqrt(spread)) @ axes.T
     turned = vectors @ root
     leading = np.linalg.eigh(turned.T @ turned)[1][:, ::-1][:, :_KEPT]
-    leading = leading[:, : leading.shape[1] // 2 * 2]  # codes are of two numbers
+    half = leading.shape[1] // 2  # codes are of two numbers: the first with the last, so that all tell about as much
+    leading = leading[:, np.column_stack([np.arange(half), 2 * half - 1 - np.arange(half)]).ravel()]
     return (root @ leading).astype(np.float32), (inverse @ leading).astype(np.float32)

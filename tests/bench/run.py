@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import million
 import scale
 import serving
 import start
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "worker": scale.worker,
     "learner_cost": scale.learner_cost,
     "request_cost": scale.request_cost,
+    "million_items": million.million_items,
     "million_users": scale.million_users,
     "start_up": start.start_up,
     "distillation": start.distillation,

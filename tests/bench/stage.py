@@ -28,7 +28,6 @@ from service.policy.text import TEXT_DIM, TextProjection
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 KEYS = Keys("ialp")
 HISTORY, SHOWN = 20, 30  # of each user: responses, and items shown or used, theirs among them
-_START_S = 120.0
 
 
 def item_id(n: int) -> str:
@@ -71,6 +70,7 @@ def make_networks(n_items: int, text: torch.Tensor | None = None, seed: int = 0)
         with torch.no_grad():
             learned.id_vectors.add_(torch.randn_like(learned.id_vectors) * 0.02)
             learned.id_bias.normal_(0, 0.6)
+            learned.gain[:2] = torch.tensor([0.5, 0.25])
             learned.repeat[:] = torch.tensor([0.2, -2.6])
             learned.leave[:] = torch.tensor([-6.1, 4.8])
             learned.prior_gain.fill_(2.7)
@@ -156,6 +156,7 @@ def program(
     environment: Mapping[str, str],
     ready: str | None = None,
     nice: int = 0,
+    start_s: float = 120.0,
 ) -> Iterator[Program]:
     """A process on a core, or on "0,1", until the block ends; waits until the URL `ready` answers with success."""
     with log.open("ab") as out:
@@ -174,7 +175,7 @@ def program(
     began = time.monotonic()
     try:
         if ready is not None:
-            _wait(process, ready, log)
+            _wait(process, ready, log, start_s)
             running.started_s = time.monotonic() - began
         yield running
     finally:
@@ -186,8 +187,8 @@ def program(
         process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_S
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
     while True:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(url, timeout=5).status_code < 500:
@@ -215,7 +216,7 @@ class Stage:
     settings: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def service(self, role: str, core: int | str, nice: int = 0) -> Iterator[Program]:
+    def service(self, role: str, core: int | str, nice: int = 0, start_s: float = 120.0) -> Iterator[Program]:
         """`python -m service ROLE`; the API is ready when this begins."""
         port = free_port()
         environment = {
@@ -228,7 +229,7 @@ class Stage:
         }
         ready = f"http://127.0.0.1:{port}/readyz" if role == "api" else None
         command = [sys.executable, "-m", "service", role]
-        with program(command, self.folder / f"{role}.log", core, environment, ready, nice) as running:
+        with program(command, self.folder / f"{role}.log", core, environment, ready, nice, start_s) as running:
             running.url = f"http://127.0.0.1:{port}"
             yield running
 

@@ -37,30 +37,33 @@ SERVED = {
     "ap fixed": ServingConfig(Variant.AP, Mixture.FIXED, fixed_weight=0.35),
     "ap adaptive": ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=1.5),
     "ap among candidates": ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=1.5, candidates=5),
+    "ap through an index": ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=1.5, candidates=5),
 }
+N_ITEMS = {"ap through an index": 300}  # ITEMS where nothing is said
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_catalogue_is_small() -> Iterator[None]:
     """Seven items are more than five candidates."""
-    with mock.patch.object(adaptive, "_FEW", 1):
+    with mock.patch.object(adaptive, "FEW", 1):
         yield
 
 
-def serving_policy(config: ServingConfig) -> ServingPolicy:
+def serving_policy(name: str) -> ServingPolicy:
     """Three networks whose policies are soft: with most of the mass on one item there would be little to test."""
     rng = np.random.default_rng(20)
-    text = random_text(rng, ITEMS)
+    text = random_text(rng, N_ITEMS.get(name, ITEMS))
     pretrained, learned, critic = (random_scorer(rng, text, scale=0.4) for _ in range(3))
-    return ServingPolicy.of(pretrained, learned, critic, config)
+    policy = ServingPolicy.of(pretrained, learned, critic, SERVED[name])
+    return policy.indexed() if name == "ap through an index" else policy
 
 
-def states() -> list[tuple[tuple[Interaction, ...], npt.NDArray[np.bool_]]]:
+def states(n_items: int = ITEMS) -> list[tuple[tuple[Interaction, ...], npt.NDArray[np.bool_]]]:
     """Histories of 0 to 3 items with what may be shown: not the history and, in two of them, not a hidden item."""
     rng = np.random.default_rng(21)
     given = []
     for history, hidden in (((), None), (liked(2), 5), (random_history(rng, 3, ITEMS), None), (liked(6, 0), 3)):
-        available = np.ones(ITEMS, dtype=bool)
+        available = np.ones(n_items, dtype=bool)
         available[[i.item for i in history]] = False
         if hidden is not None:
             available[hidden] = False
@@ -71,8 +74,8 @@ def states() -> list[tuple[tuple[Interaction, ...], npt.NDArray[np.bool_]]]:
 @functools.cache
 def serve(name: str) -> Logged:
     """SLATES slates, as {(state, *items): [propensities, ...]}."""
-    policy, rng, logged = serving_policy(SERVED[name]), np.random.default_rng(22), defaultdict(list)
-    for number, (history, available) in enumerate(states()):
+    policy, rng, logged = serving_policy(name), np.random.default_rng(22), defaultdict(list)
+    for number, (history, available) in enumerate(states(policy.n_items)):
         probs = policy.distribution(history, available, Arm.ADAPTIVE).probs
         for _ in range(SLATES // len(states())):
             slate = sample_slate(probs, SLOTS, rng)
@@ -83,7 +86,7 @@ def serve(name: str) -> Logged:
 
 def logged_wrongly(name: str, recompute: Recompute) -> Logged:
     """The same slates with other propensities than those they were drawn with."""
-    policy = serving_policy(SERVED[name])
+    policy = serving_policy(name)
     distributions = [policy.distribution(history, available) for history, available in states()]
     return {
         key: [recompute(distributions[key[0]], np.array(key[1:]))] * len(given) for key, given in serve(name).items()
@@ -121,7 +124,7 @@ def p_value(logged: Logged, slot: int) -> float:
 
 
 def test_the_policies_differ_enough_to_be_told_apart() -> None:
-    policy = serving_policy(SERVED["ap adaptive"])
+    policy = serving_policy("ap adaptive")
     for history, available in states():
         distribution = policy.distribution(history, available)
         assert 0.05 < distribution.weight < 0.95
