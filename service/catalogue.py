@@ -154,6 +154,7 @@ class _Reading:
         assert "" not in known.ids[len(known) : self._n_items], "a place has no item"
         for place, row in self._changed_texts.items():
             known.embeddings.array[place] = row
+        known.embeddings.forget()
         return replace(known, seq=seq, texts=known.texts + len(self._changed_texts), available=available)
 
 
@@ -210,6 +211,8 @@ class CatalogueStore:
                     reading.add(int(index), item_id.decode(), decode_record(data))
             if len(scored) < _PAGE:
                 return known if read == known.seq else reading.done(read)
+            known.embeddings.forget()
+            known.embeddings.reserve(await self._redis.hlen(self._keys.item_index))
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

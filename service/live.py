@@ -290,8 +290,11 @@ class _Preparer:
         policy = snapshot.serving_policy(catalogue.embeddings.array[:n_items], pretrained)
         self._pretrained = (digest, catalogue.texts, policy.pretrained)
         catalogue.embeddings.forget()
-        if policy.is_narrowed and n_items >= self._settings.index_from and item_index.is_installed():
-            policy = policy.indexed(self._settings.seed or 0)
+        if policy.is_narrowed and n_items >= self._settings.index_from:
+            if item_index.is_installed():
+                policy = policy.indexed(self._settings.seed or 0)
+            else:
+                log.warning("every request looks at all %d items: an index needs pip install 'ialp[index]'", n_items)
         return _warm(policy)
 
     def _grown(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from service.policy.candidates import Asked, Part, is_repeated, take
+from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
 from service.policy.fast_scorer import FastScorer, Floats, Places, Sessions, pack, sigmoid
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
@@ -218,14 +218,13 @@ class ServingPolicy:
     def _served(self, variant: Variant, queries: Sequence[Query], rows: Places | None) -> list[Distribution]:
         """Of queries that want the same variant."""
         sessions = pack([query.history for query in queries], self.max_history)
-        absent = np.array([~query.available for query in queries])  # [B, A]
+        available = [query.available for query in queries]
         asked = self._asked(variant, sessions)
         before, after = (part and part.net for part in asked)
         pool = rows
         if rows is None and self._index is not None:
-            pool = self._index.pool(asked, absent, self.config.candidates)
-        if pool is not None:
-            absent = take(absent, pool) | is_repeated(pool)
+            pool = self._index.pool(asked, available, self.config.candidates)
+        absent = absent_at(available, pool)
         of_before, of_after = asked.plain(pool)
         if rows is None and self.is_narrowed:
             places = asked.best((of_before, of_after), pool, absent, self.config.candidates)

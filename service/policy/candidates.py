@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -61,6 +62,16 @@ def is_repeated(rows: Places) -> Mask:
     again = np.zeros(rows.shape, np.bool_)
     np.equal(rows[:, 1:], rows[:, :-1], out=again[:, 1:])
     return again
+
+
+def absent_at(available: Sequence[Mask], rows: Places | None) -> Mask:
+    """[B, R] whether each state's items `rows`, in ascending order, are not `available` [A] there, or repeat another.
+
+    Of all items, [B, A], where no rows are named.
+    """
+    if rows is None:
+        return ~np.array(available)
+    return ~np.array([there[own] for there, own in zip(available, rows, strict=True)]) | is_repeated(rows)
 
 
 def _each(rows: Places) -> Places:

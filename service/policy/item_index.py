@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from service.policy.candidates import Asked, is_repeated, take
+from service.policy.candidates import Asked, absent_at
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places
 
 FEW = 8  # times as many items as are wanted: so few are all looked at
@@ -31,7 +31,7 @@ _MOST_LISTS = 4_096
 _LISTS_READ, _FEWEST_READ = 4, 64  # one list in so many, and so many in any case
 _EXAMPLES, _FEWEST = 40, 4_096  # items to learn codes and lists from: for each list, and in any case
 _FOUND = 3  # times as many items as are wanted of a view, since their order is not exact
-_AT_ONCE = 65_536
+_AT_ONCE = 8_192
 
 
 def is_installed() -> bool:
@@ -89,32 +89,30 @@ class ItemIndex:
         more._add(nets, len(self))
         return more
 
-    def pool(self, asked: Asked, absent: Mask, n_wanted: int) -> Places:
+    def pool(self, asked: Asked, available: Sequence[Mask], n_wanted: int) -> Places:
         """[B, R] items in ascending order, repeated where they are few, among which the `n_wanted` that come first are.
 
-        They are what the index finds for each view, and all that are too new for it. Where too few of them are not
-        `absent` [B, A], the index looks for such alone, in all its lists; where there are no more than `FEW` times
-        `n_wanted` such items they are all of these. A look at all items is the last resort.
+        They are what the index finds for each view, and all that are too new for it. Where too few of them are
+        `available` [A] in their state, the index looks for such alone, in all its lists; where there are no more than
+        `FEW` times `n_wanted` such items they are all of these. A look at all items is the last resort.
         """
         views = self._views(asked)
-        n_states, n_items = absent.shape
+        n_states, n_items = len(available), len(available[0])
         n_each = _FOUND * n_wanted // views.shape[1]
         found = self._search(views.reshape(-1, self._n_asked), n_each).reshape(n_states, -1)
         new = np.broadcast_to(np.arange(len(self), n_items), (n_states, n_items - len(self)))
         pool = np.concatenate([np.maximum(found, 0), new], axis=1)
         pool.sort(axis=1)
-        usable = ~(take(absent, pool) | is_repeated(pool))
+        usable = ~absent_at(available, pool)
         others: dict[int, Places] = {}
         for state in np.flatnonzero(usable.sum(1) < n_wanted).tolist():
-            rows = np.flatnonzero(~absent[state])
+            rows = np.flatnonzero(available[state])
             if len(rows) > FEW * n_wanted:
-                found = self._search(views[state], n_each, ~absent[state])
-                found = np.union1d(found[found >= 0], new[state])
-                if np.count_nonzero(~absent[state][found]) >= n_wanted:
-                    rows = found
-                else:  # as where all items are alike
+                own = self._search(views[state], n_each, available[state])
+                rows = np.union1d(own[own >= 0], new[state])
+                if np.count_nonzero(available[state][rows]) < n_wanted:  # as where all items are alike
                     one = asked.of(state)
-                    rows = one.best(one.plain(None), None, absent[state : state + 1], n_wanted)[0]
+                    rows = one.best(one.plain(None), None, ~available[state][np.newaxis], n_wanted)[0]
             others[state] = rows
         if not others:
             return pool

@@ -46,6 +46,15 @@ class Rows(Generic[Number]):
         """[n, width] a view."""
         return self._all[: self._n]
 
+    def reserve(self, n: int) -> None:
+        """Make room for `n` rows in all.
+
+        Raises:
+            OSError: the folder has no room for that many; nothing has changed.
+        """
+        if n > len(self._all):
+            self._move(n + _SOME)
+
     def append(self, more: npt.NDArray[Number]) -> None:
         """Add `more` [m, width].
 
@@ -76,9 +85,11 @@ class Rows(Generic[Number]):
         if self.folder is not None and n_bytes >= _ON_DISK:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 os.posix_fallocate(file.fileno(), 0, n_bytes)  # without it, a full disk would be a signal and no error
-                self._file = mmap.mmap(file.fileno(), n_bytes)
-            place = np.frombuffer(self._file, self._all.dtype).reshape(shape)
+                mapped = mmap.mmap(file.fileno(), n_bytes)
+            place = np.frombuffer(mapped, self._all.dtype).reshape(shape)
+            place[: self._n] = self._all[: self._n]
+            self._file = mapped
         else:
             place = np.empty(shape, self._all.dtype)
-        place[: self._n] = self._all[: self._n]
+            place[: self._n] = self._all[: self._n]
         self._all = place

@@ -44,7 +44,7 @@ _ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
 
 T = TypeVar("T")
 _LARGE = 64 * 2**20  # bytes of a file that is not taken into memory whole
-_AT_ONCE = 65_536  # items
+_AT_ONCE = 8_192  # items
 _ROOM = 1_024  # for items that come later
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -173,7 +173,7 @@ class Snapshot:
                 numbers[name][part] = item_numbers(self._part(name, text, part).with_text(text))
         return {
             name: FastScorer(
-                self._part(name, self.tensors["text.components"][:0], slice(0)),
+                self._part(name, torch.empty(0, sizes.text_dim), slice(0)),
                 Rows(numbers[name], n_items),
                 n_items,
                 is_curious(sizes, self.tensors[f"{name}.information"]),
@@ -199,7 +199,8 @@ class Snapshot:
 
     def without_items(self) -> Snapshot:
         """What says of the version all but its items' numbers and names, which may be very many."""
-        return Snapshot(self.manifest, (), {name: t for name, t in self.tensors.items() if name.startswith("text.")})
+        text = {name: t.clone() for name, t in self.tensors.items() if name.startswith("text.")}
+        return Snapshot(self.manifest, (), text)  # copies: a part of a file's memory would keep all of it
 
 
 def catalogue_hash(item_ids: tuple[str, ...]) -> str:

@@ -37,6 +37,7 @@ def million_items(folder: Path) -> Record:
             few = [f"item-{n}" for n in range(0, N_ITEMS, 1_100)][:900]
             named = [_ask(client, {"user_id": f"u{n}", "candidate_item_ids": few}) for n in range(50)]
             resident = api.resident_bytes
+            alone = closed_loop(f"{api.url}/recommend", 8, N_USERS, key, OTHER_CORE, connections=1)
             closed = closed_loop(f"{api.url}/recommend", 8, N_USERS, key, OTHER_CORE)
             new_ms = [_new_item(client, n) for n in range(_NEW)]
             after = [_ask(client, {"user_id": f"u{n % N_USERS}", "k": 10}) for n in range(_ASKED // 2)]
@@ -47,8 +48,9 @@ def million_items(folder: Path) -> Record:
                 "one_ms": percentiles(asked[20:]),
                 "named_ms": percentiles(named),
                 "after_new_items_ms": percentiles(after),
+                "alone_ms": {"p50": alone.p50_ms, "p99": alone.p99_ms},
                 "per_second": closed.per_second,
-                "failed": closed.failed,
+                "failed": alone.failed + closed.failed,
                 "new_item_ms": {"p50": round(median(new_ms), 1), "max": round(max(new_ms), 1)},
                 "resident_mib": round(resident / 2**20),
                 "resident_after_mib": round(api.resident_bytes / 2**20),
@@ -58,12 +60,12 @@ def million_items(folder: Path) -> Record:
 
 
 def _ask(client: httpx.Client, body: Record) -> float:
-    """Milliseconds of a request to /recommend, which a policy answers."""
+    """Milliseconds of a request to /recommend, which a policy answers; its log may have been late."""
     began = time.perf_counter()
     answer = client.post("/recommend", json=body)
     milliseconds = 1e3 * (time.perf_counter() - began)
     told = answer.raise_for_status().json()
-    if told["policy_version"] != 1 or told["warnings"]:
+    if told["policy_version"] != 1 or set(told["warnings"]) - {"impression_not_logged"}:
         raise RuntimeError(f"not the policy's answer: {told}")
     return milliseconds
 

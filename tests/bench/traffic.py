@@ -40,8 +40,10 @@ class Closed:
     failed: int  # answers other than 2xx, and connections that broke
 
 
-def closed_loop(url: str, seconds: int, n_users: int, key: str | None, core: int) -> Closed:
-    """wrk with 32 connections on `core`, each asking for a random user's slate as soon as it has the last answer."""
+def closed_loop(
+    url: str, seconds: int, n_users: int, key: str | None, core: int, connections: int = CONNECTIONS
+) -> Closed:
+    """wrk with so many connections on `core`, each asking for a random user's slate as soon as it has an answer."""
     wrk = debian.program("wrk", _PACKAGES, _UNPACKED)
     authorization = f'wrk.headers["Authorization"] = "Bearer {key}"' if key else ""
     script = f"""
@@ -61,7 +63,7 @@ end
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
-        command = ["taskset", "--cpu-list", str(core), wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", file.name]
+        command = ["taskset", "--cpu-list", str(core), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", file.name]
         done = subprocess.run(
             [*command, url], env=debian.libraries(_UNPACKED), check=True, capture_output=True, text=True
         )
