@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import redis as syncredis
 from serving import API_CORE, N_USERS, OTHER_CORE
-from stage import Program, Stage, load_users, make_snapshot, redis_server
+from stage import HISTORY, Program, Stage, load_users, make_snapshot, redis_server
 from traffic import closed_loop, percentiles
 
 Record = dict[str, Any]
@@ -43,6 +43,7 @@ def million_items(folder: Path) -> Record:
             after = [_ask(client, {"user_id": f"u{n % N_USERS}", "k": 10}) for n in range(_ASKED // 2)]
             return {
                 "items": N_ITEMS,
+                "history": HISTORY,
                 "first_s": round(first_s, 1),
                 "again_s": round(api.started_s, 1),
                 "one_ms": percentiles(asked[20:]),
