@@ -28,6 +28,8 @@ def million_items(folder: Path) -> Record:
             first_s = api.started_s
         load_users(redis, N_USERS, N_ITEMS)
         redis_bytes = redis.info("memory")["used_memory"]
+        while redis.info("persistence")["aof_rewrite_in_progress"]:  # of the items' coming, seconds of a core
+            time.sleep(0.1)
         key = on.key("serve,admin")
         with (
             on.service("api", API_CORE, start_s=_START_S) as api,
