@@ -49,6 +49,7 @@ def decode_record(data: bytes) -> ItemRecord:
 
 
 _PAGE = 1000  # changes that are read at once
+_PART = 16_384  # embeddings that are compared at once
 
 # KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing). Returns 1 for a new item.
 _PUT = """
@@ -111,6 +112,18 @@ class Catalogue:
         wanted = frozenset(categories)
         fits = np.fromiter((not wanted.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
         return np.asarray(fits[self.kind_of.array[: len(self)]])
+
+    def nearest(self, embedding: Embeddings, n: int) -> list[int]:
+        """Places of the `n` available items whose texts are closest to one [TEXT_DIM], closest first."""
+        closeness = np.empty(len(self), np.float32)
+        for start in range(0, len(self), _PART):
+            part = self.embeddings.array[start : min(len(self), start + _PART)].astype(np.float32)
+            closeness[start : start + len(part)] = part @ embedding
+        closeness[~self.available] = -np.inf
+        n = min(n, int(np.count_nonzero(self.available)))
+        best = np.argpartition(closeness, len(self) - n)[len(self) - n :]
+        self.embeddings.forget()
+        return [int(place) for place in best[np.argsort(-closeness[best])]]
 
     def adopt(self) -> None:
         """This is the catalogue in use from now on: its ids are found, too."""
@@ -177,6 +190,13 @@ class CatalogueStore:
             payload = events.encode(event) if log else b""
             await self._put(keys=names, args=[item_id, msgspec.msgpack.encode(record), payload], client=pipe)
         return [bool(new) for new in await pipe.execute()]
+
+    async def known(self, item_ids: Sequence[str]) -> list[ItemRecord]:
+        """Items as stored, in their order; one that is unknown as a deleted one without a text."""
+        if not item_ids:
+            return []
+        stored = await self._redis.hmget(self._keys.items, list(item_ids))
+        return [decode_record(data) if data else ItemRecord("", b"", deleted=True) for data in stored]
 
     async def get(self, item_id: str) -> ItemRecord | None:
         """An item as stored, None if unknown or deleted."""

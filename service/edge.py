@@ -62,6 +62,8 @@ class Edge:
             duration = time.perf_counter() - started
             method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
             self._metrics.requests.labels(method, route, str(status)).observe(duration)
+            if route == "/recommend":
+                self._metrics.recent.append((started + duration, duration))
 
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = dict(scope["headers"])

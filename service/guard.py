@@ -60,6 +60,7 @@ def _token(headers: Headers) -> str:
 async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> None:
     """Raises Problem unless the request's headers hold a key with one of `scopes` that has not used up its rate."""
     if state.key_ring is None:
+        _refuse_foreign(headers)
         return
     if not state.key_ring.loaded:
         raise redis_away()
@@ -71,6 +72,15 @@ async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> No
         raise Problem(HTTPStatus.FORBIDDEN, "missing_scope", f"This needs a key with the scope {' or '.join(scopes)}.")
     if key.rate is not None:
         await _take(state, key, key.rate)
+
+
+def _refuse_foreign(headers: Headers) -> None:
+    """Where no key is asked for, a page of another site in the operator's browser could do what the operator may."""
+    found = {name: value for name, value in headers if name in (b"origin", b"host")}
+    origin = found.get(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != found.get(b"host"):
+        detail = "Without API keys (IALP_AUTH=off), pages of other sites may not use this service."
+        raise Problem(HTTPStatus.FORBIDDEN, "cross_origin", detail)
 
 
 async def _take(state: State, key: KeyRecord, rate: float) -> None:

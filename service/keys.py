@@ -80,6 +80,11 @@ class Keys:
         return f"{self.prefix}:worker"
 
     @property
+    def history(self) -> str:
+        """Stream: what the worker had counted from time to time, for the dashboard's curves."""
+        return f"{self.prefix}:worker:history"
+
+    @property
     def lease(self) -> str:
         """String: token of the worker that learns; expires unless renewed."""
         return f"{self.prefix}:worker:lease"

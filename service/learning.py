@@ -24,6 +24,7 @@ from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
 from service.policy.rows import Rows
 from service.policy.snapshot import Snapshot
+from service.policy.types import EMPTY_SLOT
 from service.registry import Gate
 from service.settings import Settings
 from service.shadow import ShadowTotals
@@ -33,6 +34,7 @@ from service.transitions import Joiner, OpenImpression, owner_of, transition_of
 log = logging.getLogger(__name__)
 
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
+_COVERED = 1_000  # latest closed slates of which coverage is told
 
 
 class Counters(msgspec.Struct):
@@ -164,6 +166,8 @@ class Learning:
             totals.impressions += 1
             totals.reward += reward
             totals.reward_squared += reward**2
+            totals.weight += impression.weight
+            totals.entropy += impression.entropy
             counters.closed += 1
             counters.unpublished += 1
             if counters.closed % _WATCH_EVERY == 0:
@@ -214,6 +218,14 @@ class Learning:
             self.learner.grow(text)
             self.pretrained = self.pretrained.with_text(text).requires_grad_(False)
             self._text_changed = False
+
+    @property
+    def coverage(self) -> float:
+        """Share of the catalogue that the latest slates have shown."""
+        if len(self.replay) == 0:
+            return 0.0
+        shown = np.unique(self.replay.latest(_COVERED).actions.numpy())
+        return int(np.count_nonzero(shown != EMPTY_SLOT)) / max(1, len(self.item_ids))
 
     @property
     def version_due(self) -> bool:

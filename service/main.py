@@ -27,7 +27,21 @@ from service.openapi import DocumentedAPI, problems
 from service.policy.snapshot import SnapshotError
 from service.rate_limit import RateLimiter
 from service.registry import RegistryError
-from service.routes import dead_letters, evaluation, feedback, health, items, policies, recommend, users
+from service.routes import (
+    dashboard,
+    dead_letters,
+    evaluation,
+    explain,
+    feedback,
+    health,
+    items,
+    policies,
+    recommend,
+    users,
+)
+from service.routes import (
+    log as log_routes,
+)
 from service.sessions import SessionStore
 from service.settings import Settings
 from service.state import Encoder, State
@@ -137,11 +151,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.stopping = False
     errors.install(app)
-    for module in (recommend, feedback, items, users, policies, evaluation, dead_letters):
+    for module in (recommend, feedback, items, users, policies, evaluation, explain, log_routes, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router)
     app.include_router(health.guarded)
+    app.include_router(dashboard.guarded)
+    app.include_router(dashboard.router)
     app.add_middleware(HotPath)
     app.add_middleware(
         Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s

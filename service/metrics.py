@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from typing import Annotated
 
 import msgspec
@@ -28,6 +29,8 @@ class ArmTotals(msgspec.Struct):
     impressions: Count = 0
     reward: Total = 0.0
     reward_squared: Total = 0.0
+    weight: Total = 0.0  # share of the learned policy in the mixture
+    entropy: Total = 0.0  # of the policy, nats
 
 
 class WorkerReport(msgspec.Struct):
@@ -49,7 +52,10 @@ class WorkerReport(msgspec.Struct):
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     retreats: Count = 0  # automatic roll-backs
     disk_errors: Count = 0  # checkpoints and versions that could not be written
+    coverage: float = 0.0  # share of the catalogue that the slates closed lately have shown
 
+
+_RECENT = 4_096  # requests whose exact durations are kept, for the dashboard
 
 _report = msgspec.json.Decoder(WorkerReport)
 
@@ -86,6 +92,7 @@ class Metrics:
         self.policy_age = Gauge("ialp_policy_age_seconds", "Age of the version in service", registry=registry)
         self.lag = Gauge("ialp_feedback_lag_seconds", "Delay from the log to the learner", registry=registry)
         self.pending = Gauge("ialp_stream_pending", "Events not yet read by the worker", registry=registry)
+        self.recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # /recommend: when it ended, how long it took
         # Told once the worker has reported: a 0 from a process that has not heard of it yet would be a fall.
         self.of_worker = CollectorRegistry()
         self._heard = False

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.schemas import Strict
+from service.schemas import Id, ItemResponse, Strict, Who
 
 
 class ActivateRequest(Strict):
@@ -127,3 +127,78 @@ class ErasedResponse(BaseModel):
     feedback: int
     dead_letters: int
     remains: list[str]
+
+
+class ItemsResponse(BaseModel):
+    """Some items of the catalogue."""
+
+    items: list[ItemResponse]
+    next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
+
+
+class ExplainRequest(Who):
+    """Why may a user see these items?"""
+
+    item_ids: list[Id] = Field(min_length=1, max_length=100)
+
+
+class NearItem(BaseModel):
+    """An item that the user liked, and how close it is."""
+
+    item_id: str
+    text: str
+    closeness: float = Field(description="Cosine of the two items' vectors in the policy that serves this user.")
+
+
+class ExplainedItem(BaseModel):
+    """An item, with what the user liked that is closest to it."""
+
+    item_id: str
+    text: str
+    categories: list[str]
+    nearest: list[NearItem] = Field(description="At most three liked items, closest first.")
+
+
+class RememberedItem(BaseModel):
+    """A response of the user that the policy sees."""
+
+    item_id: str
+    text: str
+    reward: float
+
+
+class ExplainResponse(BaseModel):
+    """Items that are known, in the order asked for, and the responses that they are compared with."""
+
+    arm: Literal["control", "adaptive"]
+    policy_version: int
+    history: list[RememberedItem] = Field(description="Oldest first.")
+    items: list[ExplainedItem]
+
+
+class ShownItem(BaseModel):
+    """A slot of a logged slate."""
+
+    item_id: str
+    text: str
+    propensity: float
+    reward: float | None = Field(description="Sum of what came back so far; null where nothing did.")
+
+
+class ImpressionResponse(BaseModel):
+    """A logged slate with the feedback that names it."""
+
+    recommendation_id: str
+    at: float = Field(description="Unix seconds.")
+    user: str = Field(description="u: and a user's id, or s: and an anonymous session's.")
+    arm: str
+    policy_version: int
+    weight: float = Field(description="Share of the learned policy in the mixture.")
+    entropy: float = Field(description="Of the policy, in nats.")
+    items: list[ShownItem]
+
+
+class ImpressionsResponse(BaseModel):
+    """The latest slates, newest first."""
+
+    impressions: list[ImpressionResponse]

@@ -67,18 +67,20 @@ def _exactly_one(*names: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
 
 
-class _Who(Strict):
+class Who(Strict):
+    """A user, or a visitor without an account."""
+
     user_id: Id | None = None
     session_id: Id | None = Field(None, description="For visitors without an account.")
 
     @model_validator(mode="after")
-    def _one_of(self) -> _Who:
+    def _one_of(self) -> Who:
         if (self.user_id is None) == (self.session_id is None):
             raise ValueError("exactly one of user_id and session_id is needed")
         return self
 
 
-class RecommendRequest(_Who):
+class RecommendRequest(Who):
     """Ask for a slate."""
 
     model_config = ConfigDict(
@@ -122,7 +124,7 @@ class RecommendResponse(BaseModel):
     warnings: list[str]
 
 
-class FeedbackEvent(_Who):
+class FeedbackEvent(Who):
     """A response to one item. Give either `type` or `reward`."""
 
     model_config = ConfigDict(

@@ -137,6 +137,11 @@ class EventLog:
             for entry_id, fields in entries
         ]
 
+    async def latest(self, count: int) -> list[tuple[str, bytes]]:
+        """The log's last `count` entries as (id, payload), newest first."""
+        entries = await self._redis.xrevrange(self._keys.events, count=count)
+        return [(entry_id.decode(), fields.get(events.FIELD, b"")) for entry_id, fields in entries]
+
     async def replay(self, entry_id: str) -> str | None:
         """Append an unusable entry to the log again, and set it aside no more; its new id, None if it is not there."""
         new = await self._replay(keys=[self._keys.dead, self._keys.events], args=[entry_id])

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from service import events, gate, registry, streams, telemetry
+from service import events, gate, history, registry, streams, telemetry
 from service.bootstrap import bootstrap
 from service.catalogue import embeddings_of
 from service.checkpoint import CheckpointStore
@@ -43,6 +43,7 @@ _BLOCK_MS = 200
 _RETRY_S = 0.5
 _DISK_RETRY_S = 5.0
 _STUCK_S = 120.0  # for one event; a worker that is slower gives way to one that stands by
+_HISTORY_S = 2.0
 _REPORT_S = 0.5
 _JUDGED = 512  # recent transitions that the gate looks at
 
@@ -73,6 +74,7 @@ class Worker:
         self._reported_at = 0.0
         self._published_at = 0.0
         self._lag_s = 0.0
+        self._told, self._told_at = -1, 0.0  # the history's last entry: closed impressions, unix seconds
         self._off_policy: dict[str, float] = {}
 
     def run(self) -> None:
@@ -334,7 +336,18 @@ class Worker:
             findings=learning.arm_watch.findings(),
             retreats=c.retreats,
             disk_errors=self._disk_errors,
+            coverage=learning.coverage,
         )
         encoded = msgspec.json.encode(report)
-        self._lease.write(lambda pipe: pipe.set(self._keys.worker, encoded))
+        moment = None
+        if c.closed != self._told and report.reported_at - self._told_at >= _HISTORY_S:
+            moment = history.moment_of(report)
+            self._told, self._told_at = c.closed, report.reported_at
+
+        def write(pipe: syncredis.client.Pipeline) -> None:
+            pipe.set(self._keys.worker, encoded)
+            if moment is not None:
+                history.add(pipe, self._keys, moment)
+
+        self._lease.write(write)
         self._reported_at = time.monotonic()

@@ -188,6 +188,13 @@ class ServingPolicy:
             policy._index = self._index.with_items(policy._named_by)
         return policy
 
+    def closeness(self, items: Places, to: Places, arm: Arm) -> Floats:
+        """[n, m] cosine of each of `items` [n] to each of `to` [m] in what serves an arm."""
+        net = self.pretrained if variant_of(self.config, arm) == Variant.FROZEN else self.learned
+        vectors = net.items[:, : net.config.dim]
+        lengths = net.items[:, -1]
+        return np.asarray((vectors[items] * lengths[items, np.newaxis]) @ (vectors[to] * lengths[to, np.newaxis]).T)
+
     def distribution(
         self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
     ) -> Distribution:

@@ -1,16 +1,18 @@
-"""PUT, GET and DELETE /items/{item_id}, POST /items:batch"""
+"""GET /items, PUT, GET and DELETE /items/{item_id}, POST /items:batch"""
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from service.catalogue import ItemRecord, pack_embedding
 from service.errors import Problem, invalid
 from service.guard import needs
 from service.openapi import problems
+from service.operator_schemas import ItemsResponse
 from service.policy.text import item_text
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.state import Shared, State
@@ -53,6 +55,33 @@ async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
     created = await state.watch.store.put(list(zip(ids, records, strict=True)))
     await state.watch.sync_catalogue()
     return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
+
+
+@router.get("/items")
+async def list_items(
+    state: Shared,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Items whose texts are closest to this one.")
+    ] = None,
+    after: Annotated[
+        Id | None, Query(description="Only later items; the last page's `next`. Not with `search`.")
+    ] = None,
+    count: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ItemsResponse:
+    """Items in the catalogue's order, or those closest to a text first; hidden ones too, but not with `search`."""
+    catalogue, following = state.watch.catalogue, None
+    if search is not None:
+        places = []
+        if (live := state.watch.current) is not None:
+            encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [search])
+            places = await asyncio.to_thread(catalogue.nearest, encoded[0], count)
+    else:
+        start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
+        places = list(range(start, min(len(catalogue), start + count)))
+        following = catalogue.ids[places[-1]] if places and places[-1] + 1 < len(catalogue) else None
+    ids = [catalogue.ids[place] for place in places]
+    records = zip(ids, await state.watch.store.known(ids), strict=True)
+    return ItemsResponse(items=[_response(i, record) for i, record in records if not record.deleted], next=following)
 
 
 @router.get("/items/{item_id:opaque}", responses=problems(404))

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def program(name: str, packages: Sequence[str], folder: Path) -> str:
+def program(name: str, packages: Sequence[str], folder: Path, needs: bool = False) -> str:
     """Path of the program `name`: from the PATH, or else from `packages`, unpacked into `folder` once.
+
+    With `needs`, whatever they depend on and is not installed is unpacked too.
 
     Raises:
         subprocess.CalledProcessError, FileNotFoundError: it is not here, and apt cannot get it.
@@ -18,12 +20,19 @@ def program(name: str, packages: Sequence[str], folder: Path) -> str:
     found = shutil.which(name) or shutil.which(name, path=str(folder / "usr" / "bin"))
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-qq", *packages], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        names = _missing(packages) if needs else packages
+        subprocess.run(["apt-get", "download", "-qq", *names], cwd=folder, check=True, stderr=subprocess.DEVNULL)
         for package in folder.glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", package.name, "."], cwd=folder, check=True)
             package.unlink()
         found = str(folder / "usr" / "bin" / name)
     return found
+
+
+def _missing(packages: Sequence[str]) -> list[str]:
+    command = ["apt-get", "install", "--simulate", "--no-install-recommends", *packages]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line.split()[1] for line in told.splitlines() if line.startswith("Inst ")]
 
 
 def libraries(folder: Path) -> dict[str, str]:

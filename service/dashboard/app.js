@@ -1,0 +1,71 @@
+// The page: which view is shown, and the stream that all views live on.
+
+import { Refused, stream } from "./api.js";
+import { element } from "./dom.js";
+import * as logs from "./logs.js";
+import * as now from "./now.js";
+import * as tryIt from "./try.js";
+import * as versions from "./versions.js";
+
+const views = { now, versions, try: tryIt, logs };
+const titles = { now: "Now", versions: "Versions", try: "Try it", logs: "Logs" };
+const GRAVE = new Set(["frozen", "rolled_back", "no_policy", "redis_away", "disk"]);
+const main = document.getElementById("view");
+const connection = document.getElementById("connection");
+const told = { now: null, moments: [] }; // what the stream said
+let shown = null;
+
+function show() {
+  const name = location.hash.slice(1) in views ? location.hash.slice(1) : "now";
+  if (name === shown) return;
+  const first = shown === null;
+  shown = name;
+  document.title = `${titles[name]} – ialp`;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  main.replaceChildren();
+  views[name].open(main, told);
+  if (!first) main.focus();
+}
+
+function warn(trouble) {
+  const box = document.getElementById("trouble");
+  const texts = trouble.map((one) => one.text).join("\n");
+  if (box.dataset.texts === texts) return; // so that a screen reader hears news alone
+  box.dataset.texts = texts;
+  box.replaceChildren(
+    ...trouble.map((one) => element("p", { className: GRAVE.has(one.kind) ? "bad" : "" }, one.text)),
+  );
+}
+
+async function listen() {
+  for (;;) {
+    try {
+      connection.textContent = told.now ? "Reconnecting…" : "Connecting…";
+      await stream("dashboard/stream", {
+        history: (moments) => update({ moments }),
+        moments: (more) => update({ moments: told.moments.concat(more).slice(-6000) }),
+        now: (data) => {
+          connection.textContent = "Live";
+          warn(data.trouble);
+          update({ now: data });
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof TypeError || error instanceof Refused)) throw error;
+    }
+    connection.textContent = "No connection to the service; trying again…";
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+}
+
+function update(change) {
+  Object.assign(told, change);
+  views[shown].update?.(told);
+}
+
+addEventListener("hashchange", show);
+show();
+listen();

@@ -1,0 +1,112 @@
+// Try it: be a user, like what you like, and watch the slate change.
+
+import { call, Refused } from "./api.js";
+import { element, number, percent, probability } from "./dom.js";
+
+const K = 10;
+let user = null; // kept while the page is open, so that one may look at other views meanwhile
+let list, liked, found, status, name, before;
+
+export function open(main) {
+  user ??= `guest-${Math.random().toString(36).slice(2, 8)}`;
+  before = new Set();
+  status = element("p", { className: "quiet", role: "status" }, "Loading…");
+  list = element("ol", { className: "slate", "aria-label": "Slate" });
+  liked = element("ul", { className: "plain" });
+  found = element("ul", { className: "plain", "aria-label": "Search results" });
+  name = element("input", { id: "user", value: user, maxLength: 200, autocomplete: "off", required: true });
+  const search = element("input", { id: "search", type: "search", maxLength: 200, autocomplete: "off" });
+  main.append(
+    element("section", {},
+      element("form", { className: "row", onsubmit: (event) => { event.preventDefault(); be(name.value.trim()); } },
+        element("label", { htmlFor: "user" }, "User id", name),
+        element("button", { className: "main" }, "Show their slate"),
+        element("button", { type: "button", onclick: () => be(`guest-${Math.random().toString(36).slice(2, 8)}`) }, "Somebody new"))),
+    element("div", { className: "try" },
+      element("section", {}, element("h2", {}, "Their slate"), status, list),
+      element("div", {},
+        element("section", {}, element("h2", {}, "What they did"), liked),
+        element("section", {},
+          element("h2", {}, "Find something they like"),
+          element("form", { className: "row", role: "search", onsubmit: (event) => { event.preventDefault(); look(search.value); } },
+            element("label", { htmlFor: "search" }, "By its meaning", search), element("button", {}, "Search")),
+          found))));
+  recommend();
+}
+
+function be(who) {
+  if (!who) return;
+  user = name.value = who;
+  before = new Set();
+  found.replaceChildren();
+  recommend();
+}
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+    status.className = "error";
+    status.textContent = error instanceof TypeError ? "The service does not answer." : error.message;
+  }
+}
+
+const recommend = () => guarded(async () => {
+  const asked = user;
+  const slate = await call("POST", "recommend", { user_id: asked, k: K });
+  const ids = slate.items.map((item) => item.item_id);
+  const why = ids.length ? await call("POST", "explain", { user_id: asked, item_ids: ids }) : { items: [], history: [] };
+  if (asked !== user) return;
+  const known = new Map(why.items.map((item) => [item.item_id, item]));
+  list.replaceChildren(...slate.items.map((item) => entry(item, slate, known.get(item.item_id))));
+  before = new Set(ids);
+  history(why.history);
+  status.className = "quiet";
+  const warnings = slate.warnings.length ? ` (${slate.warnings.join(", ")})` : "";
+  status.textContent = slate.items.length
+    ? `Version ${slate.policy_version}, ${slate.arm} arm${warnings}. Shown items do not come again.`
+    : `There is nothing left to show${warnings}.`;
+});
+
+function entry(item, slate, known) {
+  const title = known?.text || item.item_id;
+  const nearest = (known?.nearest ?? []).filter((near) => near.closeness > 0);
+  const reason = nearest.length
+    ? `Close to ${nearest.map((near) => `${near.text || near.item_id} (${number(near.closeness, 2)})`).join(", ")}.`
+    : "Nothing they liked is close to it.";
+  const chance = element("meter", { min: 0, max: 1, value: Math.sqrt(item.propensity), "aria-hidden": "true" });
+  return element("li", { className: before.size && !before.has(item.item_id) ? "fresh" : "" },
+    element("div", { className: "title" }, title),
+    element("div", { className: "actions" },
+      element("button", { type: "button", "aria-label": `Like ${title}`, onclick: (event) => respond(item.item_id, "like", slate, event) }, "Like"),
+      element("button", { type: "button", "aria-label": `Not for me: ${title}`, onclick: (event) => respond(item.item_id, "dislike", slate, event) }, "Not for me")),
+    element("div", { className: "facts" },
+      ...(known?.categories ?? []).flatMap((category) => [element("span", { className: "chip" }, category), " "]),
+      element("span", { className: `chip ${item.source}` }, { pretrained: "pre-trained policy", learned: "learned policy" }[item.source] ?? item.source),
+      " propensity ", chance, ` ${probability(item.propensity)}, score ${probability(item.score)}. `, reason));
+}
+
+const respond = (item, type, slate, event) => guarded(async () => {
+  event.currentTarget.closest("li").querySelectorAll("button").forEach((button) => { button.disabled = true; });
+  const sent = { event_id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, user_id: user, item_id: item, type };
+  if (slate) sent.recommendation_id = slate.recommendation_id;
+  await call("POST", "feedback", sent);
+  await recommend();
+});
+
+function history(past) {
+  const items = past.slice().reverse().map((one) => element("li", {},
+    element("span", { className: one.reward > 0 ? "chip good" : "chip" }, one.reward > 0 ? "liked" : one.reward < 0 ? "disliked" : "seen"), " ", one.text || one.item_id));
+  liked.replaceChildren(...(items.length ? items : [element("li", { className: "quiet" }, "Nothing yet: this user is a stranger. Like something.")]));
+}
+
+const look = (text) => guarded(async () => {
+  if (!text.trim()) return;
+  found.replaceChildren(element("li", { className: "quiet" }, "Searching…"));
+  const told = await call("GET", `items?count=8&search=${encodeURIComponent(text)}`);
+  found.replaceChildren(...(told.items.length ? told.items.map((item) => element("li", { className: "row" },
+    element("span", { className: "title" }, item.text),
+    element("button", { type: "button", "aria-label": `Like ${item.text}`, onclick: (event) => respond(item.item_id, "like", null, event) }, "Like")))
+    : [element("li", { className: "quiet" }, "Nothing is found.")]));
+});

@@ -1,0 +1,109 @@
+// Versions: where each came from, what the gate said of it, and the levers.
+
+import { call, confirmed, Refused } from "./api.js";
+import { element, number, span, time } from "./dom.js";
+
+let box, status, seen;
+
+export function open(main) {
+  seen = null;
+  status = element("p", { role: "status" });
+  box = element("div", {}, element("p", { className: "quiet" }, "Loading…"));
+  main.append(
+    element("section", {},
+      element("h2", {}, "Levers"),
+      element("div", { className: "row" },
+        element("button", { type: "button", onclick: rollBack }, "Roll back"),
+        element("button", { type: "button", className: "danger", onclick: freeze }, "Freeze"),
+        element("span", { className: "quiet" }, "Roll back: the version before serves again, and is held. Freeze: everybody gets the pre-trained policy at once.")),
+      status),
+    element("section", {}, element("h2", {}, "Versions"), box),
+  );
+  load();
+}
+
+export function update(told) {
+  const state = told.now && [told.now.version, told.now.mode, told.now.shadow, told.moments.at(-1)?.[1]].join();
+  if (seen !== null && state !== seen) load();
+  seen = state;
+}
+
+async function load() {
+  try {
+    const [policies, evaluation] = await Promise.all([call("GET", "policies"), call("GET", "evaluation")]);
+    box.replaceChildren(table(policies, evaluation));
+  } catch (error) {
+    if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+    box.replaceChildren(element("p", { className: "error", role: "alert" }, `Versions cannot be read: ${error.message}`));
+  }
+}
+
+function table(told, evaluation) {
+  if (!told.policies.length) return element("p", { className: "quiet" }, "No version has been published yet.");
+  const findings = new Map(evaluation.watch.map((finding) => [finding.since_version, finding]));
+  const head = ["Version", "Made", "Gate", "Off-policy value", "Entropy", "Against the control", ""];
+  return element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" },
+    element("table", {},
+      element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text || element("span", { className: "quiet" }, "Actions"))))),
+      element("tbody", {}, ...told.policies.map((one) => row(one, told, findings.get(one.version))))));
+}
+
+function row(one, told, finding) {
+  const live = one.version === told.live_version;
+  const gate = one.gate_numbers;
+  const chips = [
+    live ? element("span", { className: "chip good" }, told.mode === "auto" ? "serves" : `serves, ${told.mode}`) : null,
+    one.version === told.shadow_version ? element("span", { className: "chip" }, "apprentice") : null,
+    one.parent === null ? element("span", { className: "chip pretrained" }, "pre-trained") : null,
+  ].filter(Boolean);
+  return element("tr", { className: live ? "live" : "" },
+    element("th", { scope: "row" }, `${one.version} `, ...chips,
+      element("div", { className: "quiet" }, one.parent === null ? "the first" : `after ${one.parent}`),
+      details(one)),
+    element("td", {}, span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet" }, one.created_at ? time(one.created_at) : "")),
+    element("td", {}, one.gate_passed ? element("span", { className: "chip good" }, "passed") : element("span", { className: "chip bad" }, "refused"),
+      one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.join(", ")) : null),
+    element("td", {}, gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (from ${number(gate.off_policy_low)})`,
+      gate.ess === undefined ? null : element("div", { className: "quiet" }, `logged ${number(gate.logged_value)}, effective sample ${number(gate.ess)}`)),
+    element("td", {}, number(gate.entropy)),
+    element("td", {}, finding ? `${number(finding.difference)} (${number(finding.low)} to ${number(finding.high)})` : "–"),
+    element("td", {}, element("button", { type: "button", disabled: live && told.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one.version) }, "Activate")));
+}
+
+function details(one) {
+  const facts = { variant: one.variant, ...prefixed("learner", one.learner), ...prefixed("lineage", one.lineage), ...one.metrics, ...one.gate_numbers };
+  return element("details", {}, element("summary", { "aria-label": `All of version ${one.version}` }, "All of it"),
+    element("dl", { className: "facts" }, ...Object.entries(facts).flatMap(([name, value]) => [
+      element("dt", {}, name), element("dd", {}, typeof value === "number" ? number(value, 4) : typeof value === "string" ? value : JSON.stringify(value)),
+    ])));
+}
+
+const prefixed = (prefix, of) => Object.fromEntries(Object.entries(of).map(([name, value]) => [`${prefix}.${name}`, value]));
+
+async function act(path, body, done) {
+  try {
+    const live = await call("POST", path, body);
+    status.className = "";
+    status.textContent = `${done} Version ${live.live_version} serves (${live.mode}).`;
+    await load();
+  } catch (error) {
+    if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+    status.className = "error";
+    status.textContent = error.message;
+  }
+}
+
+async function activate(version) {
+  if (await confirmed(`Activate version ${version}?`, "It serves all users of the adaptive arm until a later version passes the gate.", "Activate", false))
+    await act(`policies/${version}:activate`, { follow: true }, "Activated.");
+}
+
+async function rollBack() {
+  if (await confirmed("Roll back?", "The version that served before serves again, and is held: newer ones wait until one is activated.", "Roll back"))
+    await act("policies:rollback", undefined, "Rolled back.");
+}
+
+async function freeze() {
+  if (await confirmed("Freeze?", "Everybody gets the pre-trained policy within a second, until a version is activated.", "Freeze"))
+    await act("policies:freeze", undefined, "Frozen.");
+}

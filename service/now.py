@@ -1,0 +1,143 @@
+"""What the dashboard shows of this moment, as one JSON object: this process, the live pointer, the worker's report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from redis.exceptions import RedisError
+
+from service.history import Moment
+from service.live import LivePolicy
+from service.metrics import WorkerReport
+from service.registry import RegistryError, Retreat
+from service.state import State
+
+log = logging.getLogger(__name__)
+
+_LATELY_S = 10.0  # of which rates and latencies are told
+_SILENT_S = 15.0  # after which a worker that reports twice a second is missed
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """`/recommend` of this process lately."""
+
+    per_second: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Something that an operator should know at once."""
+
+    kind: Literal["frozen", "held", "rolled_back", "no_policy", "redis_away", "worker_away", "lag", "disk", "no_auth"]
+    text: str
+
+
+class Now(msgspec.Struct, frozen=True):
+    """The state of the service as this process sees it."""
+
+    at: float
+    version: int
+    mode: str | None
+    shadow: int | None
+    variant: str | None
+    age_s: float | None  # of the version in service
+    items: int
+    lag_s: float
+    closed: int  # impressions that the worker has closed
+    learner: dict[str, float]
+    requests: Requests
+    trouble: list[Trouble]
+
+
+async def now(state: State) -> Now:
+    """Ask Redis, where it answers, and this process."""
+    report: WorkerReport | None = None
+    retreats: list[Retreat] = []
+    redis_answers = True
+    try:
+        report = await state.worker_report()
+        retreats = await state.watch.registry.retreats()
+    except (RedisError, OSError):
+        redis_answers = False
+    except RegistryError as error:  # what is stored of roll-backs cannot be read
+        log.warning("the dashboard shows no roll-backs: %s", error)
+    at, live = time.time(), state.watch.current
+    return Now(
+        at=at,
+        version=live.version if live is not None else 0,
+        mode=live.live.mode if live is not None else None,
+        shadow=live.live.shadow if live is not None else None,
+        variant=live.policy.config.variant.value if live is not None else None,
+        age_s=max(0.0, at - live.snapshot.manifest.created_at) if live is not None else None,
+        items=int(np.count_nonzero(state.watch.catalogue.available)),
+        lag_s=state.lag.seconds if report is None else max(state.lag.seconds, report.lag_s),
+        closed=report.closed if report is not None else 0,
+        learner=report.learner if report is not None else {},
+        requests=lately(list(state.metrics.recent), time.perf_counter()),
+        trouble=[
+            *_of_redis(redis_answers),
+            *_of_policy(live, retreats),
+            *_of_worker(state, report, at if redis_answers else None),
+            *_of_keys(state),
+        ],
+    )
+
+
+def _of_redis(answers: bool) -> Iterator[Trouble]:
+    if not answers:
+        yield Trouble("redis_away", "Redis does not answer: slates come from memory, and nothing is logged.")
+
+
+def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat]) -> Iterator[Trouble]:
+    if live is None:
+        yield Trouble("no_policy", "No policy is loaded: the most popular items are shown.")
+    elif live.live.mode == "frozen":
+        yield Trouble("frozen", "Frozen: everybody gets the pre-trained policy, until a version is activated.")
+    elif live.live.mode == "held" and retreats and retreats[0].version == live.version:
+        since = retreats[0].finding.since_version
+        yield Trouble(
+            "rolled_back",
+            f"Rolled back to version {live.version}: since version {since} the learned policy earned less than the"
+            " control. Newer versions wait until one is activated.",
+        )
+    elif live.live.mode == "held":
+        yield Trouble("held", f"Version {live.version} is held: newer ones wait until one is activated.")
+
+
+def _of_worker(state: State, report: WorkerReport | None, at: float | None) -> Iterator[Trouble]:
+    """`at` is None where Redis was not there to say anything of the worker."""
+    if at is not None and (report is None or at - report.reported_at > _SILENT_S):
+        yield Trouble("worker_away", "The worker says nothing: feedback is logged, and nobody learns from it.")
+    if state.lag.too_far:
+        yield Trouble("lag", "The worker is too far behind: feedback is refused until it catches up.")
+    if report is not None and report.disk_errors:
+        yield Trouble("disk", f"Versions or checkpoints could not be written, {report.disk_errors} times so far.")
+
+
+def _of_keys(state: State) -> Iterator[Trouble]:
+    if state.key_ring is None:
+        yield Trouble("no_auth", "No API keys are asked for (IALP_AUTH=off): whoever reaches this page may do all.")
+
+
+def lately(recent: Sequence[tuple[float, float]], clock: float) -> Requests:
+    """Rate and percentiles of the requests (end, duration) whose end is no longer ago than `_LATELY_S`."""
+    durations = np.array([duration for ended, duration in recent if clock - ended <= _LATELY_S])
+    if not len(durations):
+        return Requests(0.0, None, None, None)
+    # A full record does not reach back as far.
+    span = min(_LATELY_S, max(clock - recent[0][0], 1e-3)) if len(durations) == len(recent) else _LATELY_S
+    p50, p95, p99 = (round(1e3 * float(x), 2) for x in np.percentile(durations, (50, 95, 99)))
+    return Requests(round(len(durations) / max(span, 1.0), 1), p50, p95, p99)
+
+
+def told(moment: Moment) -> list[object]:
+    """A moment as the page reads it: [at, version, coverage, lag, {arm: [n, reward, squares, weight, entropy]}]."""
+    arms = {name: [a.impressions, a.reward, a.reward_squared, a.weight, a.entropy] for name, a in moment.arms.items()}
+    return [round(moment.at, 1), moment.version, moment.coverage, moment.lag_s, arms]

@@ -1,0 +1,265 @@
+"""The dashboard in a real browser, against a running service and worker."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from auth_examples import add_key
+from axe_playwright_python.sync_playwright import Axe
+from conftest import PLANTED, Site
+from playwright.sync_api import Browser, Page, expect
+from service_examples import Server, talk, until
+
+from service.keys import Keys
+
+VIEWS = ("now", "versions", "try", "logs")
+
+
+def go(page: Page, view: str) -> None:
+    page.goto(f"/#{view}")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def card(page: Page, title: str) -> str:
+    return page.locator(".card", has_text=title).locator("dd").inner_text()
+
+
+def test_now_tells_what_serves_and_what_the_arms_earn(lively: Site, page: Page) -> None:
+    go(page, "now")
+    live = lively.client.get("/policies").json()["live_version"]
+    expect(page.locator(".card", has_text="Version in service").locator("dd")).to_contain_text(str(live))
+    assert re.match(r"\d", card(page, "Slates learned from"))
+    expect(page.locator(".legend .adaptive")).to_contain_text(re.compile(r"\d.* \(.* to .*\)"))
+    expect(page.locator(".chart canvas")).to_have_count(5)
+    assert page.locator(".chart").first.get_attribute("aria-label").startswith("Reward a slate; latest: adaptive")  # type: ignore[union-attr]
+    expect(page.locator("#trouble")).to_contain_text("No API keys are asked for")
+
+
+def test_now_goes_on_by_itself(lively: Site, page: Page) -> None:
+    go(page, "now")
+    before = card(page, "Slates learned from")
+    talk(lively.client, 12, start=5_000)
+    expect(page.locator(".card", has_text="Slates learned from").locator("dd")).not_to_have_text(before)
+
+
+def test_versions_can_be_rolled_back_frozen_and_activated(lively: Site, page: Page) -> None:
+    def pointer() -> tuple[int, str]:
+        told = lively.client.get("/policies").json()
+        return told["live_version"], told["mode"]
+
+    go(page, "versions")
+    newest = pointer()[0]
+    row = page.locator("tbody tr", has=page.get_by_role("button", name=f"Activate version {newest}", exact=True))
+    expect(row).to_contain_text("serves")
+    expect(row).to_contain_text("passed")
+    row.get_by_text("All of it").click()
+    expect(row).to_contain_text("kl_to_live")
+
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_role("dialog")).to_contain_text("held")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert pointer() == (newest, "auto"), "nothing happens unless it is confirmed"
+
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    expect(page.get_by_text("Rolled back.")).to_be_visible()
+    assert pointer()[0] < newest and pointer()[1] == "held"
+    expect(page.locator("#trouble")).to_contain_text("is held")
+
+    page.get_by_role("button", name="Freeze").click()
+    page.get_by_role("dialog").get_by_role("button", name="Freeze").click()
+    expect(page.locator("#trouble .bad")).to_contain_text("Frozen")
+    assert pointer()[1] == "frozen"
+
+    page.get_by_role("button", name=f"Activate version {newest}", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Activate").click()
+    expect(page.get_by_text(f"Activated. Version {newest} serves (auto).")).to_be_visible()
+    assert pointer() == (newest, "auto")
+    expect(page.locator("#trouble")).not_to_contain_text("Frozen")
+
+
+def test_a_click_changes_the_slate_at_once(lively: Site, page: Page) -> None:
+    go(page, "try")
+    entries = page.locator("ol.slate > li")
+    expect(entries).to_have_count(10)
+    expect(page.get_by_text("this user is a stranger")).to_be_visible()
+    expect(entries.first).to_contain_text("propensity")
+    expect(entries.first).to_contain_text(re.compile("pre-trained policy|learned policy"))
+    expect(entries.first).to_contain_text("Nothing they liked is close to it.")
+    shown = entries.locator(".title").all_inner_texts()
+    entries.nth(2).get_by_role("button", name=re.compile("^Like ")).click()
+    expect(page.locator("section", has_text="What they did").locator("li").first).to_have_text(f"liked {shown[2]}")
+    expect(entries.first.locator(".title")).not_to_have_text(shown[0])
+    assert not set(shown) & set(entries.locator(".title").all_inner_texts()), "shown items do not come again"
+    expect(entries.first).to_contain_text(re.compile(rf"Close to {re.escape(shown[2])} \(|Nothing they liked"))
+
+
+def test_items_are_found_by_their_text_and_liked(lively: Site, page: Page) -> None:
+    go(page, "try")
+    page.get_by_label("By its meaning").fill("Film number 7")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("list", name="Search results").get_by_role("button", name="Like Film number 7", exact=True).click()
+    expect(page.locator("section", has_text="What they did")).to_contain_text("liked Film number 7")
+    page.get_by_label("User id").fill("user-3")
+    page.get_by_role("button", name="Show their slate").click()
+    expect(page.locator("section", has_text="What they did")).not_to_contain_text("Film number 7")
+
+
+def test_markup_in_texts_stays_text(lively: Site, page: Page) -> None:
+    go(page, "try")
+    page.get_by_label("By its meaning").fill(PLANTED)
+    page.get_by_role("button", name="Search").click()
+    results = page.get_by_role("list", name="Search results")
+    expect(results.get_by_text(PLANTED, exact=True)).to_be_visible()
+    results.get_by_role("button", name=f"Like {PLANTED}", exact=True).click()
+    expect(page.locator("section", has_text="What they did").locator("li").first).to_have_text(f"liked {PLANTED}")
+    user = page.get_by_label("User id").input_value()
+    lively.client.post(
+        "/recommend", json={"user_id": f"{user}<img src=x onerror=alert(1)>", "candidate_item_ids": ["planted"]}
+    )
+    go(page, "logs")
+    expect(page.get_by_text(f"{user}<img src=x onerror=alert(1)>")).to_be_visible()
+    page.locator("summary", has_text="1 items").first.click()
+    expect(page.locator("td ol li", has_text=PLANTED).first).to_be_visible()
+    assert page.title() == "Logs – ialp"
+    assert page.locator("b, i, td img").count() == 0
+
+
+def test_logs_show_slates_with_their_feedback_and_give_the_log_as_a_file(
+    lively: Site, page: Page, tmp_path: Path
+) -> None:
+    slate = lively.client.post("/recommend", json={"user_id": "reader", "k": 3}).json()
+    event = {"event_id": "read-1", "user_id": "reader", "item_id": slate["items"][0]["item_id"], "type": "like"}
+    lively.client.post("/feedback", json={**event, "recommendation_id": slate["recommendation_id"]}).raise_for_status()
+    go(page, "logs")
+    row = page.locator("tbody tr", has_text="u:reader").first
+    expect(row.locator(".chip.good")).to_have_count(1)
+    expect(row).to_contain_text("3 items")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download Parquet").click()
+    saved = tmp_path / "log.parquet"
+    waiting.value.save_as(saved)
+    assert saved.read_bytes()[:4] == b"PAR1"
+
+
+def test_dead_letters_are_replayed_and_discarded(lively: Site, page: Page) -> None:
+    key = f"{lively.settings.key_prefix}:dead"
+    ids = [lively.redis.xadd(key, {"e": b"\xc1", "reason": f"EventError: <{n}>"}).decode() for n in (1, 2)]
+    go(page, "logs")
+    expect(page.get_by_text("EventError: <2>")).to_be_visible()
+    page.get_by_role("button", name=f"Discard {ids[0]}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    expect(page.get_by_text("EventError: <1>")).to_have_count(0)
+    page.get_by_role("button", name=f"Replay {ids[1]}").click()
+    expect(page.get_by_text("EventError: <2>")).to_have_count(0)  # the worker will set it aside again, under a new id
+
+
+def test_all_of_it_works_by_keyboard(lively: Site, page: Page) -> None:
+    go(page, "now")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to content")).to_be_focused()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#versions")
+    expect(page.locator("#view")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_serious_stands_in_the_way_of_anybody(lively: Site, browser: Browser, view: str, scheme: str) -> None:
+    context = browser.new_context(base_url=lively.url, color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    go(page, view)
+    expect(page.get_by_text("Loading…")).to_have_count(0)
+    found = Axe().run(page).response["violations"]
+    context.close()
+    serious = [
+        (one["id"], [node["html"] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_page_fits_a_phone(lively: Site, browser: Browser, view: str, width: int) -> None:
+    context = browser.new_context(base_url=lively.url, viewport={"width": width, "height": 740})
+    page = context.new_page()
+    go(page, view)
+    expect(page.get_by_text("Loading…")).to_have_count(0)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    context.close()
+    assert overflow <= 0
+
+
+def test_a_lost_connection_is_told_and_found_again(lively: Site, page: Page) -> None:
+    page.route("**/dashboard/stream", lambda route: route.abort())
+    page.goto("/")
+    expect(page.locator("#connection")).to_contain_text("No connection")
+    page.unroute("**/dashboard/stream")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_a_key_is_asked_for_and_never_stored(site: Site, browser: Browser, tmp_path: Path) -> None:
+    closed = site.settings.model_copy(update={"auth": "on", "key_prefix": f"{site.settings.key_prefix}:closed"})
+    closed = closed.model_copy(update={"data_dir": tmp_path / "data"})
+    reader = add_key(site.redis, Keys(closed.key_prefix), "serve")
+    admin = add_key(site.redis, Keys(closed.key_prefix), "admin", "serve", "feedback")
+    with Server(closed) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        context = browser.new_context(base_url=str(client.base_url))
+        page = context.new_page()
+        page.goto("/")
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("An admin key is needed")
+        for wrong, why in (("nonsense", "Send a valid API key"), (reader, "needs a key with the scope admin")):
+            dialog.get_by_label("API key").fill(wrong)
+            dialog.get_by_role("button", name="Use it").click()
+            expect(dialog).to_contain_text(why)
+        dialog.get_by_label("API key").fill(admin)
+        dialog.get_by_role("button", name="Use it").click()
+        expect(page.locator("#connection")).to_have_text("Live")
+        expect(page.locator("#trouble")).not_to_contain_text("IALP_AUTH=off")
+        stored = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
+        assert admin.rsplit("_", 1)[1] not in stored
+        page.get_by_role("button", name="Forget key").click()
+        expect(dialog).to_contain_text("An admin key is needed")
+        context.close()
+
+
+def test_errors_are_told_where_they_are(lively: Site, page: Page) -> None:
+    def refuse(route: object) -> None:
+        body = json.dumps({"detail": "Redis does not answer <now>."})
+        route.fulfill(status=503, content_type="application/problem+json", body=body)  # type: ignore[attr-defined]
+
+    for path in ("**/policies", "**/recommend", "**/impressions*"):
+        page.route(path, refuse)
+    for view in ("versions", "try", "logs"):
+        page.goto(f"/#{view}")
+        expect(page.get_by_text("Redis does not answer <now>.").first).to_be_visible()
+    page.unroute_all()
+
+
+def test_static_files_have_a_strict_policy_and_no_way_out(lively: Site) -> None:
+    for path in ("/", "/dashboard/app.js", "/dashboard/style.css", "/dashboard/vendor/uPlot.iife.min.js"):
+        answer = lively.client.get(path)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    for path in ("/dashboard/../now.py", "/dashboard/..%2fnow.py", "/dashboard/", "/dashboard/vendor/LICENSE-uPlot"):
+        assert httpx.get(f"{lively.url}{path}").status_code == 404

@@ -1,0 +1,244 @@
+"""What the dashboard and an operator read: items, explanations, the latest slates, the log as a file, this moment."""
+
+from __future__ import annotations
+
+import io
+import json
+from unittest import mock
+
+import httpx
+import numpy as np
+import pyarrow.parquet
+import pytest
+import redis as syncredis
+import redis.asyncio as aioredis
+from auth_examples import add_key, bearer
+from service_examples import (
+    N_ITEMS,
+    Server,
+    learning_settings,
+    problem_of,
+    recommend,
+    report_of,
+    respond,
+    serving,
+    shown,
+    talk,
+    until,
+    working,
+)
+
+from service import history
+from service.keys import Keys
+from service.metrics import ArmTotals, WorkerReport
+from service.now import lately
+from service.settings import Settings
+
+
+def like(client: httpx.Client, user: str, item: str, **fields: object) -> None:
+    respond(client, {"event_id": f"{user}-{item}", "user_id": user, "item_id": item, "type": "like", **fields})
+
+
+def test_items_are_listed_page_by_page(api: httpx.Client) -> None:
+    api.put("/items/film-3", json={"text": "Hidden", "hidden": True}).raise_for_status()
+    api.delete("/items/film-4").raise_for_status()
+    found, after = [], None
+    for _ in range(10):
+        told = api.get("/items", params={"count": 7, **({"after": after} if after else {})}).json()
+        found += [item["item_id"] for item in told["items"]]
+        after = told["next"]
+        if after is None:
+            break
+    assert found == [f"film-{n}" for n in range(N_ITEMS) if n != 4]
+    assert api.get("/items", params={"after": "unknown"}).json() == {"items": [], "next": None}
+    assert api.get("/items", params={"after": f"film-{N_ITEMS - 1}"}).json() == {"items": [], "next": None}
+    problem_of(api.get("/items", params={"count": 0}), 422)
+
+
+def test_items_are_found_by_their_text(api: httpx.Client) -> None:
+    api.put("/items/bees", json={"text": "A documentary on bees"}).raise_for_status()
+    api.put("/items/wasps", json={"text": "A documentary on wasps", "hidden": True}).raise_for_status()
+    told = api.get("/items", params={"search": "documentary on bees", "count": 3}).json()
+    assert told["items"][0]["item_id"] == "bees" and len(told["items"]) == 3
+    assert "wasps" not in [item["item_id"] for item in told["items"]], "what is hidden cannot be shown"
+    everything = api.get("/items", params={"search": "film", "count": 100}).json()["items"]
+    assert len(everything) == N_ITEMS + 1
+
+
+def test_without_a_policy_nothing_is_found_and_nothing_explained(settings: Settings) -> None:
+    with Server(settings.model_copy(update={"snapshot": None})) as client:
+        assert client.get("/items", params={"search": "film"}).json() == {"items": [], "next": None}
+        problem = problem_of(client.post("/explain", json={"user_id": "ann", "item_ids": ["film-1"]}), 503)
+        assert problem["code"] == "no_policy"
+
+
+def test_an_explanation_names_the_closest_liked_items(api: httpx.Client) -> None:
+    asked = {"user_id": "ann", "item_ids": ["film-7", "film-8", "nowhere", "film-7"]}
+    stranger = api.post("/explain", json=asked).json()
+    assert [item["item_id"] for item in stranger["items"]] == ["film-7", "film-8"] and stranger["history"] == []
+    assert all(item["nearest"] == [] for item in stranger["items"])
+    for item in ("film-1", "film-2", "film-4", "film-10"):
+        like(api, "ann", item)
+    respond(api, {"event_id": "no", "user_id": "ann", "item_id": "film-13", "type": "dislike"})
+    before = api.get("/users/ann").json()
+    told = api.post("/explain", json=asked).json()
+    assert api.get("/users/ann").json() == before, "to ask changes nothing"
+    assert [past["item_id"] for past in told["history"]] == ["film-1", "film-2", "film-4", "film-10", "film-13"]
+    assert told["history"][0] == {"item_id": "film-1", "text": "Film number 1", "reward": 1.0}
+    comedy, western = told["items"]
+    assert comedy["text"] == "Film number 7" and comedy["categories"] == ["Comedy"]
+    assert {near["item_id"] for near in comedy["nearest"]} == {"film-1", "film-4", "film-10"}, "comedies, too"
+    assert western["nearest"][0]["item_id"] == "film-2"
+    closeness = [near["closeness"] for near in comedy["nearest"]]
+    assert closeness == sorted(closeness, reverse=True) and -1.001 <= closeness[-1] <= closeness[0] <= 1.001
+    liked = api.post("/explain", json={"user_id": "ann", "item_ids": ["film-1"]}).json()["items"][0]
+    assert "film-1" not in [near["item_id"] for near in liked["nearest"]], "an item is no reason for itself"
+    problem_of(api.post("/explain", json={"item_ids": ["film-1"]}), 422)
+
+
+def test_the_latest_slates_come_with_their_feedback(api: httpx.Client) -> None:
+    first = recommend(api, "ann", k=3)
+    second = recommend(api, "ben", k=2)
+    like(api, "ann", shown(first)[1], recommendation_id=first["recommendation_id"])
+    respond(
+        api,
+        {
+            "event_id": "v",
+            "user_id": "ann",
+            "item_id": shown(first)[1],
+            "type": "view",
+            "recommendation_id": first["recommendation_id"],
+        },
+    )
+    like(api, "ann", "film-3")  # organic
+    told = api.get("/impressions", params={"count": 2}).json()["impressions"]
+    assert [one["recommendation_id"] for one in told] == [second["recommendation_id"], first["recommendation_id"]]
+    assert [one["user"] for one in told] == ["u:ben", "u:ann"]
+    assert [item["reward"] for item in told[1]["items"]] == [None, pytest.approx(1.2), None]
+    assert all(item["reward"] is None for item in told[0]["items"])
+    assert [item["text"] for item in told[0]["items"]] == [f"Film number {item[5:]}" for item in shown(second)]
+    assert [item["propensity"] for item in told[0]["items"]] == [item["propensity"] for item in second["items"]]
+    assert len(api.get("/impressions", params={"count": 1}).json()["impressions"]) == 1
+
+
+def test_what_cannot_be_read_is_passed_over(api: httpx.Client, settings: Settings, redis: syncredis.Redis) -> None:
+    slate = recommend(api, "ann")
+    redis.xadd(Keys(settings.key_prefix).events, {"e": b"\xc1"})
+    told = api.get("/impressions").json()["impressions"]
+    assert [one["recommendation_id"] for one in told] == [slate["recommendation_id"]]
+
+
+def test_the_log_comes_as_a_file(api: httpx.Client, settings: Settings) -> None:
+    slate = recommend(api, "ann", k=3)
+    until(lambda: _rows(api) == [slate["recommendation_id"]], "the slate to close")
+    answer = api.get("/log:export")
+    assert answer.headers["content-disposition"] == 'attachment; filename="log.parquet"'
+
+
+def _rows(api: httpx.Client) -> list[str]:
+    table = pyarrow.parquet.read_table(io.BytesIO(api.get("/log:export").content))
+    ids: list[str] = table["recommendation_id"].to_pylist()
+    return ids
+
+
+def test_without_pyarrow_the_export_says_what_to_do(api: httpx.Client) -> None:
+    with mock.patch.dict("sys.modules", {"pyarrow": None}):
+        problem = problem_of(api.get("/log:export"), 501)
+    assert "pip install 'ialp[offline]'" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/items", "/impressions", "/log:export", "/dashboard/stream"])
+def test_they_need_an_admin(settings: Settings, redis: syncredis.Redis, path: str) -> None:
+    closed = settings.model_copy(update={"auth": "on"})
+    keys = Keys(closed.key_prefix)
+    server, admin = add_key(redis, keys, "serve", "feedback", "metrics"), add_key(redis, keys, "admin")
+    with serving(closed) as client:
+        assert client.get("/").status_code == 200, "the page itself tells nothing"
+        problem_of(client.get(path), 401)
+        problem_of(client.get(path, headers=bearer(server)), 403)
+        with client.stream("GET", path, headers=bearer(admin)) as answer:
+            assert answer.status_code == 200
+
+
+def events_of(client: httpx.Client, n: int) -> list[tuple[str, object]]:
+    """The stream's first `n` events."""
+    found: list[tuple[str, object]] = []
+    with client.stream("GET", "/dashboard/stream") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                found.append((name, json.loads(line[6:])))
+            if len(found) == n:
+                break
+    return found
+
+
+def test_the_stream_begins_with_the_history_and_goes_on(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client, working(settings):
+        (first, moments), (second, now) = events_of(client, 2)
+        assert (first, moments, second) == ("history", [], "now")
+        talk(client, 80)
+        until(lambda: report_of(redis, settings).open == 0, "the slates to close")
+        keys = Keys(settings.key_prefix)
+        until(lambda: redis.xlen(keys.history) > 0, "a moment of the history")
+        (_, moments), (_, now) = events_of(client, 2)
+        assert isinstance(moments, list) and isinstance(now, dict)
+        at, version, coverage, lag_s, arms = moments[-1]
+        assert at > 1e9 and version >= 1 and 0 < coverage <= 1 and lag_s >= 0
+        n, reward, squares, weight, entropy = arms["adaptive"]
+        assert 0 < n <= 80 and squares >= reward >= 0 and 0 <= weight <= n and entropy > 0
+        assert now["items"] == N_ITEMS and now["requests"]["per_second"] > 0
+        assert now["requests"]["p50_ms"] <= now["requests"]["p99_ms"]
+        assert [one["kind"] for one in now["trouble"]] == ["no_auth"]
+        client.post("/policies:freeze").raise_for_status()
+        (_, _), (_, now) = events_of(client, 2)
+        assert isinstance(now, dict)
+        assert [one["kind"] for one in now["trouble"]] == ["frozen", "no_auth"] and now["mode"] == "frozen"
+
+
+def test_a_process_that_stops_ends_its_streams(settings: Settings) -> None:
+    with Server(settings.model_copy(update={"stop_timeout_s": 5})) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        stream = client.stream("GET", "/dashboard/stream")
+        lines = stream.__enter__().iter_lines()
+        next(lines)
+
+
+def test_rates_and_percentiles_are_of_the_last_ten_seconds() -> None:
+    recent = [(100.0 + n / 10, 0.001 * n) for n in range(200)]  # until 119.9
+    told = lately(recent, 120.0)
+    assert told.per_second == pytest.approx(10.0, abs=0.2)
+    assert told.p50_ms == pytest.approx(np.median(np.arange(100, 200)), abs=1.0)
+    assert lately(recent, 200.0).p50_ms is None and lately([], 0.0).per_second == 0.0
+    burst = [(50.0 + n / 1000, 0.004) for n in range(4000)]  # a full record of four seconds
+    assert lately(burst, 54.0).per_second == pytest.approx(1000, rel=0.01)
+
+
+async def test_the_history_is_capped_and_thinned(settings: Settings, redis: syncredis.Redis) -> None:
+    keys = Keys(settings.key_prefix)
+    for n in range(50):
+        report = WorkerReport(reported_at=float(n), version=n, arms={"control": ArmTotals(n, 1.0, 1.0)})
+        pipe = redis.pipeline()
+        history.add(pipe, keys, history.moment_of(report))
+        pipe.execute()
+    redis.xadd(keys.history, {"m": b"\xc1"})
+    client = aioredis.from_url(settings.redis_url)
+    every, last = await history.read(client, keys, "")
+    assert [moment.version for moment in every] == list(range(50))
+    few, same = await history.read(client, keys, "", most=10)
+    assert len(few) <= 10 and few[-1].version >= 45 and same == last
+    assert await history.read(client, keys, last) == ([], last)
+    await client.aclose()
+
+
+def test_without_keys_pages_of_other_sites_are_refused(api: httpx.Client) -> None:
+    host = f"{api.base_url.host}:{api.base_url.port}"
+    for method, path in (("POST", "/policies:freeze"), ("POST", "/recommend"), ("GET", "/policies")):
+        body = {"user_id": "ann"} if path == "/recommend" else None
+        answer = api.request(method, path, json=body, headers={"Origin": "http://evil.example"})
+        assert problem_of(answer, 403)["code"] == "cross_origin"
+        assert api.request(method, path, json=body, headers={"Origin": f"http://{host}"}).status_code == 200
