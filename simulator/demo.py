@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,9 @@ def demo(
     concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
     port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    stay: Annotated[
+        bool | None, typer.Option(help="Serve on until Ctrl-C once the users are done; by default in a terminal.")
+    ] = None,
     prepare_only: Annotated[bool, typer.Option(help="Stop once the snapshot is there to be served.")] = False,
     install_seconds: Annotated[float, typer.Option(help="What the installation took, for the summary.")] = 0,
 ) -> None:
@@ -74,13 +78,25 @@ def demo(
     if prepare_only:
         console.print(f"ready to serve: {run / 'snapshot'}")
         return
-    port = port or _free_port()
-    with _timed("serve and simulate", times, console), _service(run, port, console) as url:
-        load = ["--url", url, "--dataset", str(run / "dataset"), "--out", str(run / "load")]
-        _command(
-            "simulator", "load", *load, "--max-seconds", str(load_seconds), "--concurrency", str(concurrency), *seeded
-        )
-    _summary(run, times, console)
+    with _service(run, port or _free_port(), console) as url:
+        console.print(f"[bold]watch it learn: {url}/[/]")
+        with _timed("serve and simulate", times, console):
+            load = ["--url", url, "--dataset", str(run / "dataset"), "--out", str(run / "load")]
+            bounds = ["--max-seconds", str(load_seconds), "--concurrency", str(concurrency)]
+            _command("simulator", "load", *load, *bounds, *seeded)
+        _summary(run, times, console)
+        if sys.stdout.isatty() if stay is None else stay:
+            _wait_for_the_end(url, console)
+
+
+def _wait_for_the_end(url: str, console: Console) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    console.print(f"[bold]The dashboard is at {url}/[/]; Ctrl-C ends the service.")
+    ended.wait()
+    console.print("stopping the service")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ export async function fetched(path, options = {}) {
   for (;;) {
     const sent = key;
     const headers = { ...(options.headers ?? {}), ...(sent ? { "X-API-Key": sent } : {}) };
-    const answer = await fetch(path, { ...options, headers });
+    const answer = await fetch(`./${path}`, { ...options, headers }); // a colon in it would be taken for a scheme
     if (answer.status !== 401 && answer.status !== 403) return answer;
     if (sent === key) {
       const problem = await answer.json().catch(() => ({}));

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import debian
-import httpx
 import pytest
 import redis as syncredis
 import torch
+from chromium import chromium
+from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
 
 from service import embedded
-from service.settings import Settings
-
-ROOT = Path(__file__).parents[2]
-UNPACKED = ROOT / "runs" / "chromium"
-PLANTED = "<script>document.title='planted'</script><b>Bold & 'quoted'</b>"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,34 +21,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
+# Of the module, since Playwright has an event loop running in this thread as long as it is there.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium: the one that is installed, or else its package, unpacked into runs/."""
-    folder = UNPACKED / "usr" / "lib" / "chromium"
-    path = debian.program("chromium", ["chromium", "fonts-dejavu-core"], UNPACKED, needs=True)
-    if str(UNPACKED) in path:  # the wrapper there looks into /usr
-        path = str(folder / "chromium")
-    environment = {**os.environ, **debian.libraries(UNPACKED)}
-    environment["LD_LIBRARY_PATH"] += os.pathsep + str(folder)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=path, env=environment, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
+    """One for all tests."""
+    with sync_playwright() as playwright, chromium(playwright) as launched:
         yield launched
-        launched.close()
 
 
-@dataclass(frozen=True)
-class Site:
-    """A running service with a worker."""
-
-    url: str
-    client: httpx.Client
-    settings: Settings
-    redis: syncredis.Redis
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """With a version that was learned, an item whose text is markup, and a dead letter."""
     folder = tmp_path_factory.mktemp("site")
@@ -67,14 +40,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(str(client.base_url).rstrip("/"), client, settings, redis)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lively(site: Site) -> Site:
     """After some traffic."""
     site.client.put("/items/planted", json={"text": PLANTED, "categories": ["<i>Genre</i>"]}).raise_for_status()
-    for start in range(0, 160, 40):
-        talk(site.client, 40, start)
-        until(lambda: report_of(site.redis, site.settings).open == 0, "the slates to close")
-    until(lambda: report_of(site.redis, site.settings).version > 1, "a version that was learned")
+    start = 0
+
+    def learned() -> bool:
+        nonlocal start
+        talk(site.client, 10, start)  # an impression closes when later events come
+        start += 10
+        report = report_of(site.redis, site.settings)
+        return report.version > 1 and report.closed > 120
+
+    until(learned, "a version that was learned")
     return site
 
 

@@ -37,5 +37,6 @@ def _missing(packages: Sequence[str]) -> list[str]:
 
 def libraries(folder: Path) -> dict[str, str]:
     """The environment in which programs of `folder` find their own libraries."""
-    own = [str(path) for path in folder.glob("usr/lib/*-linux-*")]
+    places = {path.parent for path in folder.glob("**/lib/*-linux-*/**/*.so*")}
+    own = sorted((str(path) for path in places), key=len)
     return {"LD_LIBRARY_PATH": os.pathsep.join([*own, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])}
