@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test bench chaos lint security audit sbom experiments tune results container-test observability-test clean help
+.PHONY: demo test bench screenshots chaos lint security audit sbom experiments tune results container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
+	@echo "make screenshots     pictures of a running service's dashboard (URL=http://127.0.0.1:8000) for docs/img"
 	@echo "make observability-test  dashboard and alerts in a real Prometheus (Debian's package, unpacked into runs/)"
 	@echo "make clean           remove .venv and runs/"
 
@@ -111,6 +112,11 @@ results: $(VENV)/.stamp-demo
 
 container-test:
 	bash tests/containers/run.sh
+
+URL ?= http://127.0.0.1:8000
+
+screenshots: $(VENV)/.stamp-dev
+	PYTHONPATH=tests/dashboard:tests/observability $(BIN)/python tests/dashboard/screenshots.py --url $(URL)
 
 observability-test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest tests/observability/real_prometheus.py

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas import Id, ItemResponse, Strict, Who
+from service.schemas import Id, ItemResponse, Strict, Who, exactly_one
 
 
 class ActivateRequest(Strict):
@@ -138,6 +138,8 @@ class ItemsResponse(BaseModel):
 
 class ExplainRequest(Who):
     """Why may a user see these items?"""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("user_id", "session_id"))
 
     item_ids: list[Id] = Field(min_length=1, max_length=100)
 

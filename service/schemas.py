@@ -61,7 +61,7 @@ class Filters(Strict):
     )
 
 
-def _exactly_one(*names: str) -> dict[str, Any]:
+def exactly_one(*names: str) -> dict[str, Any]:
     """What a validator checks, as JSON Schema: one of the fields is there and not null."""
     there = {"type": ["string", "number"]}
     return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
@@ -84,7 +84,7 @@ class RecommendRequest(Who):
     """Ask for a slate."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **_exactly_one("user_id", "session_id")}
+        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **exactly_one("user_id", "session_id")}
     )
 
     k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
@@ -130,7 +130,7 @@ class FeedbackEvent(Who):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"event_id": "e-1", "user_id": "ann", "item_id": "318", "type": "click"}],
-            "allOf": [_exactly_one("user_id", "session_id"), _exactly_one("type", "reward")],
+            "allOf": [exactly_one("user_id", "session_id"), exactly_one("type", "reward")],
         }
     )
 

@@ -4,24 +4,29 @@ import { call, Refused } from "./api.js";
 import { element, number, percent, probability } from "./dom.js";
 
 const K = 10;
+const GUESTS = 12; // strangers that are looked at for one whom the learned policy serves
+const ARMS = {
+  adaptive: "adaptive arm",
+  control: "control arm, which always sees the pre-trained policy",
+  fallback: "no policy: the most popular items",
+};
 let user = null; // kept while the page is open, so that one may look at other views meanwhile
 let list, liked, found, status, name, before;
 
 export function open(main) {
-  user ??= `guest-${Math.random().toString(36).slice(2, 8)}`;
   before = new Set();
   status = element("p", { className: "quiet", role: "status" }, "Loading…");
   list = element("ol", { className: "slate", "aria-label": "Slate" });
   liked = element("ul", { className: "plain" });
   found = element("ul", { className: "plain", "aria-label": "Search results" });
-  name = element("input", { id: "user", value: user, maxLength: 200, autocomplete: "off", required: true });
+  name = element("input", { id: "user", value: user ?? "", maxLength: 200, autocomplete: "off", required: true });
   const search = element("input", { id: "search", type: "search", maxLength: 200, autocomplete: "off" });
   main.append(
     element("section", {},
       element("form", { className: "row", onsubmit: (event) => { event.preventDefault(); be(name.value.trim()); } },
         element("label", { htmlFor: "user" }, "User id", name),
         element("button", { className: "main" }, "Show their slate"),
-        element("button", { type: "button", onclick: () => be(`guest-${Math.random().toString(36).slice(2, 8)}`) }, "Somebody new"))),
+        element("button", { type: "button", onclick: somebodyNew }, "Somebody new"))),
     element("div", { className: "try" },
       element("section", {}, element("h2", {}, "Their slate"), status, list),
       element("div", {},
@@ -31,8 +36,20 @@ export function open(main) {
           element("form", { className: "row", role: "search", onsubmit: (event) => { event.preventDefault(); look(search.value); } },
             element("label", { htmlFor: "search" }, "By its meaning", search), element("button", {}, "Search")),
           found))));
-  recommend();
+  if (user === null) somebodyNew();
+  else recommend();
 }
+
+// A stranger of the adaptive arm, if there is one soon: with the control there would be no learning to see.
+const somebodyNew = () => guarded(async () => {
+  let guest;
+  for (let n = 0; n < GUESTS; n++) {
+    guest = `guest-${Math.random().toString(36).slice(2, 8)}`;
+    const { arm } = await call("POST", "explain", { user_id: guest, item_ids: ["-"] });
+    if (arm === "adaptive") break;
+  }
+  be(guest);
+});
 
 function be(who) {
   if (!who) return;
@@ -65,13 +82,13 @@ const recommend = () => guarded(async () => {
   status.className = "quiet";
   const warnings = slate.warnings.length ? ` (${slate.warnings.join(", ")})` : "";
   status.textContent = slate.items.length
-    ? `Version ${slate.policy_version}, ${slate.arm} arm${warnings}. Shown items do not come again.`
+    ? `Version ${slate.policy_version}, ${ARMS[slate.arm]}${warnings}. Shown items do not come again.`
     : `There is nothing left to show${warnings}.`;
 });
 
 function entry(item, slate, known) {
   const title = known?.text || item.item_id;
-  const nearest = (known?.nearest ?? []).filter((near) => near.closeness > 0);
+  const nearest = (known?.nearest ?? []).filter((near) => near.closeness >= 0.1);
   const reason = nearest.length
     ? `Close to ${nearest.map((near) => `${near.text || near.item_id} (${number(near.closeness, 2)})`).join(", ")}.`
     : "Nothing they liked is close to it.";

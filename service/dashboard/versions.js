@@ -3,10 +3,12 @@
 import { call, confirmed, Refused } from "./api.js";
 import { element, number, span, time } from "./dom.js";
 
-let box, status, seen;
+const AT_ONCE = 25;
+let box, status, seen, every;
 
 export function open(main) {
   seen = null;
+  every = false;
   status = element("p", { role: "status" });
   box = element("div", {}, element("p", { className: "quiet" }, "Loading…"));
   main.append(
@@ -42,10 +44,13 @@ function table(told, evaluation) {
   if (!told.policies.length) return element("p", { className: "quiet" }, "No version has been published yet.");
   const findings = new Map(evaluation.watch.map((finding) => [finding.since_version, finding]));
   const head = ["Version", "Made", "Gate", "Off-policy value", "Entropy", "Against the control", ""];
-  return element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" },
+  const shown = every ? told.policies : told.policies.filter((one, n) => n < AT_ONCE || one.version === told.live_version);
+  const rest = told.policies.length - shown.length;
+  const more = rest ? element("p", {}, element("button", { type: "button", onclick: () => { every = true; load(); } }, `Show ${rest} older ones`)) : "";
+  return element("div", {}, element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" },
     element("table", {},
       element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text || element("span", { className: "quiet" }, "Actions"))))),
-      element("tbody", {}, ...told.policies.map((one) => row(one, told, findings.get(one.version))))));
+      element("tbody", {}, ...shown.map((one) => row(one, told, findings.get(one.version)))))), more);
 }
 
 function row(one, told, finding) {
@@ -60,7 +65,7 @@ function row(one, told, finding) {
     element("th", { scope: "row" }, `${one.version} `, ...chips,
       element("div", { className: "quiet" }, one.parent === null ? "the first" : `after ${one.parent}`),
       details(one)),
-    element("td", {}, span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet" }, one.created_at ? time(one.created_at) : "")),
+    element("td", {}, span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet date" }, one.created_at ? time(one.created_at) : "")),
     element("td", {}, one.gate_passed ? element("span", { className: "chip good" }, "passed") : element("span", { className: "chip bad" }, "refused"),
       one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.join(", ")) : null),
     element("td", {}, gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (from ${number(gate.off_policy_low)})`,

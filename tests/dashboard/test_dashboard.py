@@ -105,6 +105,7 @@ def test_items_are_found_by_their_text_and_liked(lively: Site, page: Page) -> No
     page.get_by_role("button", name="Search").click()
     page.get_by_role("list", name="Search results").get_by_role("button", name="Like Film number 7", exact=True).click()
     expect(page.locator("section", has_text="What they did")).to_contain_text("liked Film number 7")
+    expect(page.get_by_text("adaptive arm")).to_be_visible()
     page.get_by_label("User id").fill("user-3")
     page.get_by_role("button", name="Show their slate").click()
     expect(page.locator("section", has_text="What they did")).not_to_contain_text("Film number 7")
