@@ -16,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 
+from service.client import NO_CONNECTION
 from service.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
-from simulator.client import NO_CONNECTION, ServiceClient, ServiceError
+from simulator.client import ServiceClient, ServiceError
 from simulator.environment import SessionBatch, World
 from simulator.errors import SimulatorError
 
