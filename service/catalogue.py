@@ -6,6 +6,7 @@ Every change takes the next number of a sequence; a process that knows number n 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -121,6 +122,8 @@ class Catalogue:
             closeness[start : start + len(part)] = part @ embedding
         closeness[~self.available] = -np.inf
         n = min(n, int(np.count_nonzero(self.available)))
+        if n == 0:
+            return []
         best = np.argpartition(closeness, len(self) - n)[len(self) - n :]
         self.embeddings.forget()
         return [int(place) for place in best[np.argsort(-closeness[best])]]
@@ -227,12 +230,15 @@ class CatalogueStore:
                 records, indices = await pipe.execute()
                 if None in records or None in indices:  # Redis is being emptied right now
                     return known.emptied()
+                # There may be hundreds of megabytes to move; requests go on meanwhile.
+                await asyncio.to_thread(known.embeddings.reserve, max(map(int, indices)) + 1)
                 for item_id, data, index in zip(changed, records, indices, strict=True):
                     reading.add(int(index), item_id.decode(), decode_record(data))
             if len(scored) < _PAGE:
                 return known if read == known.seq else reading.done(read)
             known.embeddings.forget()
-            known.embeddings.reserve(await self._redis.hlen(self._keys.item_index))
+            n_items = await self._redis.hlen(self._keys.item_index)
+            await asyncio.to_thread(known.embeddings.reserve, n_items)
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

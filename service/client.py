@@ -210,6 +210,8 @@ def _answered(call: Call[Model], answer: httpx.Response | None, attempt: int, br
     where = f"{call.method} {call.route}"
     if answer is None:
         raise ServiceError(f"{where}: {NO_CONNECTION} after {attempt} attempt(s): {broke}", NO_CONNECTION)
+    if call.method == "DELETE" and call.model is None and attempt > 1 and answer.status_code == HTTPStatus.NOT_FOUND:
+        return None  # type: ignore[return-value]  # gone by an attempt before, whose answer was lost
     if not answer.is_success:
         status, (code, detail) = str(answer.status_code), _problem(answer)
         raise ServiceError(f"{where}: {status} after {attempt} attempt(s): {detail}", status, code)
@@ -239,7 +241,8 @@ def _json(model: BaseModel) -> bytes:
 
 
 def _path(name: str) -> str:
-    return quote(name, safe="")
+    """An id as one part of a path; dots alone would lead elsewhere."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 _JSON = {"Content-Type": "application/json"}

@@ -92,6 +92,15 @@ def write_table(
             temporary.unlink(missing_ok=True)
 
 
+def is_available() -> bool:
+    """Whether there is what an export needs."""
+    try:
+        import_pyarrow()
+    except ExportError:
+        return False
+    return True
+
+
 def import_pyarrow() -> tuple[Any, Any]:
     """The modules `pyarrow` and `pyarrow.parquet`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -77,10 +79,32 @@ async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> No
 def _refuse_foreign(headers: Headers) -> None:
     """Where no key is asked for, a page of another site in the operator's browser could do what the operator may."""
     found = {name: value for name, value in headers if name in (b"origin", b"host")}
-    origin = found.get(b"origin")
-    if origin is not None and origin.partition(b"://")[2] != found.get(b"host"):
-        detail = "Without API keys (IALP_AUTH=off), pages of other sites may not use this service."
+    origin, host = found.get(b"origin"), found.get(b"host", b"localhost")
+    # A name of the other site's own may lead to this machine as well, and then it is no foreign origin.
+    if (origin is not None and origin.partition(b"://")[2] != host) or not _is_of_this_machine(host.decode("latin-1")):
+        detail = (
+            "Without API keys (IALP_AUTH=off) this service answers to localhost or an address, and to its own page."
+        )
         raise Problem(HTTPStatus.FORBIDDEN, "cross_origin", detail)
+
+
+@functools.lru_cache(64)
+def _is_of_this_machine(host: str) -> bool:
+    """Whether a Host header names an address or localhost; other names may be anybody's."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
+
+
+def holds_key(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> bool:
+    """Whether the request's headers still hold a key with one of `scopes`, where keys are asked for."""
+    if state.key_ring is None:
+        return True
+    key = state.key_ring.verify(_token(headers), time.time())
+    return key is not None and any(scope in key.scopes for scope in scopes)
 
 
 async def _take(state: State, key: KeyRecord, rate: float) -> None:

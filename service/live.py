@@ -152,7 +152,7 @@ class PolicyWatch:
 
     async def _prepared(self, version: int, catalogue: Catalogue, urgent: bool = False) -> Loaded:
         """A version for a catalogue's items; raises SnapshotError."""
-        snapshot = await self._preparer.load(folder_of(self._settings.data_dir, version))
+        snapshot = await self._preparer.load(folder_of(self._settings.data_dir, version), urgent)
         if snapshot.item_ids != tuple(catalogue.ids[: min(len(catalogue), len(snapshot.item_ids))]):
             raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
         policy = await self._preparer.policy(snapshot, catalogue, urgent)
@@ -253,6 +253,20 @@ class PolicyWatch:
             await asyncio.sleep(self._settings.refresh_interval_s)
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-trained network for the items of a catalogue, of which there may be one for many versions."""
+
+    digest: str
+    catalogue: Catalogue
+    network: FastScorer
+
+    def is_of(self, digest: str, catalogue: Catalogue) -> bool:
+        """Whether it is what a snapshot would make for a catalogue, or for its first items."""
+        same = self.catalogue.index is catalogue.index and self.catalogue.texts == catalogue.texts
+        return same and self.digest == digest
+
+
 class _Preparer:
     """Makes policies in a thread of its own, which takes what the event loop leaves of the core."""
 
@@ -260,14 +274,15 @@ class _Preparer:
         self._thread = ThreadPoolExecutor(1, "prepare", initializer=_step_back)
         self._settings = settings
         self._growing = threading.Lock()
-        self._pretrained: tuple[str, int, FastScorer] | None = None  # the last one: its digest and catalogue's texts
+        self._pretrained: Pretrained | None = None  # the last one
 
-    async def load(self, folder: Path) -> Snapshot:
-        """Read a snapshot; raises SnapshotError."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, load_snapshot, folder)
+    async def load(self, folder: Path, urgent: bool = False) -> Snapshot:
+        """Read a snapshot, at once if it is `urgent` since a request waits; raises SnapshotError."""
+        thread = None if urgent else self._thread
+        return await asyncio.get_running_loop().run_in_executor(thread, load_snapshot, folder)
 
     async def policy(self, snapshot: Snapshot, catalogue: Catalogue, urgent: bool = False) -> ServingPolicy:
-        """The snapshot's policy for a catalogue, or for what came to it meanwhile; `urgent` if a request waits."""
+        """The snapshot's policy for a catalogue, or for what came to it meanwhile."""
         thread = None if urgent else self._thread
         return await asyncio.get_running_loop().run_in_executor(thread, self._policy, snapshot, catalogue)
 
@@ -280,7 +295,7 @@ class _Preparer:
     def _policy(self, snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
         digest, n_items = snapshot.digest("pretrained"), len(catalogue)
         known = self._pretrained
-        pretrained = known[2] if known is not None and known[:2] == (digest, catalogue.texts) else None
+        pretrained = known.network if known is not None and known.is_of(digest, catalogue) else None
         if pretrained is not None:  # versions of one pre-training share it
             n_items = max(n_items, len(pretrained))
             if len(pretrained) < n_items:
@@ -288,7 +303,7 @@ class _Preparer:
                 self._grow([pretrained], snapshot.projection, catalogue, made)
                 pretrained = made[pretrained]
         policy = snapshot.serving_policy(catalogue.embeddings.array[:n_items], pretrained)
-        self._pretrained = (digest, catalogue.texts, policy.pretrained)
+        self._pretrained = Pretrained(digest, catalogue, policy.pretrained)
         catalogue.embeddings.forget()
         if policy.is_narrowed and n_items >= self._settings.index_from:
             if item_index.is_installed():
@@ -311,8 +326,8 @@ class _Preparer:
                 if network not in made:
                     new = catalogue.embeddings.array[len(network) : len(catalogue)].astype(np.float32)
                     made[network] = network.with_items(projection(torch.from_numpy(new)))
-                    if self._pretrained is not None and self._pretrained[2] is network:
-                        self._pretrained = (*self._pretrained[:2], made[network])
+                    if self._pretrained is not None and self._pretrained.network is network:
+                        self._pretrained = replace(self._pretrained, network=made[network])
 
 
 def _warm(policy: ServingPolicy) -> ServingPolicy:

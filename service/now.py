@@ -98,15 +98,14 @@ def _of_redis(answers: bool) -> Iterator[Trouble]:
 def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat]) -> Iterator[Trouble]:
     if live is None:
         yield Trouble("no_policy", "No policy is loaded: the most popular items are shown.")
+    elif retreats and retreats[0].at == live.live.changed_at:
+        since = retreats[0].finding.since_version
+        to = "the pre-trained policy" if live.live.mode == "frozen" else f"version {live.version}"
+        yield Trouble(
+            "rolled_back", f"Rolled back to {to}: since version {since} users earned less than the control's."
+        )
     elif live.live.mode == "frozen":
         yield Trouble("frozen", "Frozen: everybody gets the pre-trained policy, until a version is activated.")
-    elif live.live.mode == "held" and retreats and retreats[0].version == live.version:
-        since = retreats[0].finding.since_version
-        yield Trouble(
-            "rolled_back",
-            f"Rolled back to version {live.version}: since version {since} the learned policy earned less than the"
-            " control. Newer versions wait until one is activated.",
-        )
     elif live.live.mode == "held":
         yield Trouble("held", f"Version {live.version} is held: newer ones wait until one is activated.")
 

@@ -12,7 +12,12 @@ forget.addEventListener("click", () => {
   location.reload();
 });
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
 
 // A fetch with the key; asks for one and tries again where there is none or it is not enough.
 export async function fetched(path, options = {}) {
@@ -20,11 +25,12 @@ export async function fetched(path, options = {}) {
     const sent = key;
     const headers = { ...(options.headers ?? {}), ...(sent ? { "X-API-Key": sent } : {}) };
     const answer = await fetch(`./${path}`, { ...options, headers }); // a colon in it would be taken for a scheme
-    if (answer.status !== 401 && answer.status !== 403) return answer;
-    if (sent === key) {
-      const problem = await answer.json().catch(() => ({}));
-      await askForKey(sent ? problem.detail : "");
-    }
+    const stream = path === "dashboard/stream"; // what every view needs
+    if (answer.status !== 401 && !(answer.status === 403 && stream)) return answer;
+    if (sent !== key) continue;
+    const problem = await answer.json().catch(() => ({}));
+    if (answer.status === 403 && problem.code !== "missing_scope") throw new Refused(problem.detail);
+    await askForKey(sent ? problem.detail : "");
   }
 }
 
@@ -39,7 +45,7 @@ export async function call(method, path, body) {
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) {
     const fields = (told.errors ?? []).map((error) => `${error.field}: ${error.message}`).join("; ");
-    throw new Refused(fields || told.detail || `The service answered ${answer.status}.`);
+    throw new Refused(fields || told.detail || `The service answered ${answer.status}.`, told.code);
   }
   return told;
 }
@@ -72,11 +78,11 @@ export async function stream(path, on) {
 
 function askForKey(why) {
   asking ??= new Promise((resolve) => {
-    const input = element("input", { type: "password", autocomplete: "off", required: true, id: "api-key" });
+    const input = element("input", { type: "password", autocomplete: "off", required: true, pattern: "\\s*[!-~]+\\s*", title: "letters, digits and signs", id: "api-key" });
     const form = element(
       "form", { method: "dialog" },
       element("h2", { id: "ask-title" }, "An admin key is needed"),
-      element("p", {}, "It stays in this tab's memory until the page is closed or reloaded, and is stored nowhere."),
+      element("p", {}, "With the scopes serve and feedback as well, one can be a user under “Try it”. It stays in this tab's memory until the page is closed or reloaded, and is stored nowhere."),
       why ? element("p", { className: "error", role: "alert" }, why) : null,
       element("label", { htmlFor: "api-key" }, "API key"), input,
       element("div", { className: "row" }, element("button", { className: "main" }, "Use it")),

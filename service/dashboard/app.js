@@ -40,23 +40,28 @@ function warn(trouble) {
   );
 }
 
+function say(text) {
+  if (connection.textContent !== text) connection.textContent = text; // a screen reader hears every change
+}
+
 async function listen() {
   for (;;) {
     try {
-      connection.textContent = told.now ? "Reconnecting…" : "Connecting…";
+      say(told.now ? "Reconnecting…" : "Connecting…");
       await stream("dashboard/stream", {
         history: (moments) => update({ moments }),
         moments: (more) => update({ moments: told.moments.concat(more).slice(-6000) }),
         now: (data) => {
-          connection.textContent = "Live";
+          say("Live");
           warn(data.trouble);
           update({ now: data });
         },
       });
+      say("No connection to the service; trying again…");
     } catch (error) {
       if (!(error instanceof TypeError || error instanceof Refused)) throw error;
+      say(error instanceof Refused ? error.message : "No connection to the service; trying again…");
     }
-    connection.textContent = "No connection to the service; trying again…";
     await new Promise((resolve) => setTimeout(resolve, 2000));
   }
 }

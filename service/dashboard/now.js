@@ -8,6 +8,7 @@ const CARDS = {
   latency: "Latency p50 / p99", lag: "Feedback lag", closed: "Slates learned from",
 };
 const POINTS = 150;
+const FEWEST = 20; // slates of a window
 let fields, charts, legend;
 
 export function open(main, told) {
@@ -26,7 +27,7 @@ export function open(main, told) {
     element("div", { className: "charts" },
       element("section", { className: "wide" },
         element("h2", {}, "What the arms earn"),
-        element("p", { className: "quiet" }, "Mean reward a slate over the latest slates of each arm, with its 95% interval. The control always sees the pre-trained policy."),
+        element("p", { className: "quiet" }, "Mean reward a slate over the latest slates of each arm, with a 95% interval as if slates were independent. The control always sees the pre-trained policy."),
         charts.reward.root,
         element("ul", { className: "legend" },
           element("li", { className: "adaptive" }, element("span", {}, "Adaptive "), legend.adaptive),
@@ -91,7 +92,8 @@ export function windows(moments, arm) {
   for (let last = 0; last < sums.length; last++) {
     while (first + 1 < last && sums[last].n - sums[first + 1].n >= width) first++;
     const whole = sums[last].n - sums[first].n >= width;
-    if (!whole && sums[0].n > width) continue; // what came before the history would be most of it
+    if (sums[last].n < FEWEST) continue; // no spread to speak of
+    if (!whole && sums[0].n > 20 * width) continue; // what came before the history would be most of it
     const from = whole ? sums[first] : nothing;
     if ((sums.length - 1 - last) % step) continue;
     const n = sums[last].n - from.n;

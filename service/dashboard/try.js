@@ -45,11 +45,21 @@ const somebodyNew = () => guarded(async () => {
   let guest;
   for (let n = 0; n < GUESTS; n++) {
     guest = `guest-${Math.random().toString(36).slice(2, 8)}`;
-    const { arm } = await call("POST", "explain", { user_id: guest, item_ids: ["-"] });
-    if (arm === "adaptive") break;
+    const { arm } = await explained(guest, ["-"]);
+    if (arm !== "control") break;
   }
   be(guest);
 });
+
+// Without a policy there is nothing to explain, and yet a slate.
+async function explained(who, ids) {
+  try {
+    return await call("POST", "explain", { user_id: who, item_ids: ids });
+  } catch (error) {
+    if (error.code !== "no_policy") throw error;
+    return { arm: null, items: [], history: [] };
+  }
+}
 
 function be(who) {
   if (!who) return;
@@ -73,10 +83,10 @@ const recommend = () => guarded(async () => {
   const asked = user;
   const slate = await call("POST", "recommend", { user_id: asked, k: K });
   const ids = slate.items.map((item) => item.item_id);
-  const why = ids.length ? await call("POST", "explain", { user_id: asked, item_ids: ids }) : { items: [], history: [] };
+  const why = await explained(asked, ids.length ? ids : ["-"]);
   if (asked !== user) return;
   const known = new Map(why.items.map((item) => [item.item_id, item]));
-  list.replaceChildren(...slate.items.map((item) => entry(item, slate, known.get(item.item_id))));
+  list.replaceChildren(...slate.items.map((item) => entry(item, slate, asked, known.get(item.item_id))));
   before = new Set(ids);
   history(why.history);
   status.className = "quiet";
@@ -86,7 +96,7 @@ const recommend = () => guarded(async () => {
     : `There is nothing left to show${warnings}.`;
 });
 
-function entry(item, slate, known) {
+function entry(item, slate, who, known) {
   const title = known?.text || item.item_id;
   const nearest = (known?.nearest ?? []).filter((near) => near.closeness >= 0.1);
   const reason = nearest.length
@@ -96,21 +106,30 @@ function entry(item, slate, known) {
   return element("li", { className: before.size && !before.has(item.item_id) ? "fresh" : "" },
     element("div", { className: "title" }, title),
     element("div", { className: "actions" },
-      element("button", { type: "button", "aria-label": `Like ${title}`, onclick: (event) => respond(item.item_id, "like", slate, event) }, "Like"),
-      element("button", { type: "button", "aria-label": `Not for me: ${title}`, onclick: (event) => respond(item.item_id, "dislike", slate, event) }, "Not for me")),
+      element("button", { type: "button", "aria-label": `Like ${title}`, onclick: (event) => respond(item.item_id, "like", slate, who, event) }, "Like"),
+      element("button", { type: "button", "aria-label": `Not for me: ${title}`, onclick: (event) => respond(item.item_id, "dislike", slate, who, event) }, "Not for me")),
     element("div", { className: "facts" },
       ...(known?.categories ?? []).flatMap((category) => [element("span", { className: "chip" }, category), " "]),
       element("span", { className: `chip ${item.source}` }, { pretrained: "pre-trained policy", learned: "learned policy" }[item.source] ?? item.source),
       " propensity ", chance, ` ${probability(item.propensity)}, score ${probability(item.score)}. `, reason));
 }
 
-const respond = (item, type, slate, event) => guarded(async () => {
-  event.currentTarget.closest("li").querySelectorAll("button").forEach((button) => { button.disabled = true; });
-  const sent = { event_id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, user_id: user, item_id: item, type };
-  if (slate) sent.recommendation_id = slate.recommendation_id;
-  await call("POST", "feedback", sent);
-  await recommend();
-});
+// The response of the user whose slate it was, whoever is named in the form by now.
+const respond = (item, type, slate, who, event) => {
+  const buttons = [...event.currentTarget.closest("li").querySelectorAll("button")];
+  return guarded(async () => {
+    const sent = { event_id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, user_id: who, item_id: item, type };
+    if (slate) sent.recommendation_id = slate.recommendation_id;
+    try {
+      for (const button of buttons) button.disabled = true;
+      await call("POST", "feedback", sent);
+    } catch (error) {
+      for (const button of buttons) button.disabled = false;
+      throw error;
+    }
+    await recommend();
+  });
+};
 
 function history(past) {
   const items = past.slice().reverse().map((one) => element("li", {},
@@ -124,6 +143,6 @@ const look = (text) => guarded(async () => {
   const told = await call("GET", `items?count=8&search=${encodeURIComponent(text)}`);
   found.replaceChildren(...(told.items.length ? told.items.map((item) => element("li", { className: "row" },
     element("span", { className: "title" }, item.text),
-    element("button", { type: "button", "aria-label": `Like ${item.text}`, onclick: (event) => respond(item.item_id, "like", null, event) }, "Like")))
+    element("button", { type: "button", "aria-label": `Like ${item.text}`, onclick: (event) => respond(item.item_id, "like", null, user, event) }, "Like")))
     : [element("li", { className: "quiet" }, "Nothing is found.")]));
 });

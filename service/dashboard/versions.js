@@ -4,12 +4,13 @@ import { call, confirmed, Refused } from "./api.js";
 import { element, number, span, time } from "./dom.js";
 
 const AT_ONCE = 25;
-let box, status, seen, every;
+let box, status, fresh, seen, every;
 
 export function open(main) {
   seen = null;
   every = false;
   status = element("p", { role: "status" });
+  fresh = element("span", { role: "status" });
   box = element("div", {}, element("p", { className: "quiet" }, "Loading…"));
   main.append(
     element("section", {},
@@ -19,18 +20,25 @@ export function open(main) {
         element("button", { type: "button", className: "danger", onclick: freeze }, "Freeze"),
         element("span", { className: "quiet" }, "Roll back: the version before serves again, and is held. Freeze: everybody gets the pre-trained policy at once.")),
       status),
-    element("section", {}, element("h2", {}, "Versions"), box),
+    element("section", {}, element("div", { className: "row" }, element("h2", {}, "Versions"), fresh), box),
   );
   load();
 }
 
 export function update(told) {
   const state = told.now && [told.now.version, told.now.mode, told.now.shadow, told.moments.at(-1)?.[1]].join();
-  if (seen !== null && state !== seen) load();
+  if (seen !== null && state !== seen) news();
   seen = state;
 }
 
+// What is being read or pressed is not taken away.
+function news() {
+  if (!box.contains(document.activeElement) && !box.querySelector("details[open]")) load();
+  else if (!fresh.firstChild) fresh.replaceChildren(element("button", { type: "button", onclick: load }, "There is news: show it"));
+}
+
 async function load() {
+  fresh.replaceChildren();
   try {
     const [policies, evaluation] = await Promise.all([call("GET", "policies"), call("GET", "evaluation")]);
     box.replaceChildren(table(policies, evaluation));

@@ -53,7 +53,7 @@ class Rows(Generic[Number]):
             OSError: the folder has no room for that many; nothing has changed.
         """
         if n > len(self._all):
-            self._move(n + _SOME)
+            self._move(n + n // _ROOM + _SOME)
 
     def append(self, more: npt.NDArray[Number]) -> None:
         """Add `more` [m, width].
@@ -62,8 +62,7 @@ class Rows(Generic[Number]):
             OSError: the folder has no room for that many; nothing has changed.
         """
         n = self._n + len(more)
-        if n > len(self._all):
-            self._move(n + n // _ROOM + _SOME)
+        self.reserve(n)
         self._all[self._n : n] = more
         self._n = n
 
@@ -84,7 +83,10 @@ class Rows(Generic[Number]):
         n_bytes = int(np.prod(shape)) * self._all.itemsize
         if self.folder is not None and n_bytes >= _ON_DISK:
             with tempfile.TemporaryFile(dir=self.folder) as file:
-                os.posix_fallocate(file.fileno(), 0, n_bytes)  # without it, a full disk would be a signal and no error
+                if hasattr(os, "posix_fallocate"):  # without it a full disk would be a signal, and not an error
+                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+                else:
+                    file.truncate(n_bytes)
                 mapped = mmap.mmap(file.fileno(), n_bytes)
             place = np.frombuffer(mapped, self._all.dtype).reshape(shape)
             place[: self._n] = self._all[: self._n]

@@ -16,13 +16,15 @@ from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError
 
 from service import history
+from service.auth import Scope
 from service.errors import Problem
-from service.guard import needs
+from service.guard import holds_key, needs
 from service.now import now, told
 from service.state import Shared, State
 
+_SCOPES: tuple[Scope, ...] = ("admin",)
 router = APIRouter(include_in_schema=False)
-guarded = APIRouter(include_in_schema=False, route_class=needs("admin", without_redis=True))
+guarded = APIRouter(include_in_schema=False, route_class=needs(*_SCOPES, without_redis=True))
 
 _FOLDER = Path(__file__).parents[1] / "dashboard"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -51,7 +53,7 @@ async def file(name: str) -> Response:
 
 @guarded.get("/dashboard/stream")
 async def stream(request: Request, state: Shared) -> StreamingResponse:
-    """`history` once, then `now` every second with the `moments` that came; ends when the process stops."""
+    """`history` once, then `now` every second with the `moments` that came, until the process stops or the key ends."""
     return StreamingResponse(
         _events(request, state), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
@@ -59,7 +61,7 @@ async def stream(request: Request, state: Shared) -> StreamingResponse:
 
 async def _events(request: Request, state: State) -> AsyncIterator[bytes]:
     last, first = "", True
-    while not request.app.state.stopping:
+    while not request.app.state.stopping and holds_key(state, request.scope["headers"], _SCOPES):
         try:
             moments, last = await history.read(state.redis, state.keys, last, _POINTS)
             if first or moments:

@@ -7,18 +7,19 @@ import tempfile
 from collections import defaultdict
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import redis as syncredis
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
 from service import events, streams
 from service.errors import Problem
 from service.events import Feedback, Impression
-from service.export_files import ExportError, write_log
+from service.export_files import ExportError, is_available, write_log
 from service.guard import needs
+from service.keys import Keys
 from service.openapi import problems
 from service.operator_schemas import ImpressionResponse, ImpressionsResponse, ShownItem
 from service.settings import Settings
@@ -76,26 +77,26 @@ async def _latest(state: State, count: int) -> list[tuple[str, Impression, dict[
 
 @router.get(
     "/log:export",
-    response_class=FileResponse,
-    responses={200: {"content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}}}, **problems(501)},
+    response_class=StreamingResponse,
+    responses={200: {"content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}}}, **problems(501, 507)},
 )
-async def export_log(state: Shared) -> FileResponse:
+async def export_log(state: Shared) -> StreamingResponse:
     """The log as `python -m service export` writes it: closed impressions with propensities and rewards, as Parquet."""
-    folder = Path(tempfile.mkdtemp(prefix="ialp-export-"))
-    path = folder / "log.parquet"
     try:
-        await asyncio.to_thread(_write, path, state.settings, state)
+        file = await asyncio.to_thread(_written, state.settings, state.keys)
     except ExportError as error:
-        folder.rmdir()
-        raise Problem(HTTPStatus.NOT_IMPLEMENTED, "export_unavailable", f"{error}.") from None
-    return FileResponse(path, media_type=_PARQUET, filename="log.parquet", background=BackgroundTask(_remove, path))
+        status = HTTPStatus.NOT_IMPLEMENTED if not is_available() else HTTPStatus.INSUFFICIENT_STORAGE
+        raise Problem(status, "export_unavailable", f"{error}.") from None
+    headers = {"Content-Disposition": 'attachment; filename="log.parquet"'}
+    return StreamingResponse(file, media_type=_PARQUET, headers=headers, background=BackgroundTask(file.close))
 
 
-def _write(path: Path, settings: Settings, state: State) -> None:
-    with syncredis.Redis.from_url(settings.redis_url, socket_timeout=60) as client:
-        write_log(path, client, state.keys, settings.reward_window_s)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.parent.rmdir()
+def _written(settings: Settings, keys: Keys) -> BinaryIO:
+    """The log in a file that has no name any more, so that nothing is left of it whatever becomes of the answer."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ialp-export-") as folder,
+        syncredis.Redis.from_url(settings.redis_url, socket_timeout=60) as client,
+    ):
+        path = Path(folder) / "log.parquet"
+        write_log(path, client, keys, settings.reward_window_s)
+        return path.open("rb")

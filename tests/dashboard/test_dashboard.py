@@ -242,6 +242,16 @@ def test_a_key_is_asked_for_and_never_stored(site: Site, browser: Browser, tmp_p
         context.close()
 
 
+def test_without_a_policy_popular_items_are_shown(site: Site, browser: Browser, tmp_path: Path) -> None:
+    empty = site.settings.model_copy(update={"key_prefix": f"{site.settings.key_prefix}:empty", "snapshot": None})
+    with Server(empty.model_copy(update={"data_dir": tmp_path / "data"})) as client:
+        page = browser.new_page(base_url=str(client.base_url))
+        go(page, "try")
+        expect(page.get_by_text("There is nothing left to show (no_policy")).to_be_visible()
+        expect(page.locator("#trouble .bad")).to_contain_text("No policy is loaded")
+        page.close()
+
+
 def test_errors_are_told_where_they_are(lively: Site, page: Page) -> None:
     def refuse(route: object) -> None:
         body = json.dumps({"detail": "Redis does not answer <now>."})

@@ -145,6 +145,23 @@ def test_a_roll_back_is_never_made_twice(kind: str) -> None:
     assert len(flaky.sent) == 1
 
 
+def test_what_an_attempt_deleted_whose_answer_was_lost_is_deleted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client._FIRST_WAIT_S", 0.0)
+    asked: list[str] = []
+
+    def lose(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        if len(asked) == 1:
+            raise httpx.ReadError("lost")
+        return httpx.Response(404, json={"code": "unknown_item", "detail": "There is no such item."})
+
+    client = Both(kind, "http://service", transport=httpx.MockTransport(lose))
+    assert client.delete_item("..") is None
+    assert asked == ["/items/%2E%2E"] * 2
+    with pytest.raises(ServiceError, match="404"):
+        client.delete_item("never-there")
+
+
 def test_it_gives_up_and_tells_no_key(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.client._FIRST_WAIT_S", 0.0)
 

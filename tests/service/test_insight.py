@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import redis as syncredis
 import redis.asyncio as aioredis
-from auth_examples import add_key, bearer
+from auth_examples import add_key, bearer, id_of
 from service_examples import (
     N_ITEMS,
     Server,
@@ -246,3 +246,37 @@ def test_without_keys_pages_of_other_sites_are_refused(api: httpx.Client) -> Non
         answer = api.request(method, path, json=body, headers={"Origin": "http://evil.example"})
         assert problem_of(answer, 403)["code"] == "cross_origin"
         assert api.request(method, path, json=body, headers={"Origin": f"http://{host}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example:1"]
+)
+def test_without_keys_a_name_of_another_site_is_no_way_in(api: httpx.Client, host: str) -> None:
+    """A name that leads to this machine (DNS rebinding): its page's requests have no foreign origin."""
+    for path in ("/policies", "/users/ann", "/dashboard/stream"):
+        answer = api.get(path, headers={"Host": host, "Origin": f"http://{host}"})
+        assert problem_of(answer, 403)["code"] == "cross_origin"
+    answer = api.post("/recommend", json={"user_id": "ann"}, headers={"Host": host})
+    assert problem_of(answer, 403)["code"] == "cross_origin"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "[::1]:8000", "192.168.0.7:80"])
+def test_addresses_and_localhost_are(api: httpx.Client, host: str) -> None:
+    assert api.get("/policies", headers={"Host": host}).status_code == 200
+
+
+def test_where_all_is_hidden_nothing_is_found(api: httpx.Client) -> None:
+    hidden = [{"item_id": f"film-{n}", "text": "Gone", "hidden": True} for n in range(N_ITEMS)]
+    api.post("/items:batch", json={"items": hidden}).raise_for_status()
+    assert api.get("/items", params={"search": "film"}).json()["items"] == []
+
+
+def test_a_stream_ends_with_its_key(settings: Settings, redis: syncredis.Redis) -> None:
+    closed = settings.model_copy(update={"auth": "on"})
+    keys = Keys(closed.key_prefix)
+    admin = add_key(redis, keys, "admin")
+    with serving(closed) as client, client.stream("GET", "/dashboard/stream", headers=bearer(admin)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        redis.hdel(keys.api_keys, id_of(admin))
+        assert len(list(lines)) < 100, "the stream comes to its end"

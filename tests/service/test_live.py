@@ -199,3 +199,25 @@ async def test_a_reading_that_breaks_off_is_taken_up_again(large: Settings) -> N
         np.testing.assert_allclose(
             current_of(watch).policy.learned.items, expected_items(large, watch.catalogue), atol=1e-6
         )
+
+
+async def test_an_emptied_redis_that_is_filled_again_is_another_catalogue(large: Settings) -> None:
+    """The same pre-training, fewer items: nothing of the items before is served."""
+    async with watching(large) as watch:
+        await watch.store.put([(f"new-{n}", record(f"A new film {n}")) for n in range(5)])
+        await watch.sync_catalogue()
+        assert len(current_of(watch).policy.pretrained) == N_ITEMS + 5
+        redis = watch.store._redis
+        await redis.delete(*[key async for key in redis.scan_iter(f"{large.key_prefix}:*")])
+        await watch.refresh()
+        assert watch.current is None and len(watch.catalogue) == 0
+        await bootstrap(redis, watch.store._keys, large)
+        await watch.refresh()
+        assert current_of(watch).policy.n_items == N_ITEMS
+        await watch.store.put([("other", record("Quite another film"))])
+        await watch.sync_catalogue()
+        policy = current_of(watch).policy
+        snapshot = load_snapshot(folder_of(large.data_dir, 1))
+        expected = snapshot.serving_policy(watch.catalogue.embeddings.array[: len(watch.catalogue)])
+        np.testing.assert_allclose(policy.pretrained.items, expected.pretrained.items, atol=1e-6)
+        np.testing.assert_allclose(policy.learned.items, expected.learned.items, atol=1e-6)
