@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
 
 from service import embedded
+from service.keys import Keys
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,10 +51,10 @@ def lively(site: Site) -> Site:
         nonlocal start
         talk(site.client, 10, start)  # an impression closes when later events come
         start += 10
-        report = report_of(site.redis, site.settings)
-        return report.version > 1 and report.closed > 120
+        moments = site.redis.xlen(Keys(site.settings.key_prefix).history)
+        return report_of(site.redis, site.settings).version > 1 and moments > 3
 
-    until(learned, "a version that was learned")
+    until(learned, "a version that was learned, and curves with some points")
     return site
 
 
