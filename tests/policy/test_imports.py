@@ -86,7 +86,7 @@ def test_offline_takes_only_the_policy_from_the_service() -> None:
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    assert violations(("simulator",), ("service",), ("service.schemas",), free=("simulator.experiments",)) == []
+    assert violations(("simulator",), ("service",), ("service.schemas", "service.client"), free=("simulator.experiments",)) == []
 
 
 def test_the_experiments_take_only_the_policy_from_the_service() -> None:

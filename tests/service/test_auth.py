@@ -28,7 +28,7 @@ from service.live import PolicyWatch
 from service.main import create_app
 from service.settings import Settings
 
-OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin
 ASK = {"user_id": "ann", "k": 1}
 
@@ -43,7 +43,8 @@ def routes(settings: Settings) -> list[tuple[str, str]]:
     """Method and path of everything the application has, open or not."""
     found = []
     for route in iter_route_contexts(create_app(settings).routes):
-        path = re.sub("{[^}]*}", "1", re.sub("{[^}]*:entry}", "1-1", route.path or ""))
+        path = (route.path or "").replace("{name:path}", "app.js")
+        path = re.sub("{[^}]*}", "1", re.sub("{[^}]*:entry}", "1-1", path))
         found += [(method, path) for method in route.methods or {"GET"}]
     return found
 
@@ -72,7 +73,9 @@ def test_a_key_opens_what_its_scope_says_and_nothing_else(
     with serving(settings) as client:
         for method, path in routes(settings):
             for scope, token in tokens.items():
-                answer = client.request(method, path, headers=bearer(token))
+                with client.stream(method, path, headers=bearer(token)) as answer:
+                    if not answer.is_success:  # one answer has no end
+                        answer.read()
                 if path in OPEN or scope in allowed(path):
                     assert answer.status_code not in (401, 403, 429, 500), (method, path, scope)
                 else:
