@@ -86,7 +86,8 @@ def test_offline_takes_only_the_policy_from_the_service() -> None:
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    assert violations(("simulator",), ("service",), ("service.schemas", "service.client"), free=("simulator.experiments",)) == []
+    contract = ("service.schemas", "service.client")
+    assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 
 def test_the_experiments_take_only_the_policy_from_the_service() -> None:
