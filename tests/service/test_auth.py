@@ -114,7 +114,7 @@ def test_what_is_no_token_of_ours(settings: Settings, redis: syncredis.Redis, ke
 
 
 def test_it_is_refused_before_its_body_is_read(settings: Settings) -> None:
-    head = "POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 500000\r\n\r\n"
+    head = "POST /recommend HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: 500000\r\n\r\n"
     with serving(settings) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head.encode())

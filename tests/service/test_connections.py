@@ -19,8 +19,8 @@ from service_examples import Server, api_process, problem_of, recommend, serving
 from service.schemas import RecommendRequest
 from service.settings import Settings
 
-HEAD = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 PROBLEM = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
 
 
@@ -94,7 +94,15 @@ def refused(received: bytes, status: int, code: str) -> None:
 
 @pytest.mark.parametrize(
     "begun",
-    [b"", b"G", b"\r\n", b"GET /healthz HTTP/1.1\r\nhost: x\r\n", GET + b"GET /hea", GET + b"\r\n", GET * 3 + b"G"],
+    [
+        b"",
+        b"G",
+        b"\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n",
+        GET + b"GET /hea",
+        GET + b"\r\n",
+        GET * 3 + b"G",
+    ],
 )
 def test_a_head_that_is_not_whole_in_time_ends_the_connection(hasty: httpx.Client, begun: bytes) -> None:
     with dial(hasty) as connection:
@@ -148,8 +156,8 @@ LARGE_HEADS = {
     "one header": HEAD + b"x: " + b"y" * 20_000 + b"\r\n\r\n",
     "one header of 200 kB": HEAD + b"x: " + b"y" * 200_000 + b"\r\n\r\n",
     "a name": HEAD + b"x" * 20_000 + b": y\r\n\r\n",
-    "a path": b"GET /users/" + b"x" * 20_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-    "a query": b"GET /healthz?" + b"x" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a path": b"GET /users/" + b"x" * 20_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "a query": b"GET /healthz?" + b"x" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "many headers": HEAD + b"a: b\r\n" * 200 + b"\r\n",
     "many names": HEAD + b"".join(b"h%d: \r\n" % n for n in range(50_000)) + b"\r\n",
 }
@@ -286,7 +294,7 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
 for connection in held[::2]:
-    connection.sendall(b"GET /healthz HTTP/1.1\\r\\nhost: x\\r\\nx: ")
+    connection.sendall(b"GET /healthz HTTP/1.1\\r\\nhost: localhost\\r\\nx: ")
 print("held", flush=True)
 drop = threading.Event()
 while not drop.wait(0.5):

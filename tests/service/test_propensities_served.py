@@ -43,7 +43,7 @@ async def serve(settings: Settings, n: int) -> dict[str, list[float]]:
     answered: dict[str, list[float]] = {}
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.01)
             for start in range(0, n, _AT_ONCE):

@@ -19,8 +19,9 @@ from service.events import Feedback
 from service.settings import Settings
 
 BODY = b'{"user_id": "ann"}'
-HEAD = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(
-    BODY
+HEAD = (
+    b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    % len(BODY)
 )
 
 

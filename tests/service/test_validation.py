@@ -186,9 +186,7 @@ def test_ten_megabytes(client: httpx.Client, method: str, path: str, chunked: bo
 
 
 def test_too_large_a_body_is_refused_before_it_is_sent(client: httpx.Client) -> None:
-    head = (
-        "POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000000000\r\n\r\n"
-    )
+    head = "POST /recommend HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: 1000000000000\r\n\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
         connection.sendall(head.encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))  # to the end: the server closes
@@ -212,7 +210,7 @@ def test_other_content_types(client: httpx.Client, method: str, path: str, conte
         ("PROPFIND", "/recommend", 405),
         ("GET", "/nowhere", 404),
         ("POST", "/recommend/", 404),
-        ("GET", "/items", 404),
+        ("GET", "/itemz", 404),
         ("GET", "/items/", 422),
         ("GET", "/users/" + "x" * 10_000, 422),
         ("PUT", "/items/" + "x" * 257, 422),
@@ -231,7 +229,7 @@ def test_wrong_methods_and_paths(client: httpx.Client, method: str, path: str, s
 def test_strange_hosts_get_an_answer(client: httpx.Client) -> None:
     for host in ("[", "a b", "x" * 5000, "%"):
         answer = client.post("/recommend", json={"user_id": "u", "k": 0}, headers={"host": host})
-        assert answer.status_code in (400, 422), answer.text
+        assert answer.status_code in (400, 403, 422), answer.text
 
 
 def test_a_thousand_and_one_events_are_too_many(client: httpx.Client) -> None:
