@@ -140,7 +140,8 @@ def test_what_is_refused_counts_for_the_route(settings: Settings) -> None:
     with serving(settings) as client:
         url = client.base_url
         with socket.create_connection((url.host, url.port)) as connection:
-            head = b"POST /recommend HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+            kind = b"Content-Type: application/json\r\nContent-Length: 99"
+            head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\n" + kind + b"\r\n\r\n{"
             connection.sendall(head + b"Content-Length: 99\r\n\r\n{")
         until(lambda: 'status_code="400"' in client.get("/metrics").text, "the metric")
         counted = [line for line in client.get("/metrics").text.splitlines() if 'status_code="400"' in line]
