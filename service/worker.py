@@ -74,7 +74,7 @@ class Worker:
         self._reported_at = 0.0
         self._published_at = 0.0
         self._lag_s = 0.0
-        self._told, self._told_at = -1, 0.0  # the history's last entry: closed impressions, unix seconds
+        self._told, self._told_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
         self._off_policy: dict[str, float] = {}
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ from service_examples import (
     learning_settings,
     problem_of,
     recommend,
+    report_of,
     respond,
     serving,
     shown,
@@ -186,9 +187,14 @@ def test_the_stream_begins_with_the_history_and_goes_on(settings: Settings, redi
             nonlocal spoken
             talk(client, 10, spoken)
             spoken += 10
-            return bool(redis.xlen(Keys(settings.key_prefix).history))
+            return set(report_of(redis, settings).arms) == {"adaptive", "control"} and told() > 0
+
+        def told() -> int:
+            return redis.xlen(Keys(settings.key_prefix).history)
 
         until(is_told, "a moment of the history")
+        before = told()
+        until(lambda: is_told() and told() > before, "one that has seen both arms")
         (_, moments), (_, now) = events_of(client, 2)
         assert isinstance(moments, list) and isinstance(now, dict)
         at, version, coverage, lag_s, arms = moments[-1]
