@@ -182,11 +182,10 @@ class ServingPolicy:
     def replaced(self, made: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
         """The same policy with other networks, which have the same items and perhaps new ones after them."""
         pretrained, learned, critic = (made[net] for net in (self.pretrained, self.learned, self.critic))
-        policy = ServingPolicy(pretrained, learned, critic, self.config)
-        policy._index = self._index
-        if self._index is not None and policy.n_items - len(self._index) > _MOST_NEW:
-            policy._index = self._index.with_items(policy._named_by)
-        return policy
+        index = self._index
+        if index is not None and len(pretrained) - len(index) > _MOST_NEW:
+            index = index.with_items([made[net] for net in self._named_by])
+        return ServingPolicy(pretrained, learned, critic, self.config, index)
 
     def closeness(self, items: Places, to: Places, arm: Arm) -> Floats:
         """[n, m] cosine of each of `items` [n] to each of `to` [m] in what serves an arm."""

@@ -40,8 +40,10 @@ def is_installed() -> bool:
 
 
 def _faiss() -> Any:
-    """The package; what it says of its types is of C++, not of what its Python layer takes."""
-    return importlib.import_module("faiss")
+    """The package, with one thread for who asks; its types are those of C++, not of what its Python layer takes."""
+    faiss = importlib.import_module("faiss")
+    faiss.omp_set_num_threads(1)  # it comes after `one_thread`, with a pool of its own
+    return faiss
 
 
 class ItemIndex:
