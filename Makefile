@@ -20,7 +20,7 @@ help:
 	@echo "make security        the long form of the contract's and the decoders' tests: 20,000 requests and more (20 minutes)"
 	@echo "make audit           known vulnerabilities in what the image installs (asks pypi.org), and bandit on our own code"
 	@echo "make sbom            write sbom.json: what the image installs, as CycloneDX"
-	@echo "make bench           measure speed, freshness and costs, then write docs/performance.md (ten minutes)"
+	@echo "make bench           measure speed, freshness and costs, then write docs/performance.md (fifteen minutes)"
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
