@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from service.client import NO_CONNECTION
+from service.client_calls import NO_CONNECTION
 from service.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
 from simulator.client import ServiceClient, ServiceError
 from simulator.environment import SessionBatch, World

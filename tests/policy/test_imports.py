@@ -86,7 +86,7 @@ def test_offline_takes_only_the_policy_from_the_service() -> None:
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    contract = ("service.schemas", "service.client")
+    contract = ("service.schemas", "service.client", "service.client_calls")
     assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 
