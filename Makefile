@@ -11,11 +11,13 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test bench screenshots chaos lint security audit sbom experiments tune results container-test observability-test clean help
+.PHONY: demo test docs reference bench screenshots chaos lint security audit sbom experiments tune results container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make docs            the documents as a site, in runs/site"
+	@echo "make reference       write docs/reference again: settings, HTTP API, metrics, commands"
 	@echo "make chaos           kill, pause and starve every part under load (about 15 minutes), then write its page"
 	@echo "make security        the long form of the contract's and the decoders' tests: 20,000 requests and more (20 minutes)"
 	@echo "make audit           known vulnerabilities in what the image installs (asks pypi.org), and bandit on our own code"
@@ -47,7 +49,14 @@ demo:
 	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: $(VENV)/.stamp-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "runs/site/index.html"
+
+reference: $(VENV)/.stamp-dev
+	PYTHONPATH=tests/docs $(BIN)/python tests/docs/reference.py docs/reference
 
 CHAOS := docs/results/reliability/chaos.jsonl
 

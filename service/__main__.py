@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from service import embedded, keys_command, logs, telemetry
-from service.command_settings import settings_or_exit
+from service.command_settings import settings_of_what_runs, settings_or_exit
 from service.settings import Settings
 
 app = typer.Typer(
@@ -125,7 +125,7 @@ def export(
     from service.export_files import ExportError, write_log
     from service.keys import Keys
 
-    settings = settings_or_exit()
+    settings = settings_of_what_runs()
     try:
         with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client:
             counts = write_log(out, client, Keys(settings.key_prefix), settings.reward_window_s, items)

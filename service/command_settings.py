@@ -6,6 +6,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from service import embedded
 from service.settings import Settings
 
 
@@ -21,3 +22,12 @@ def settings_or_exit() -> Settings:
             name = "_".join(str(part) for part in item["loc"]).upper()
             typer.echo(f"error: setting {name.removeprefix('IALP_')}: {item['msg']}", err=True)
         raise typer.Exit(2) from None
+
+
+def settings_of_what_runs() -> Settings:
+    """The same, for a command about a deployment: without REDIS_URL, that of a `service dev` on this `data_dir`."""
+    settings = settings_or_exit()
+    if "redis_url" in settings.model_fields_set:
+        return settings
+    url = embedded.found(settings.data_dir / "redis")
+    return settings if url is None else settings.model_copy(update={"redis_url": url})

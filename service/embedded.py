@@ -46,6 +46,12 @@ def _socket_path(folder: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"ialp-{os.getuid()}-{name}.sock"
 
 
+def found(folder: Path) -> str | None:
+    """The URL of the server that runs on this folder, None if there is none."""
+    path = _socket_path(folder)
+    return f"unix://{path}" if _answers(path) else None
+
+
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """A running server's URL; a server that was started here is stopped at the end, one that was found is left alone.
@@ -58,7 +64,7 @@ def serving(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = _socket_path(folder)
     url = f"unix://{path}"
-    if _answers(path):
+    if found(folder) is not None:
         log.info("using the server that already runs on %s", path)
         yield url
         return

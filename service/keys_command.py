@@ -31,7 +31,7 @@ from service.auth import (
     token,
     verified,
 )
-from service.command_settings import settings_or_exit
+from service.command_settings import settings_of_what_runs
 from service.keys import Keys
 
 app = typer.Typer(no_args_is_help=True, help="API keys; running services see a change within a second.")
@@ -166,7 +166,7 @@ def _no_such_key() -> typer.Exit:
 @contextlib.contextmanager
 def _storage() -> Iterator[tuple[redis.Redis, str]]:
     """A client and the name of the hash of keys; what goes wrong there is one line and exit code 2."""
-    settings = settings_or_exit()
+    settings = settings_of_what_runs()
     wait_s = settings.redis_timeout_s
     try:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=wait_s, socket_connect_timeout=wait_s) as client:
