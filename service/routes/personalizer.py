@@ -23,7 +23,7 @@ _ranks = APIRouter(route_class=needs("serve", without_redis=True))
 _events = APIRouter(route_class=needs("feedback"))
 
 
-@_ranks.post("/rank", status_code=HTTPStatus.CREATED)
+@_ranks.post("/rank", status_code=HTTPStatus.CREATED, responses=problems(404))
 async def rank(body: RankRequest, request: Request, state: Shared) -> RankResponse:
     """Which of up to 50 items to show. An action that is no item yet is added as one, with a text made from its
     features, if the key has the scope `admin` too. Features of a known one are not read: PUT /items changes its text.
