@@ -18,7 +18,8 @@ from auth_examples import add_key
 from scipy.stats import chisquare
 from service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
 
-from service import embedded, personalizer
+from service import embedded, hot_path, personalizer
+from service.catalogue import ItemRecord
 from service.events import Feedback, Impression, ItemChanged
 from service.features import asked_for, text_of
 from service.keys import Keys
@@ -26,8 +27,10 @@ from service.main import create_app
 from service.personalizer_schemas import RankRequest
 from service.policy.adaptive import Arm
 from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.text import TEXT_DIM
 from service.policy.types import Interaction, Response
 from service.schemas import MAX_TEXT
+from service.sessions import Session
 from service.settings import Settings
 from service.state import State
 from service.transitions import Joined, Joiner, transition_of
@@ -499,6 +502,25 @@ async def test_actions_are_drawn_as_often_as_their_probabilities_say(settings: S
                     expected[action.id] += action.probability
     assert min(expected.values()) > 50
     assert chisquare([counts[f] for f in FILMS], [expected[f] for f in FILMS]).pvalue > 1e-3
+
+
+async def test_what_is_put_meanwhile_stays_as_it_was_put(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process, between the look at the catalogue and the adding of what was missing there."""
+    session_of = hot_path.session_of
+
+    async def overtaken(user: str, state: State) -> Session | None:
+        session = await session_of(user, state)
+        texts = [("put", ItemRecord("Put by hand", bytes(2 * TEXT_DIM))), ("gone", ItemRecord("", b"", deleted=True))]
+        await state.watch.store.put(texts)
+        return session
+
+    monkeypatch.setattr(hot_path, "session_of", overtaken)
+    async with in_process(settings) as state:
+        request = RankRequest.model_validate(body_of("put", "gone", "new"))
+        ranked = await personalizer.rank(request, True, state)
+        stored = await state.watch.store.known(["put", "gone", "new"])
+    assert [(record.text, record.deleted) for record in stored] == [("Put by hand", False), ("", True), ("new", False)]
+    assert {action.id for action in ranked.ranking if action.probability > 0} == {"put", "new"}
 
 
 def test_without_a_policy_it_says_so(settings: Settings) -> None:
