@@ -6,6 +6,7 @@ or none of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -120,12 +121,14 @@ class EventLog:
     ) -> list[bool]:
         """Log feedback and update the sessions, all at once; False where the event_id was known already.
 
-        `places` of the events' items in the catalogue; `marks` are keys that take the place of those of the event ids.
+        `places` of the events' items in the catalogue; `marks` are keys that take the place of those of the event ids,
+        and last at least for the reward window.
         """
         settings = self._settings
         keys = [self._keys.events, self._keys.popularity]
+        window_s = math.ceil(settings.reward_window_s) if marks is not None else 0
         args: list[str | bytes | int] = [
-            settings.dedupe_ttl_s,
+            max(settings.dedupe_ttl_s, window_s),
             settings.history_length,
             settings.seen_limit,
             settings.session_ttl_s,

@@ -23,6 +23,7 @@ from service.catalogue import ItemRecord
 from service.events import Feedback, Impression, ItemChanged
 from service.features import asked_for, text_of
 from service.keys import Keys
+from service.lag import Lag
 from service.main import create_app
 from service.personalizer_schemas import RankRequest
 from service.policy.adaptive import Arm
@@ -54,8 +55,9 @@ DOCUMENTED = {
 
 @pytest.fixture
 def settings(redis_url: str, snapshot_folder: Path, tmp_path: Path) -> Settings:
-    """With a reward window that outlasts a test."""
-    return make_settings(redis_url, snapshot_folder, tmp_path, reward_window_s=90.5)
+    """With a reward window that outlasts a test, and the memory of event ids; a busy machine is no outage."""
+    changes = {"reward_window_s": 90.5, "dedupe_ttl_s": 5, "recommend_redis_timeout_s": 30.0}
+    return make_settings(redis_url, snapshot_folder, tmp_path, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -394,9 +396,9 @@ def test_an_event_that_comes_again_has_the_same_answer_and_counts_once(
     assert impression.items == (item,)
     assert [ask(0) for _ in range(3)] == [item] * 3
     assert 'ialp_impressions_total{arm="' + impression.arm + '"} 1.0' in api.get("/metrics").text
-    # Asked for other actions the event is another one.
+    # Once that action is not allowed any more, the event is another one.
     others = [film for film in FILMS if film != item]
-    changed = rank(api, *others, eventId="again")
+    changed = rank(api, *FILMS, eventId="again", excludedActions=[item])
     assert changed["rewardActionId"] in others
     assert [shown.items[0] for shown in impressions(redis, settings)] == [item, changed["rewardActionId"]]
     assert reward(api, "again") == 204
@@ -404,7 +406,9 @@ def test_an_event_that_comes_again_has_the_same_answer_and_counts_once(
     assert answered.item_id == changed["rewardActionId"]
 
 
-def test_an_events_first_reward_counts(api: httpx.Client, redis: syncredis.Redis, settings: Settings) -> None:
+def test_an_events_first_reward_counts(
+    api: httpx.Client, redis: syncredis.Redis, settings: Settings, keys: Keys
+) -> None:
     event = rank(api, *FILMS, contextFeatures=[{"userId": "ann"}])
     # What a client calls its own events is no business of this one's.
     for taken in (event["eventId"], f"personalizer:{event['eventId']}"):
@@ -417,6 +421,7 @@ def test_an_events_first_reward_counts(api: httpx.Client, redis: syncredis.Redis
         (0.25, impression.recommendation_id)
     ]
     assert api.get("/users/ann").json()["history"] == [{"item_id": event["rewardActionId"], "reward": 0.25}]
+    assert redis.ttl(keys.rewarded(impression.recommendation_id)) >= redis.ttl(keys.ranked(event["eventId"])) > 80
 
 
 def test_what_is_deferred_counts_once_it_is_activated(
@@ -521,6 +526,36 @@ async def test_what_is_put_meanwhile_stays_as_it_was_put(settings: Settings, mon
         stored = await state.watch.store.known(["put", "gone", "new"])
     assert [(record.text, record.deleted) for record in stored] == [("Put by hand", False), ("", True), ("new", False)]
     assert {action.id for action in ranked.ranking if action.probability > 0} == {"put", "new"}
+
+
+def test_while_the_learner_is_far_behind_events_are_answered_and_not_remembered(
+    api: httpx.Client, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rank(api, *FILMS)["eventId"]
+    with monkeypatch.context() as behind:
+        behind.setattr(Lag, "too_far", True)
+        event = rank(api, *FILMS)["eventId"]
+        assert redis.xlen(keys.events) == 1
+        refused = api.post(f"/personalizer/v1.0/events/{before}/reward", json={"value": 1.0})
+        assert problem_of(refused, 503)["code"] == "learner_behind"
+    assert (reward(api, before), reward(api, event)) == (204, 404)
+
+
+def test_the_kill_switch_turns_every_arm_into_the_control(
+    api: httpx.Client, redis: syncredis.Redis, settings: Settings
+) -> None:
+    """Ranked by the pre-trained policy then, as every slate is: nothing of the mixture is left in what is logged."""
+    users = [{"userId": f"u{n}"} for n in range(8)]
+    for context in users:
+        rank(api, *FILMS, contextFeatures=[context])
+    assert api.post("/policies:freeze").status_code == 200
+    until(lambda: api.get("/policies").json()["mode"] == "frozen", "the kill switch")
+    for context in users:
+        rank(api, *FILMS, contextFeatures=[context])
+    shown = impressions(redis, settings)
+    assert {"control", "adaptive"} == {one.arm for one in shown}
+    assert any(one.weight > 0 for one in shown[:8])
+    assert all(one.weight == 0 for one in shown[8:])
 
 
 def test_without_a_policy_it_says_so(settings: Settings) -> None:

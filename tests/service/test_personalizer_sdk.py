@@ -24,8 +24,9 @@ ACTIONS = [
 
 def test_azures_client_ranks_rewards_and_activates(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
     token = add_key(redis, keys, "serve", "feedback", "admin")
+    patient = {"auth": "on", "reward_window_s": 90.0, "recommend_redis_timeout_s": 30.0}
     with (
-        serving(settings.model_copy(update={"auth": "on", "reward_window_s": 90.0})) as api,
+        serving(settings.model_copy(update=patient)) as api,
         PersonalizerClient(str(api.base_url).rstrip("/"), CognitiveServicesCredentials(token)) as client,
     ):
         context = [{"userId": "ann", "timeOfDay": "morning"}]
