@@ -52,8 +52,10 @@ def decode_record(data: bytes) -> ItemRecord:
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
 
-# KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing). Returns 1 for a new item.
+# KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing), "1" to replace an item.
+# Returns 1 for a new item.
 _PUT = """
+if ARGV[4] ~= '1' and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
 local new = redis.call('HSETNX', KEYS[2], ARGV[1], redis.call('HLEN', KEYS[2]))
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[1])
@@ -181,8 +183,11 @@ class CatalogueStore:
         self._redis, self._keys = redis, keys
         self._put = redis.register_script(_PUT)
 
-    async def put(self, items: Sequence[tuple[str, ItemRecord]], log: bool = True) -> list[bool]:
-        """Store items in order, each logged for the worker unless `log` is off; True where the item is new."""
+    async def put(self, items: Sequence[tuple[str, ItemRecord]], log: bool = True, replace: bool = True) -> list[bool]:
+        """Store items in order, each logged for the worker unless `log` is off; True where the item is new.
+
+        Without `replace` an item that exists, or was deleted, stays as it is.
+        """
         keys = self._keys
         names = [keys.items, keys.item_index, keys.item_changes, keys.item_seq, keys.events]
         pipe = self._redis.pipeline(transaction=True)
@@ -191,7 +196,8 @@ class CatalogueStore:
                 item_id=item_id, embedding=record.embedding, hidden=record.hidden, deleted=record.deleted
             )
             payload = events.encode(event) if log else b""
-            await self._put(keys=names, args=[item_id, msgspec.msgpack.encode(record), payload], client=pipe)
+            args = [item_id, msgspec.msgpack.encode(record), payload, int(replace)]
+            await self._put(keys=names, args=args, client=pipe)
         return [bool(new) for new in await pipe.execute()]
 
     async def known(self, item_ids: Sequence[str]) -> list[ItemRecord]:

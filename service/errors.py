@@ -85,6 +85,13 @@ def redis_away() -> Problem:
     )
 
 
+def no_policy() -> Problem:
+    """503: what was asked needs a policy, and none is loaded."""
+    detail = "No policy is loaded; see /readyz."
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers=headers)
+
+
 def _invalid(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, Variant, entropy
 from service.policy.off_policy import effective_sample_size, estimate, snips
-from service.policy.types import EMPTY_SLOT, Batch, States, unpack_states
+from service.policy.types import EMPTY_SLOT, Batch, unpack_states
 from service.registry import Gate
 from service.settings import Settings
 
@@ -36,7 +36,7 @@ class OffPolicy(NamedTuple):
 def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Masks are known only as far as the history tells (an approximation that
     scales all ratios of a state alike)."""
-    return _off_policy(policy.serve(_queries(batch.state, policy.n_items)), batch)
+    return _off_policy(policy.serve(_queries(batch, policy.n_items)), batch)
 
 
 def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
@@ -53,12 +53,17 @@ def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
     return OffPolicy(judged.value, judged.low, effective_sample_size(ratio), logged)
 
 
-def _queries(states: States, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
-    """The states, with all items available that are not in their history."""
+def _queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
+    """The states, with all items available that are not in their history.
+
+    One that was shown something of its history was masked nothing (see `personalizer`), so there all are.
+    """
     queries = []
-    for history in unpack_states(states):
+    for history, shown in zip(unpack_states(batch.state), batch.actions.tolist(), strict=True):
         available = np.ones(n_items, np.bool_)
-        available[[past.item for past in history]] = False
+        past = [one.item for one in history]
+        if set(past).isdisjoint(shown):
+            available[past] = False
         queries.append(Query(history, available, arm))
     return queries
 
@@ -67,7 +72,7 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions; all have rows
     for all items. In a large catalogue all are compared on the candidates that `new` chooses among."""
     n_items = new.n_items
-    queries = _queries(batch.state, n_items)
+    queries = _queries(batch, n_items)
     served = new.serve(queries)
     among = None
     if new.is_narrowed or live.is_narrowed:  # not always both: the number of candidates is a setting
@@ -78,7 +83,7 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     frozen = (
         [replace(one, probs=one.pretrained) for one in served]
         if new.config.variant == Variant.AP
-        else new.serve(_queries(batch.state, n_items, Arm.CONTROL), among)
+        else new.serve(_queries(batch, n_items, Arm.CONTROL), among)
     )
     estimate = _off_policy(served, batch)
     p, q, control = (np.array([one.probs for one in each]) for each in (served, before, frozen))

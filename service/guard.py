@@ -53,10 +53,15 @@ def needs(*scopes: Scope, without_redis: bool = False) -> type[Guarded]:
     return type("Guarded", (Guarded,), {"scopes": scopes, "without_redis": without_redis})
 
 
+_NAMES = (b"x-api-key", b"ocp-apim-subscription-key")  # the second is what Azure Personalizer's clients send
+
+
 def _token(headers: Headers) -> str:
-    found = {name: value for name, value in reversed(headers) if name in (b"authorization", b"x-api-key")}
+    found = {name: value for name, value in reversed(headers) if name == b"authorization" or name in _NAMES}
     scheme, _, token = found.get(b"authorization", b"").decode("latin-1").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else found.get(b"x-api-key", b"").decode("latin-1")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return next((found[name] for name in _NAMES if name in found), b"").decode("latin-1")
 
 
 async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> None:

@@ -21,7 +21,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import auth, errors, guard, sessions, slates, telemetry
+from service.catalogue import Catalogue
 from service.errors import Problem
+from service.events import Impression
+from service.live import LivePolicy
 from service.policy.types import session_state
 from service.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
 from service.sessions import Session
@@ -175,16 +178,9 @@ def encoded(answer: Answer) -> bytes:
 async def recommend(ask: Ask, state: State) -> Answer:
     """A slate for a user or an anonymous session. Without Redis it answers from memory and says so in `warnings`."""
     user = sessions.user_key(ask.user_id, ask.session_id)
-    warnings: list[str] = []
-    redis_answers = True  # after one failure it is not asked again: a request waits for one time-out at most
-    try:
-        with telemetry.span("session"):
-            session = await state.sessions_of(user)
-        if session.catalogue_seq != state.watch.catalogue.seq:
-            await state.watch.sync_catalogue(session.catalogue_seq)
-    except (RedisError, OSError):
-        session, redis_answers = Session((), (), 0), False
-        warnings.append("session_unavailable")
+    known = await session_of(user, state)
+    session, redis_answers = known or Session((), (), 0), known is not None
+    warnings = [] if redis_answers else ["session_unavailable"]
     live, catalogue = state.watch.current, state.watch.catalogue
     stored, seen = session.named(catalogue.ids)
     history = session_state(stored, seen, state.settings.shown_length)
@@ -198,18 +194,10 @@ async def recommend(ask: Ask, state: State) -> Answer:
         popular = await _popular(state) if redis_answers else []
         slate = slates.fall_back(catalogue, chosen, popular, ask.k)
     else:
-        with telemetry.span("draw", version=live.version, k=ask.k):
-            arm = state.arm_of(user)
-            wishes = slates.wishes(live, catalogue, chosen, history, arm, ask.k, state.rng, state.shadow_rng)
-            coming = [state.drawn(wish) for wish in wishes]  # all before the first is waited for
-            drawn = [await slate for slate in coming]
-            slate = slates.told(live, catalogue, chosen, history, drawn, user=user, arm=arm, k=ask.k)
-    if slate.impression is not None:
-        state.metrics.entropy.set(slate.impression.entropy)
-        state.metrics.mix_weight.set(slate.impression.weight)
-        if state.lag.too_far or not (redis_answers and await _logged(slate, state)):
-            warnings.append("impression_not_logged")
-    state.metrics.impressions.labels(slate.arm).inc()
+        slate, _ = await drawn_for(user, live, catalogue, chosen, history, ask.k, state)
+    if slate.impression is not None and (state.lag.too_far or not (redis_answers and await _logged(slate, state))):
+        warnings.append("impression_not_logged")
+    count(slate.arm, slate.impression, state)
     return Answer(
         recommendation_id=slate.recommendation_id,
         policy_version=slate.policy_version,
@@ -217,6 +205,47 @@ async def recommend(ask: Ask, state: State) -> Answer:
         items=slate.items,
         warnings=[*warnings, *slate.warnings],
     )
+
+
+async def session_of(user: str, state: State) -> Session | None:
+    """A user's session, with the catalogue brought up to date; None if Redis does not answer.
+
+    After one failure it is not to be asked again: a request waits for one time-out at most.
+    """
+    try:
+        with telemetry.span("session"):
+            session = await state.sessions_of(user)
+        if session.catalogue_seq != state.watch.catalogue.seq:
+            await state.watch.sync_catalogue(session.catalogue_seq)
+    except (RedisError, OSError):
+        return None
+    return session
+
+
+async def drawn_for(
+    user: str,
+    live: LivePolicy,
+    catalogue: Catalogue,
+    chosen: slates.Candidates,
+    history: slates.History,
+    k: int,
+    state: State,
+) -> tuple[slates.Slate, slates.Drawn]:
+    """A slate for a user, together with what comes in this turn of the event loop, and how it was drawn."""
+    with telemetry.span("draw", version=live.version, k=k):
+        arm = state.arm_of(user)
+        wishes = slates.wishes(live, catalogue, chosen, history, arm, k, state.rng, state.shadow_rng)
+        coming = [state.drawn(wish) for wish in wishes]  # all before the first is waited for
+        drawn = [await slate for slate in coming]
+        return slates.told(live, catalogue, chosen, history, drawn, user=user, arm=arm, k=k), drawn[0]
+
+
+def count(arm: str, impression: Impression | None, state: State) -> None:
+    """Something was shown, by a policy if there is an impression of it."""
+    if impression is not None:
+        state.metrics.entropy.set(impression.entropy)
+        state.metrics.mix_weight.set(impression.weight)
+    state.metrics.impressions.labels(arm).inc()
 
 
 async def _logged(slate: slates.Slate, state: State) -> bool:

@@ -29,6 +29,14 @@ class Keys:
         """String: this feedback event was accepted."""
         return f"{self.prefix}:e:{event_id}"
 
+    def ranked(self, event_id: str) -> str:
+        """String: what an event of Personalizer's was answered, see `ranked`."""
+        return f"{self.prefix}:ranked:{event_id}"
+
+    def rewarded(self, recommendation_id: str) -> str:
+        """String: the reward of such an event was accepted. Apart from `event`, whose ids are chosen by clients."""
+        return f"{self.prefix}:rewarded:{recommendation_id}"
+
     @property
     def items(self) -> str:
         """Hash: item id -> record."""

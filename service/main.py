@@ -25,6 +25,7 @@ from service.live import PolicyWatch
 from service.metrics import Metrics
 from service.openapi import DocumentedAPI, problems
 from service.policy.snapshot import SnapshotError
+from service.ranked import RankedStore
 from service.rate_limit import RateLimiter
 from service.registry import RegistryError
 from service.routes import (
@@ -35,6 +36,7 @@ from service.routes import (
     feedback,
     health,
     items,
+    personalizer,
     policies,
     recommend,
     users,
@@ -109,6 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             circuit=circuit,
             quick=quick,
             log=events,
+            ranked=RankedStore(redis, quick, keys, settings),
             sessions=SessionStore(redis, keys),
             sessions_of=Coalesced(SessionStore(quick, keys).load, _LONGEST_WAIT_S),
             drawn=Coalesced(_draw),
@@ -154,6 +157,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (recommend, feedback, items, users, policies, evaluation, explain, log_routes, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
+    app.include_router(personalizer.router)
     app.include_router(health.router)
     app.include_router(health.guarded)
     app.include_router(dashboard.guarded)

@@ -14,6 +14,7 @@ from service.schemas import ProblemDocument
 SCHEMES: dict[str, dict[str, str]] = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "ialp_<key id>_<secret>"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "subscription_key": {"type": "apiKey", "in": "header", "name": "Ocp-Apim-Subscription-Key"},
 }  # ways to send an API key
 
 _REFERENCE = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
@@ -57,5 +58,12 @@ class _EntryConvertor(_OpaqueConvertor):
     regex = r"\d{1,15}-\d{1,15}"
 
 
+class _PersonalizerVersionConvertor(_OpaqueConvertor):
+    """A version of Azure Personalizer's interface."""
+
+    regex = r"v1\.(?:0|1(?:-preview\.[0-9]{1,3})?)"
+
+
 register_url_convertor("opaque", _OpaqueConvertor())
 register_url_convertor("entry", _EntryConvertor())
+register_url_convertor("personalizer_version", _PersonalizerVersionConvertor())

@@ -21,6 +21,7 @@ from service.live import PolicyWatch
 from service.metrics import Metrics, WorkerReport, decode_report
 from service.policy.adaptive import Arm
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
+from service.ranked import RankedStore
 from service.rate_limit import RateLimiter
 from service.sessions import Session, SessionStore, share_of
 from service.settings import Settings
@@ -53,6 +54,7 @@ class State:
     circuit: Circuit
     quick: aioredis.Redis  # the same Redis for /recommend: gives up early
     log: EventLog
+    ranked: RankedStore
     lag: Lag
     watch: PolicyWatch
     encoder: Encoder

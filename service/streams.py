@@ -6,6 +6,7 @@ or none of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,16 +47,25 @@ return accepted
 """
 ).replace("PLACE", str(sessions.PLACE_BYTES))
 
-# KEYS: events, then for each impression: session. ARGV: history length, seen limit, session ttl (s), then for each
-# impression: payload, the items as they are appended to those seen.
-_IMPRESSIONS = (
+# For scripts that log an impression; `places` are its items as they are appended to those seen.
+IMPRESSION_LUA = (
     sessions.LUA
     + """
+local function log_impression(events, session, payload, places, longest_history, longest_seen, ttl)
+  local history, others = load_session(session)
+  redis.call('XADD', events, '*', 'e', payload)
+  if #places > 0 then save_session(session, history, others .. places, longest_history, longest_seen, ttl) end
+end
+"""
+)
+
+# KEYS: events, then for each impression: session. ARGV: history length, seen limit, session ttl (s), then for each
+# impression: payload, places.
+_IMPRESSIONS = (
+    IMPRESSION_LUA
+    + """
 for i = 2, #KEYS do
-  local payload, places = ARGV[i * 2], ARGV[i * 2 + 1]
-  local history, others = load_session(KEYS[i])
-  redis.call('XADD', KEYS[1], '*', 'e', payload)
-  if #places > 0 then save_session(KEYS[i], history, others .. places, ARGV[1], ARGV[2], ARGV[3]) end
+  log_impression(KEYS[1], KEYS[i], ARGV[i * 2], ARGV[i * 2 + 1], ARGV[1], ARGV[2], ARGV[3])
 end
 """
 )
@@ -106,21 +116,27 @@ class EventLog:
         await self._impressions(keys=names, args=args)
         return [None] * len(shown)
 
-    async def append_feedback(self, feedback: Sequence[Feedback], places: Sequence[int]) -> list[bool]:
+    async def append_feedback(
+        self, feedback: Sequence[Feedback], places: Sequence[int], marks: Sequence[str] | None = None
+    ) -> list[bool]:
         """Log feedback and update the sessions, all at once; False where the event_id was known already.
 
-        `places` of the events' items in the catalogue.
+        `places` of the events' items in the catalogue; `marks` are keys that take the place of those of the event ids,
+        and last at least for the reward window.
         """
         settings = self._settings
         keys = [self._keys.events, self._keys.popularity]
+        window_s = math.ceil(settings.reward_window_s) if marks is not None else 0
         args: list[str | bytes | int] = [
-            settings.dedupe_ttl_s,
+            max(settings.dedupe_ttl_s, window_s),
             settings.history_length,
             settings.seen_limit,
             settings.session_ttl_s,
         ]
-        for event, place in zip(feedback, places, strict=True):
-            keys += [self._keys.event(event.event_id), self._keys.session(event.user)]
+        if marks is None:
+            marks = [self._keys.event(event.event_id) for event in feedback]
+        for event, place, mark in zip(feedback, places, marks, strict=True):
+            keys += [mark, self._keys.session(event.user)]
             entry = sessions.encode_response(place, event.reward)
             args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]

@@ -44,7 +44,7 @@ class A2C:
     def step(self, batch: Batch) -> Metrics:
         """One gradient step on transitions that the current policy, or a recent version, produced."""
         config = self.config
-        logits = losses.mask_history(self.actor(batch.state), batch.state)
+        logits = losses.mask_history(self.actor(batch.state), batch.state, batch.actions)
         log_probs = losses.slate_log_probs(logits, batch.actions)
         ratios = losses.clipped_importance_ratios(log_probs, batch.propensities, config.ratio_clip)
         with torch.no_grad():

@@ -94,11 +94,20 @@ class Distribution:
 
     def propensities(self, shown: npt.NDArray[np.int64]) -> Probs:
         """Propensity of each slot had the items `shown` [k], by their place in the catalogue, been drawn from this."""
+        return slate_propensities(*self._found(shown))
+
+    def probabilities(self, items: npt.NDArray[np.int64]) -> Probs:
+        """Of `items` [n], by their place in the catalogue; zero for one that the numbers are not of."""
+        probs, places = self._found(items)
+        return np.asarray(probs[places])
+
+    def _found(self, items: npt.NDArray[np.int64]) -> tuple[Probs, npt.NDArray[np.int64]]:
+        """Probabilities, and where in them those of `items` [n] are."""
         if self.rows is None:
-            return slate_propensities(self.probs, shown)
-        places = np.searchsorted(self.rows, shown)  # of an item that is there twice the first, which has its mass
-        there = self.rows[np.minimum(places, len(self.rows) - 1)] == shown
-        return slate_propensities(np.append(self.probs, 0.0), np.where(there, places, len(self.probs)))
+            return self.probs, items
+        places = np.searchsorted(self.rows, items)  # of an item that is there twice the first, which has its mass
+        there = self.rows[np.minimum(places, len(self.rows) - 1)] == items
+        return np.append(self.probs, 0.0), np.where(there, places, len(self.probs))
 
     def of_all(self, n_items: int) -> Distribution:
         """The same with numbers for all A items."""

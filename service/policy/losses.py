@@ -15,11 +15,18 @@ from service.policy.types import EMPTY_SLOT, States
 MASKED_LOGIT = -1e9
 
 
-def mask_history(logits: Tensor, states: States) -> Tensor:
-    """Logits [B, A] with the items of each session made impossible: a policy never shows an item again."""
+def mask_history(logits: Tensor, states: States, actions: Tensor | None = None) -> Tensor:
+    """Logits [B, A] with the items of each session made impossible: a policy never shows an item again.
+
+    Where `actions` [B, K] tell otherwise, since one of them is of the session, all stay possible.
+    """
     present = torch.arange(states.items.shape[1], device=logits.device) < states.lengths.unsqueeze(1)
     counts = torch.zeros_like(logits).scatter_add(1, states.items, present.to(logits.dtype))
-    return logits.masked_fill(counts > 0, MASKED_LOGIT)
+    masked = counts > 0
+    if actions is not None:
+        repeats = masked.gather(1, actions.clamp_min(0)) & (actions != EMPTY_SLOT)
+        masked &= ~repeats.any(1, keepdim=True)
+    return logits.masked_fill(masked, MASKED_LOGIT)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 import numpy as np
 from fastapi import APIRouter
 
 from service import sessions
-from service.errors import Problem
+from service.errors import no_policy
 from service.guard import needs
 from service.openapi import problems
 from service.operator_schemas import ExplainedItem, ExplainRequest, ExplainResponse, NearItem, RememberedItem
@@ -28,8 +26,7 @@ async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
         await state.watch.sync_catalogue(session.catalogue_seq)
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
-        detail = "No policy is loaded; see /readyz."
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers={"Retry-After": "1"})
+        raise no_policy()
     arm = Arm.CONTROL if live.live.mode == "frozen" else state.arm_of(user)
     history = [(place, reward) for place, reward in session.history if place < len(catalogue)]
     liked = list(dict.fromkeys(place for place, reward in reversed(history) if reward > 0))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError, WithJsonSchema
 
-from service import sessions, telemetry
+from service import responses, sessions
 from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
 from service.guard import needs
@@ -33,7 +33,7 @@ async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
     """Take responses; 202 means that they are durable. Of an array, invalid events come back in `rejected`."""
     state.lag.check()
     if isinstance(body, FeedbackEvent):
-        await _know_items([body], state)
+        await responses.know([body.item_id], state)
         error = _unacceptable(body, state)
         if error is not None:
             raise invalid([error])
@@ -42,7 +42,7 @@ async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
         detail = f"At most {MAX_EVENTS} events in one request; this has {len(body)}."
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "too_many_events", detail)
     parsed = [_parsed(raw) for raw in body]
-    await _know_items([event for event in parsed if isinstance(event, FeedbackEvent)], state)
+    await responses.know([event.item_id for event in parsed if isinstance(event, FeedbackEvent)], state)
     valid: list[FeedbackEvent] = []
     rejected: list[Rejection] = []
     for index, event in enumerate(parsed):
@@ -73,12 +73,6 @@ def _event_id(raw: object) -> str | None:
         return None
 
 
-async def _know_items(events: list[FeedbackEvent], state: State) -> None:
-    """Look for new items in Redis, once, if any event names one that is not known here."""
-    if any(event.item_id not in state.watch.catalogue.index for event in events):
-        await state.watch.sync_catalogue()
-
-
 def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
     """What keeps a well-formed event out."""
     if event.type is not None and event.type not in state.settings.rewards:
@@ -102,12 +96,6 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
         )
         for event in events
     ]
-    with telemetry.span("log", events=len(logged)):
-        places = [state.watch.catalogue.index[event.item_id] for event in logged]
-        accepted = await state.log.append_feedback(logged, places) if logged else []
-    for event, fresh in zip(logged, accepted, strict=True):
-        state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
-        if fresh and event.reward > 0:
-            state.metrics.reward.labels(str(state.arm_of(event.user))).inc(event.reward)
+    accepted = await responses.take(logged, state)
     state.metrics.feedback.labels("rejected").inc(len(rejected))
     return FeedbackResponse(accepted=sum(accepted), duplicates=len(accepted) - sum(accepted), rejected=rejected)

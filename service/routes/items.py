@@ -8,12 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from service.catalogue import ItemRecord, pack_embedding
+from service import items
+from service.catalogue import ItemRecord
 from service.errors import Problem, invalid
 from service.guard import needs
 from service.openapi import problems
 from service.operator_schemas import ItemsResponse
-from service.policy.text import item_text
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.state import Shared, State
 
@@ -21,27 +21,12 @@ router = APIRouter(tags=["items"], route_class=needs("admin"))
 ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 
-async def _records(items: list[ItemBody], state: State) -> list[ItemRecord]:
-    live = state.watch.current
-    if live is None:
-        detail = "No policy is loaded, so texts cannot be embedded yet; see /readyz."
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers={"Retry-After": "1"})
-    texts = [item_text(item.text, item.categories) for item in items]
-    embeddings = await state.encoder.encode(live.snapshot.manifest.text_encoder, texts)
-    return [
-        ItemRecord(item.text, pack_embedding(row), tuple(item.categories), item.hidden)
-        for item, row in zip(items, embeddings, strict=True)
-    ]
-
-
 @router.put("/items/{item_id:opaque}", responses={201: {"description": "Created", "model": ItemResponse}})
 async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> ItemResponse:
     """Create or replace an item. It can be recommended, or is hidden, from the very next answer on."""
-    (record,) = await _records([item], state)
-    (created,) = await state.watch.store.put([(item_id, record)])
-    await state.watch.sync_catalogue()
+    (created,) = await items.put([(item_id, item)], state)
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
-    return _response(item_id, record)
+    return ItemResponse(item_id=item_id, **item.model_dump())
 
 
 @router.post("/items:batch")
@@ -51,9 +36,7 @@ async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
     if len(set(ids)) < len(ids):
         repeated = next(n for n, item_id in enumerate(ids) if item_id in ids[:n])
         raise invalid([{"field": f"items.{repeated}.item_id", "code": "repeated_id", "message": "comes twice"}])
-    records = await _records(list(batch.items), state)
-    created = await state.watch.store.put(list(zip(ids, records, strict=True)))
-    await state.watch.sync_catalogue()
+    created = await items.put([(item.item_id, item) for item in batch.items], state)
     return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
 
 

@@ -43,6 +43,8 @@ _REMAINS = [
     " versions; it does not name them.",
     "The worker drops what it holds of their slates, in its checkpoints too, when it reads of this erasure in the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
+    "Events of /personalizer that wait for a reward name the user, and one that waits for its activation what they did"
+    " before, for at most twice IALP_REWARD_WINDOW_S.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
     "Files written by `export` before are not ours any more.",
 ]

@@ -227,6 +227,14 @@ def test_sources_name_the_policy_that_contributed_more() -> None:
     assert not replace(distribution, learned=distribution.pretrained, weight=0.5).from_learned(np.array([0])).any()
 
 
+def test_probabilities_of_items_whether_or_not_there_are_candidates() -> None:
+    probs = np.array([0.1, 0.6, 0.0, 0.3])
+    everything = Distribution(probs, probs, probs, 0.0)
+    np.testing.assert_array_equal(everything.probabilities(np.array([3, 1, 3])), [0.3, 0.6, 0.3])
+    some = replace(everything, rows=np.array([2, 5, 5, 9]))  # item 5 is there twice, with its mass at the first place
+    np.testing.assert_array_equal(some.probabilities(np.array([9, 5, 0, 7, 2, 11])), [0.3, 0.6, 0, 0, 0.1, 0])
+
+
 def test_entropy_by_hand() -> None:
     probs = np.array([0.5, 0.25, 0.25, 0.0])
     assert entropy(probs) == pytest.approx(1.5 * math.log(2))

@@ -126,3 +126,12 @@ def test_mask_history_forbids_the_items_of_the_session_and_no_others() -> None:
     forbidden = torch.tensor([[False, True, False, False], [False] * 4, [False, False, True, False]])
     assert torch.equal(masked[~forbidden], logits[~forbidden])
     assert softmax(masked)[forbidden.numpy()].max() == 0
+
+
+def test_a_slate_that_repeats_something_of_its_session_was_masked_nothing() -> None:
+    logits = normal(17, 3, 4)
+    states = States(torch.tensor([[1], [0], [2]]), torch.ones(3, 1, dtype=torch.int64), torch.tensor([1, 1, 1]))
+    actions = torch.tensor([[3, 1], [2, EMPTY_SLOT], [0, 1]])  # an empty slot is not item 0
+    masked = losses.mask_history(logits, states, actions)
+    assert torch.equal(masked[0], logits[0])
+    assert torch.equal(masked[1:], losses.mask_history(logits, states)[1:])

@@ -30,6 +30,7 @@ from service.settings import Settings
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin
+SCOPE_OF |= {"/rank": {"serve"}, "/reward": {"feedback"}, "/activate": {"feedback"}}  # what ends so, of /personalizer
 ASK = {"user_id": "ann", "k": 1}
 
 
@@ -44,13 +45,15 @@ def routes(settings: Settings) -> list[tuple[str, str]]:
     found = []
     for route in iter_route_contexts(create_app(settings).routes):
         path = (route.path or "").replace("{name:path}", "app.js")
-        path = re.sub("{[^}]*}", "1", re.sub("{[^}]*:entry}", "1-1", path))
+        path = re.sub("{[^}]*:personalizer_version}", "v1.0", re.sub("{[^}]*:entry}", "1-1", path))
+        path = re.sub("{[^}]*}", "1", path)
         found += [(method, path) for method in route.methods or {"GET"}]
     return found
 
 
 def allowed(path: str) -> set[str]:
-    return SCOPE_OF.get(path.removeprefix("/v1"), {"admin"})
+    known = path[path.rindex("/") :] if path.startswith("/personalizer/") else path.removeprefix("/v1")
+    return SCOPE_OF.get(known, {"admin"})
 
 
 def test_every_route_but_the_open_ones_asks_for_a_key(settings: Settings) -> None:
@@ -82,18 +85,29 @@ def test_a_key_opens_what_its_scope_says_and_nothing_else(
                     assert problem_of(answer, 403)["code"] == "missing_scope", (method, path, scope)
 
 
-def test_two_headers_carry_a_key(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
+def test_three_headers_carry_a_key(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
     token = add_key(redis, keys, "serve", "feedback")
     basic = {"authorization": "Basic YTpi"}
+    azure = {"ocp-apim-subscription-key": token}
     with serving(settings) as client:
         for headers in (
             bearer(token),
             {"authorization": f"bearer   {token}"},
             {"x-api-key": token},
             basic | {"x-api-key": token},
+            azure,
+            basic | azure,
+            bearer(token) | {"x-api-key": "wrong", "ocp-apim-subscription-key": "wrong"},
+            {"x-api-key": token, "ocp-apim-subscription-key": "wrong"},
         ):
             assert client.post("/recommend", json=ASK, headers=headers).status_code == 200, headers
-        for headers in (basic, {"authorization": token}, bearer("wrong") | {"x-api-key": token}, {"cookie": token}):
+        for headers in (
+            basic,
+            {"authorization": token},
+            bearer("wrong") | {"x-api-key": token},
+            {"cookie": token},
+            azure | {"x-api-key": "x"},
+        ):
             problem_of(client.post("/recommend", json=ASK, headers=headers), 401)
         problem_of(client.post(f"/recommend?api_key={token}", json=ASK), 401)
 

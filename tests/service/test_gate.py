@@ -43,6 +43,19 @@ def batch(rewards_of_first: float, n: int = 300) -> Batch:
     return Batch(states, actions, rewards, torch.full((n, 2), 1 / 29), torch.zeros(n), states, torch.zeros(n))
 
 
+def test_what_was_shown_although_it_was_in_its_history_counts() -> None:
+    """As /personalizer does, which masks nothing: under the uniform policy that drew it every ratio is one."""
+    histories = [[Interaction(row % 3, Response.POSITIVE)] for row in range(6)]
+    actions = torch.tensor([[row % 3, EMPTY_SLOT] for row in range(6)])
+    states, rewards = pack_states(histories, 5), torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 0.0]] * 3)
+    propensities = torch.tensor([[1 / N_ITEMS, 1.0]] * 6)
+    judged = gate.off_policy(
+        policy(torch.zeros(N_ITEMS)),
+        Batch(states, actions, rewards, propensities, torch.zeros(6), states, torch.zeros(6)),
+    )
+    assert (judged.value, judged.ess) == (pytest.approx(0.5), pytest.approx(6.0))
+
+
 def test_the_off_policy_estimate_by_hand() -> None:
     """Slates of two under a uniform policy: the same as plain SNIPS, with each slate as one."""
     histories = [[Interaction(29, Response.POSITIVE)]] * 3

@@ -13,6 +13,8 @@ BEYOND_THE_SCHEMA = {
     ("unknown_item", "is not in the catalogue"),
     ("unknown_type", None),  # the types are a setting; the message lists them
     ("repeated_id", "comes twice"),  # of items that differ otherwise
+    ("unknown_action", "is none of the actions"),
+    ("nothing_left", "are all excluded, hidden or deleted"),
 }
 
 
@@ -35,21 +37,32 @@ def refusals_are_explained(ctx: CheckContext, response: Response, case: Case) ->
 @schemathesis.hook
 def map_body(context: HookContext, body: Any) -> Any:
     """Most texts name no item and no type: most events are made to, so that they get further than that."""
-    if context.operation is None or context.operation.path != "/feedback" or not isinstance(body, dict | list):
+    path = context.operation.path if context.operation is not None else ""
+    if path.endswith("/rank") and isinstance(body, dict):
+        return _of_actions(body)
+    if path != "/feedback" or not isinstance(body, dict | list):
         return body
     return [_known(event) for event in body] if isinstance(body, list) else _known(body)
 
 
 @schemathesis.hook
 def map_path_parameters(context: HookContext, path_parameters: Any) -> Any:
-    """Half of the users and items that are asked for exist."""
-    known = {"user_id": "ann", "item_id": "film-1"}
+    """Half of the users, items and events that are asked for exist."""
+    known = {"user_id": "ann", "item_id": "film-1", "eventId": "event-1"}
     return {
         name: known[name]
         if name in known and isinstance(value, str) and 1 < len(value) <= 256 and len(value) % 2
         else value
         for name, value in (path_parameters or {}).items()
     }
+
+
+def _of_actions(request: dict[str, Any]) -> dict[str, Any]:
+    """Half of the requests that exclude anything exclude some of their actions."""
+    actions, excluded = request.get("actions"), request.get("excludedActions")
+    if not isinstance(actions, list) or not isinstance(excluded, list) or len(excluded) % 2:
+        return request
+    return request | {"excludedActions": [a.get("id") for a in actions[1:] if isinstance(a, dict)][: len(excluded)]}
 
 
 def _known(event: Any) -> Any:

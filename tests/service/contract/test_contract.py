@@ -55,6 +55,9 @@ def test_the_service_does_what_its_document_says(settings: Settings, redis: sync
         # State piles up from here on: users, items, and versions that the worker publishes meanwhile.
         talk(client, 60)
         recommend(client, "ann")
+        ranked = {"actions": [{"id": "film-1"}], "eventId": "event-1"}
+        assert client.post("/personalizer/v1.0/rank", json=ranked).status_code == 201
+        redis.persist(Keys(settings.key_prefix).ranked("event-1"))  # the reward window is short here
         before = answers(client)  # waiting for readiness, among others
         outcome = asked(str(client.base_url).rstrip("/"), token, HERE / "schemathesis.toml")
         got = answers(client) - before

@@ -1,0 +1,30 @@
+"""Users' responses on their way into the log: about items that are known here, each once, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from service import telemetry
+from service.events import Feedback
+from service.state import State
+
+
+async def know(item_ids: Iterable[str], state: State) -> None:
+    """Look for new items in Redis, once, if any of these is not known here."""
+    if any(item_id not in state.watch.catalogue.index for item_id in item_ids):
+        await state.watch.sync_catalogue()
+
+
+async def take(responses: Sequence[Feedback], state: State, marks: Sequence[str] | None = None) -> list[bool]:
+    """Log responses to known items; they are durable when this returns. False where one was known already.
+
+    `marks` are keys, other than those of their event ids, that stand for their having been taken.
+    """
+    with telemetry.span("log", events=len(responses)):
+        places = [state.watch.catalogue.index[response.item_id] for response in responses]
+        accepted = await state.log.append_feedback(responses, places, marks) if responses else []
+    for response, fresh in zip(responses, accepted, strict=True):
+        state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
+        if fresh and response.reward > 0:
+            state.metrics.reward.labels(str(state.arm_of(response.user))).inc(response.reward)
+    return accepted
