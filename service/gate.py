@@ -101,7 +101,7 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
     # Written so that a NaN (finite weights can overflow) is refused too.
     fine = {
-        "entropy": numbers["entropy"] >= settings.gate_entropy_floor,
+        "entropy": numbers["entropy"] >= settings.gate_entropy_floor * math.log(n_items),
         "kl": numbers["kl_to_live"] <= settings.gate_max_kl,
         "kl_to_frozen": numbers["kl_to_frozen"] <= settings.gate_max_kl_to_frozen,
         "coverage": numbers["coverage"] >= settings.gate_coverage_floor * numbers["coverage_of_frozen"],

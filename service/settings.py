@@ -135,7 +135,9 @@ class Settings(BaseSettings):
     worker_seed: int = Field(0, description="Seed of the learner.")
 
     # The gate
-    gate_entropy_floor: float = Field(0.5, ge=0, description="Least mean entropy of a version, in nats.")
+    gate_entropy_floor: float = Field(
+        0.07, ge=0, description="Least mean entropy of a version, as a share of log(number of items)."
+    )
     gate_max_kl: float = Field(12.0, gt=0, description="Largest mean KL(new || live), in nats; log A is no rarity.")
     gate_margin: float = Field(0.2, ge=0, description="Share by which the lower bound may be below live.")
     gate_min_ess: float = Field(200.0, ge=1, description="Effective sample size below which the estimate is not used.")

@@ -111,6 +111,14 @@ def test_a_policy_as_sharp_as_the_demos_learner_is_no_collapse(settings: Setting
     assert decision.passed, decision.reasons
 
 
+@pytest.mark.parametrize(("share", "passes"), [(0.99, True), (1.01, False)])
+def test_the_entropy_floor_is_a_share_of_what_there_could_be(settings: Settings, share: float, passes: bool) -> None:
+    """A uniform policy over the 29 items of 30 that are not in the history."""
+    flat = policy(torch.zeros(N_ITEMS))
+    floor = settings.model_copy(update={"gate_entropy_floor": share * math.log(29) / math.log(30)})
+    assert gate.check(flat, flat, batch(1.0), floor).passed == passes
+
+
 def peaked(item: int, height: float) -> ServingPolicy:
     bias = torch.zeros(N_ITEMS)
     bias[item] = height
