@@ -1,9 +1,10 @@
-"""`python -m service api | worker | dev | export | keys`"""
+"""`python -m service api | worker | dev | export | openapi | keys`"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import logging
 import os
 import signal
@@ -150,6 +151,15 @@ def export(
     for path, counts in written.items():
         told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
         typer.echo(f"{path}: {told}", err=True)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP API, as /openapi.json serves it; it is the same for all settings."""
+    from service.main import create_app
+
+    document = create_app(Settings.model_construct()).openapi()
+    typer.echo(json.dumps(document, indent=2, sort_keys=True))
 
 
 def _supervise(url: str, stop: threading.Event) -> int:
