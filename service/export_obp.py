@@ -92,7 +92,7 @@ def _indexed(
 
 
 def _text(export: Export) -> Embeddings:
-    """[A, TEXT_DIM], zeros where an item was deleted."""
+    """[A, TEXT_DIM], zeros where nothing is known of an item any more."""
     text = np.zeros((len(export.catalogue), TEXT_DIM), np.float32)
     for row, item in enumerate(export.catalogue):
         record = export.records.get(item)

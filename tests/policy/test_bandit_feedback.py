@@ -15,7 +15,7 @@ from service.policy.indexed_log import index_slates
 from service.policy.logged import LoggedSlate
 
 ITEMS = {"a": 0, "b": 1, "c": 2}
-TEXT = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+TEXT = np.array([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]])
 
 
 def slate(items: str, rewards: tuple[float, ...], history: dict[str, float]) -> LoggedSlate:
@@ -61,7 +61,7 @@ def test_a_slot_is_a_round_and_a_session_its_context() -> None:
     assert made["reward"].tolist() == [0.0, 1.0, -1.0, 0.0]
     assert made["pscore"].tolist() == [0.5, 0.25, 0.25, 0.5]
     nothing = [0.0] * 6
-    known = [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]  # liked a and b, disliked c
+    known = [0.5, 0.5, 0.25, 0.75, 0.0, 0.0]  # liked a and b, disliked c
     assert made["context"].whole().tolist() == [nothing, nothing, known, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]
     assert "pi_b" not in made
 

@@ -13,6 +13,8 @@ from service.events import Event, Feedback, Impression
 from service.keys import Keys
 
 HOUR_MS = 3_600_000
+# However slow the machine is: no click comes too late, and no slate goes without being logged.
+PATIENT: dict[str, object] = {"reward_window_s": 600.0, "redis_timeout_s": 60.0, "recommend_redis_timeout_s": 60.0}
 
 
 def put(redis: syncredis.Redis, keys: Keys, at_ms: int, event: Event) -> None:

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from export_examples import click, export, impression, let_an_hour_pass, put
+from export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
 from service_examples import N_ITEMS, logged, make_settings, recommend, respond, serving, shown, talk
 from typer.testing import CliRunner
 
@@ -121,7 +121,7 @@ Served = tuple[Settings, Path, Path, str]
 def served(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """A busy service's settings, its exported log and catalogue, and what the command said."""
     folder = tmp_path_factory.mktemp("served")
-    settings = make_settings(redis_url, snapshot_folder, folder, reward_window_s=600.0)
+    settings = make_settings(redis_url, snapshot_folder, folder, **PATIENT)
     busy_service(settings)
     with syncredis.from_url(redis_url) as client, pytest.MonkeyPatch.context() as patch:
         let_an_hour_pass(client, Keys(settings.key_prefix))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import open_bandit
 import pytest
 import redis as syncredis
-from export_examples import click, export, impression, let_an_hour_pass, put
+from export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
 from service_examples import N_ITEMS, make_settings, problem_of, recommend, talk
 from typer.testing import CliRunner
 
@@ -33,8 +33,8 @@ GENRES = ("Drama", "Comedy", "Western")
 
 @pytest.fixture
 def settings(redis_url: str, snapshot_folder: Path, tmp_path: Path) -> Settings:
-    """However slow the machine is, no click comes too late."""
-    return make_settings(redis_url, snapshot_folder, tmp_path, reward_window_s=600.0)
+    """Of a deployment that loses nothing."""
+    return make_settings(redis_url, snapshot_folder, tmp_path, **PATIENT)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_empty_slates_and_unknown_items_are_no_rounds(redis: syncredis.Redis, ke
     assert (counts["slates"], counts["rounds"]) == (2, 1)
     found = load_bandit_feedback(tmp_path / "obp.npz")
     assert (found["action"].tolist(), found["position"].tolist(), found["reward"].tolist()) == ([1], [1], [1.0])
-    assert not found["action_context"].any(), "deleted items have no text"
+    assert not found["action_context"].any(), "nothing is known of these items"
 
 
 def test_an_empty_log_is_a_file_without_rounds(redis: syncredis.Redis, keys: Keys, tmp_path: Path) -> None:
