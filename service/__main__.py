@@ -1,9 +1,10 @@
-"""`python -m service api | worker | dev | export | keys`"""
+"""`python -m service api | worker | dev | export | openapi | keys`"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import logging
 import os
 import signal
@@ -113,30 +114,52 @@ def dev(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Parquet file for the log: one row for each impression.")],
+    out: Annotated[Path | None, typer.Option(help="Parquet file for the log: one row for each impression.")] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Parquet file for the catalogue with its text embeddings as well.")
+        Path | None, typer.Option(help="--out: Parquet file for the catalogue with its text embeddings as well.")
+    ] = None,
+    obp: Annotated[
+        Path | None, typer.Option(help="The log as the Open Bandit Pipeline's `bandit_feedback`: an .npz file.")
     ] = None,
 ) -> None:
-    """Write the log for `offline evaluate --log`: impressions whose reward window is over, with what they earned."""
+    """Write the log, for `offline evaluate --log` or for others: closed impressions with what they earned."""
     import redis
     from redis.exceptions import RedisError
 
     from service.export_files import ExportError, write_log
+    from service.export_obp import write_obp
     from service.keys import Keys
 
     settings = settings_of_what_runs()
+    if (out is None and obp is None) or (out is None and items is not None):
+        typer.echo("error: give --out FILE.parquet, --obp FILE.npz or both; --items goes with --out", err=True)
+        raise typer.Exit(2)
+    written = {}
     try:
         with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client:
-            counts = write_log(out, client, Keys(settings.key_prefix), settings.reward_window_s, items)
+            keys, window_s = Keys(settings.key_prefix), settings.reward_window_s
+            if out is not None:
+                written[out] = write_log(out, client, keys, window_s, items)
+            if obp is not None:
+                written[obp] = write_obp(obp, client, keys, window_s)
     except ExportError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except RedisError as error:
         typer.echo(f"error: Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
         raise typer.Exit(2) from None
-    told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
-    typer.echo(f"{out}: {told}", err=True)
+    for path, counts in written.items():
+        told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
+        typer.echo(f"{path}: {told}", err=True)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP API, as /openapi.json serves it; it is the same for all settings."""
+    from service.main import create_app
+
+    document = create_app(Settings.model_construct()).openapi()
+    typer.echo(json.dumps(document, indent=2, sort_keys=True))
 
 
 def _supervise(url: str, stop: threading.Event) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import redis as syncredis
 
@@ -24,6 +25,10 @@ _BATCH = 4096
 
 class ExportError(Exception):
     """The log cannot be exported; the message says why and what to do."""
+
+
+class NoPyarrow(ExportError):
+    """Nothing here can write Parquet."""
 
 
 def write_log(
@@ -68,19 +73,32 @@ def _item_rows(export: Export) -> Iterator[dict[str, Any]]:
 def write_table(
     path: Path, rows: Iterator[dict[str, Any]], schema: Any, key: bytes, metadata: dict[str, Any], counts: Counter[str]
 ) -> None:
-    """Rows to a Parquet file in batches, with checksums, under a temporary name until it is on disk."""
+    """Rows to a Parquet file in batches, with checksums."""
     arrow, parquet = import_pyarrow()
+    with (
+        whole_file(path) as file,
+        parquet.ParquetWriter(file, schema, write_page_checksum=True, store_schema=True) as writer,
+    ):
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(arrow.Table.from_pylist(batch, schema))
+        written = {"format": LOG_FORMAT, **metadata, "counts": dict(counts)}
+        writer.add_key_value_metadata({key: json.dumps(written, ensure_ascii=False).encode()})
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name until it is on disk, so that `path` appears whole or not at all.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            with parquet.ParquetWriter(file, schema, write_page_checksum=True, store_schema=True) as writer:
-                while batch := list(islice(rows, _BATCH)):
-                    writer.write_table(arrow.Table.from_pylist(batch, schema))
-                written = {"format": LOG_FORMAT, **metadata, "counts": dict(counts)}
-                writer.add_key_value_metadata({key: json.dumps(written, ensure_ascii=False).encode()})
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -92,24 +110,15 @@ def write_table(
             temporary.unlink(missing_ok=True)
 
 
-def is_available() -> bool:
-    """Whether there is what an export needs."""
-    try:
-        import_pyarrow()
-    except ExportError:
-        return False
-    return True
-
-
 def import_pyarrow() -> tuple[Any, Any]:
     """The modules `pyarrow` and `pyarrow.parquet`.
 
     Raises:
-        ExportError: pyarrow is not installed.
+        NoPyarrow: it is not installed.
     """
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise ExportError("Parquet files need pyarrow: pip install 'ialp[offline]'") from None
+        raise NoPyarrow("Parquet files need pyarrow: pip install 'ialp[offline]'") from None
     return pyarrow, pyarrow.parquet

@@ -18,7 +18,8 @@ from offline.errors import OfflineError
 from offline.ope import estimators
 from offline.ope.log import Log
 from offline.ope.replay import replay
-from offline.ope.target import IndexedLog, Target, index_log
+from offline.ope.target import Target, index_log
+from service.policy.indexed_log import IndexedLog
 from service.policy.off_policy import Terms, effective_sample_size, estimate, snips
 from service.policy.sampling import Probs
 

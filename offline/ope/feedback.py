@@ -1,11 +1,7 @@
-"""The log in Open Bandit Pipeline's `bandit_feedback` form, as an .npz file without pickle (Saito et al. 2021).
-
-One round is one slot. obp takes rounds for independent; the slots of a slate are not, so take intervals from here.
-"""
+"""The log in Open Bandit Pipeline's `bandit_feedback` form: a target's rows and text, written and read again."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,42 +11,25 @@ import numpy as np
 
 from offline.artefacts import write_atomic
 from offline.errors import OfflineError
-from offline.ope.reward_model import session_profiles
-from offline.ope.target import IndexedLog, Target
-from service.policy.types import EMPTY_SLOT
+from offline.ope.target import Target
+from service.policy import bandit_feedback as core
+from service.policy.indexed_log import IndexedLog
 
 _DIMENSIONS = {"action": 1, "position": 1, "reward": 1, "pscore": 1, "context": 2, "action_context": 2}
 _COUNTS = ("n_rounds", "n_actions")
 
 
 def bandit_feedback(indexed: IndexedLog, target: Target) -> dict[str, Any]:
-    """n rounds over A actions: n_rounds, n_actions, and as arrays action [n] int64, position [n] int64 (slot from 0),
-    reward [n], pscore [n] (given the slots above), context [n, 3 d] (mean text of the session's liked, disliked and
-    ignored items) and action_context [A, d] (text).
-
-    An action is a row of `target.item_ids`; slots whose item has none are left out. There is no `pi_b`: the log keeps
-    the behaviour policy's probability of what was shown, not of all items.
+    """What `service.policy.bandit_feedback` says, with the target's text, and the context as an array: an action is a
+    row of `target.item_ids`.
     """
-    slate, slot = np.nonzero(indexed.filled & (indexed.shown != EMPTY_SLOT))
-    text = target.text.numpy().astype(np.float64)
-    profiles = session_profiles(indexed.states, text)
-    return {
-        "n_rounds": len(slate),
-        "n_actions": len(text),
-        "action": indexed.shown[slate, slot],
-        "position": slot.astype(np.int64),
-        "reward": indexed.rewards[slate, slot],
-        "pscore": indexed.propensities[slate, slot],
-        "context": profiles.reshape(len(profiles), -1)[slate],
-        "action_context": text,
-    }
+    made = core.bandit_feedback([indexed], target.text.numpy().astype(np.float64))
+    return made | {"context": made["context"].whole()}
 
 
 def save_bandit_feedback(feedback: dict[str, Any], path: Path) -> None:
     """Write what `bandit_feedback` gave, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **feedback)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, b"".join(core.npz(feedback)))
 
 
 def load_bandit_feedback(path: Path) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from offline.ope.log import Log
-from offline.ope.reward_model import RewardModel, fit, folds_of, session_profiles
-from offline.ope.target import IndexedLog, Target, available
+from offline.ope.reward_model import RewardModel, fit, folds_of
+from offline.ope.target import Target, available
+from service.policy.indexed_log import IndexedLog
+from service.policy.profiles import session_profiles
 from service.policy.sampling import Probs
 from service.policy.types import EMPTY_SLOT, States
 

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from offline.ope.target import IndexedLog
+from service.policy.indexed_log import IndexedLog
+from service.policy.profiles import PROFILES
 from service.policy.sampling import Probs
-from service.policy.types import EMPTY_SLOT, Response, States
+from service.policy.types import EMPTY_SLOT
 
 _PENALTIES = 10.0 ** np.arange(-3, 7)
 _ITEM_PRIOR = 20.0  # slots that an item must have been shown in before its own record counts half
-_PROFILES = (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
 
 
 class RewardModel(NamedTuple):
@@ -39,18 +39,6 @@ class RewardModel(NamedTuple):
         return np.asarray(direction @ text.T + self.item)
 
 
-def session_profiles(states: States, text: Probs) -> Probs:
-    """Mean text of each session's liked, disliked and ignored items, [B, 3, d]; zeros where there are none."""
-    items, responses = states.items.numpy(), states.responses.numpy()
-    profiles = np.zeros((len(items), len(_PROFILES), text.shape[1]))
-    for c, response in enumerate(_PROFILES):
-        chosen = (responses == response).astype(np.float64)  # PAD marks the padding
-        weights = chosen / np.maximum(chosen.sum(1, keepdims=True), 1.0)
-        for column in range(items.shape[1]):
-            profiles[:, c] += weights[:, column, np.newaxis] * text[items[:, column]]
-    return profiles
-
-
 def fit(log: IndexedLog, profiles: Probs, text: Probs, rows: npt.NDArray[np.bool_]) -> RewardModel:
     """Fit to the slates `rows` [S] of the log; `profiles` [S, 3, d] are of all slates, `text` [A, d] of all items."""
     slate, k = np.nonzero(log.filled & (log.shown != EMPTY_SLOT) & rows[:, np.newaxis])
@@ -66,7 +54,7 @@ def fit(log: IndexedLog, profiles: Probs, text: Probs, rows: npt.NDArray[np.bool
     residual = y - (x - centre) @ weights
     n_items = len(text)
     own = np.bincount(item, residual, n_items) / (np.bincount(item, minlength=n_items) + _ITEM_PRIOR)
-    d, c = text.shape[1], len(_PROFILES)
+    d, c = text.shape[1], len(PROFILES)
     beta, gains, gamma = weights[:d], weights[d : d + c], weights[d + c :]
     return RewardModel(slot, beta, gains, gamma, own - centre @ weights)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +19,9 @@ from offline.errors import OfflineError
 from offline.ope.log import Log, read_items
 from service.policy.adaptive import Arm
 from service.policy.exact_policy import ExactPolicy
-from service.policy.sampling import Probs
+from service.policy.indexed_log import IndexedLog, index_slates
 from service.policy.snapshot import SnapshotError, load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM, Embeddings
-from service.policy.types import EMPTY_SLOT, Interaction, Response, States, pack_states
 
 _EMBEDDINGS = "embeddings.safetensors"  # a snapshot that carries its catalogue has this file
 
@@ -76,35 +74,10 @@ def _with_newer(item_ids: tuple[str, ...], folder: Path, items: Path) -> tuple[t
     return ids, np.array([rows[place[item]] for item in ids], np.float32)
 
 
-class IndexedLog(NamedTuple):
-    """S slates of at most K slots, in the target's rows."""
-
-    states: States  # of S sessions
-    shown: npt.NDArray[np.int64]  # [S, K], EMPTY_SLOT where there is no slot, or no row for its item
-    filled: npt.NDArray[np.bool_]  # [S, K], whether there is a slot
-    rewards: Probs  # [S, K], 0 where there is no slot
-    propensities: Probs  # [S, K], 1 where there is no slot
-    user: npt.NDArray[np.int64]  # [S], users by number
-
-
 def index_log(log: Log, target: Target) -> IndexedLog:
     """The log in the target's rows; every slate must have a slot."""
     index = {item: row for row, item in enumerate(target.item_ids)}
-    users: dict[str, int] = {}
-    shape = len(log.slates), max((len(slate.items) for slate in log.slates), default=0)
-    shown, filled = np.full(shape, EMPTY_SLOT), np.zeros(shape, np.bool_)
-    rewards, propensities = np.zeros(shape), np.ones(shape)
-    histories = []
-    for row, slate in enumerate(log.slates):
-        k = len(slate.items)
-        assert k > 0
-        shown[row, :k] = [index.get(item, EMPTY_SLOT) for item in slate.items]
-        filled[row, :k] = True
-        rewards[row, :k], propensities[row, :k] = slate.rewards, slate.propensities
-        past = zip(slate.history_items, slate.history_rewards, strict=True)
-        histories.append([Interaction(index[item], Response.of(reward)) for item, reward in past if item in index])
-    user = np.array([users.setdefault(slate.user, len(users)) for slate in log.slates], np.int64)
-    return IndexedLog(pack_states(histories, target.policy.max_history), shown, filled, rewards, propensities, user)
+    return index_slates(log.slates, index, target.policy.max_history)
 
 
 def available(log: Log, target: Target, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -13,9 +13,9 @@ export function open(main) {
     element("section", {},
       element("h2", {}, "The log as a file"),
       element("div", { className: "row" },
-        element("button", { type: "button", className: "main", onclick: (event) => save(event.currentTarget) }, "Download Parquet"),
-        element("span", { className: "quiet" }, "Closed slates with propensities and rewards. For the Open Bandit Pipeline: ",
-          element("code", {}, "python -m offline evaluate --log log.parquet --snapshot FOLDER --obp-out obp.npz"))),
+        element("button", { type: "button", className: "main", onclick: (event) => save(event.currentTarget, "parquet", "log.parquet") }, "Download Parquet"),
+        element("button", { type: "button", onclick: (event) => save(event.currentTarget, "obp", "bandit_feedback.npz") }, "Download for Open Bandit Pipeline"),
+        element("span", { className: "quiet" }, "Closed slates with propensities and rewards.")),
       status),
     element("section", {},
       element("div", { className: "row" }, element("h2", {}, "Latest slates"), element("button", { type: "button", onclick: load }, "Refresh")),
@@ -79,9 +79,9 @@ async function discard(id) {
   if (await confirmed("Discard this entry?", "It is deleted for good, and cannot be replayed any more.", "Discard")) await act("DELETE", `dead-letters/${id}`);
 }
 
-async function save(button) {
+async function save(button, form, name) {
   button.disabled = true;
-  await tell(() => download("log:export", "log.parquet"));
+  await tell(() => download(`log:export?form=${form}`, name));
   button.disabled = false;
 }
 

@@ -7,7 +7,7 @@ import tempfile
 from collections import defaultdict
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Literal
 
 import redis as syncredis
 from fastapi import APIRouter, Query
@@ -17,7 +17,8 @@ from starlette.background import BackgroundTask
 from service import events, streams
 from service.errors import Problem
 from service.events import Feedback, Impression
-from service.export_files import ExportError, is_available, write_log
+from service.export_files import ExportError, NoPyarrow, write_log
+from service.export_obp import Limits, TooLarge, obp_file
 from service.guard import needs
 from service.keys import Keys
 from service.openapi import problems
@@ -28,6 +29,9 @@ from service.state import Shared, State
 router = APIRouter(tags=["log"], route_class=needs("admin"))
 _LOOKED_AT = 5_000  # entries of the log, from its end
 _PARQUET = "application/vnd.apache.parquet"
+_NPZ = "application/octet-stream"  # a zip by its content; browsers unpack what is called one
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+OBP_LIMITS = Limits()
 
 
 @router.get("/impressions")
@@ -78,25 +82,48 @@ async def _latest(state: State, count: int) -> list[tuple[str, Impression, dict[
 @router.get(
     "/log:export",
     response_class=StreamingResponse,
-    responses={200: {"content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}}}, **problems(501, 507)},
+    responses={200: {"content": {_PARQUET: _BINARY, _NPZ: _BINARY}}, **problems(501, 507)},
 )
-async def export_log(state: Shared) -> StreamingResponse:
-    """The log as `python -m service export` writes it: closed impressions with propensities and rewards, as Parquet."""
+async def export_log(
+    state: Shared,
+    form: Annotated[
+        Literal["parquet", "obp"],
+        Query(description="Parquet, or the Open Bandit Pipeline's `bandit_feedback` as .npz without pickle."),
+    ] = "parquet",
+) -> StreamingResponse:
+    """The log as `python -m service export` writes it: closed impressions with propensities and rewards.
+
+    `form=obp` has one round for each slot, and limits; past them the command is the way.
+    """
     try:
-        file = await asyncio.to_thread(_written, state.settings, state.keys)
+        return await asyncio.to_thread(_FORMS[form], state.settings, state.keys)
+    except NoPyarrow as error:
+        raise Problem(HTTPStatus.NOT_IMPLEMENTED, "export_unavailable", f"{error}.") from None
+    except TooLarge as error:
+        raise Problem(HTTPStatus.INSUFFICIENT_STORAGE, "log_too_large", f"{error}.") from None
     except ExportError as error:
-        status = HTTPStatus.NOT_IMPLEMENTED if not is_available() else HTTPStatus.INSUFFICIENT_STORAGE
-        raise Problem(status, "export_unavailable", f"{error}.") from None
+        raise Problem(HTTPStatus.INSUFFICIENT_STORAGE, "export_unavailable", f"{error}.") from None
+
+
+def _parquet(settings: Settings, keys: Keys) -> StreamingResponse:
+    """From a file that has no name any more, so that nothing is left of it whatever becomes of the answer."""
+    with tempfile.TemporaryDirectory(prefix="ialp-export-") as folder, _connected(settings) as client:
+        path = Path(folder) / "log.parquet"
+        write_log(path, client, keys, settings.reward_window_s)
+        file = path.open("rb")
     headers = {"Content-Disposition": 'attachment; filename="log.parquet"'}
     return StreamingResponse(file, media_type=_PARQUET, headers=headers, background=BackgroundTask(file.close))
 
 
-def _written(settings: Settings, keys: Keys) -> BinaryIO:
-    """The log in a file that has no name any more, so that nothing is left of it whatever becomes of the answer."""
-    with (
-        tempfile.TemporaryDirectory(prefix="ialp-export-") as folder,
-        syncredis.Redis.from_url(settings.redis_url, socket_timeout=60) as client,
-    ):
-        path = Path(folder) / "log.parquet"
-        write_log(path, client, keys, settings.reward_window_s)
-        return path.open("rb")
+def _obp(settings: Settings, keys: Keys) -> StreamingResponse:
+    with _connected(settings) as client:
+        _, parts = obp_file(client, keys, settings.reward_window_s, OBP_LIMITS)
+    headers = {"Content-Disposition": 'attachment; filename="bandit_feedback.npz"'}
+    return StreamingResponse(parts, media_type=_NPZ, headers=headers)
+
+
+def _connected(settings: Settings) -> syncredis.Redis:
+    return syncredis.Redis.from_url(settings.redis_url, socket_timeout=60)
+
+
+_FORMS = {"parquet": _parquet, "obp": _obp}

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import httpx
+import numpy as np
+import open_bandit
 import pytest
 from auth_examples import add_key
 from axe_playwright_python.sync_playwright import Axe
 from dashboard_examples import PLANTED, Site
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from service_examples import Server, talk, until
 
 from service.keys import Keys
@@ -146,6 +148,29 @@ def test_logs_show_slates_with_their_feedback_and_give_the_log_as_a_file(
     saved = tmp_path / "log.parquet"
     waiting.value.save_as(saved)
     assert saved.read_bytes()[:4] == b"PAR1"
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download for Open Bandit Pipeline").click()
+    assert waiting.value.suggested_filename == "bandit_feedback.npz"
+    waiting.value.save_as(tmp_path / "obp.npz")
+    with np.load(tmp_path / "obp.npz", allow_pickle=False) as found:
+        rounds = dict(found)
+    assert rounds["n_rounds"] == len(rounds["action"]) == len(rounds["context"]) > 30
+    given = {name: rounds[name] for name in ("context", "action", "reward", "position", "pscore", "action_context")}
+    open_bandit.imported().utils.check_bandit_feedback_inputs(**given)
+    assert rounds["item_ids"][-1] == "planted"
+
+
+def test_a_log_that_cannot_be_had_as_a_file_is_told(lively: Site, page: Page) -> None:
+    def refuse(route: Route) -> None:
+        body = json.dumps({"detail": "There are more than 100,000 logged slots."})
+        route.fulfill(status=507, content_type="application/problem+json", body=body)
+
+    page.route("**/log:export?form=obp", refuse)
+    go(page, "logs")
+    button = page.get_by_role("button", name="Download for Open Bandit Pipeline")
+    button.click()
+    expect(page.get_by_text("There are more than 100,000 logged slots.")).to_be_visible()
+    expect(button).to_be_enabled()
 
 
 def test_dead_letters_are_replayed_and_discarded(lively: Site, page: Page) -> None:

@@ -60,3 +60,11 @@ def redis(redis_url: str) -> Iterator[syncredis.Redis]:
     client = syncredis.from_url(redis_url)
     yield client
     client.close()
+
+
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands see the same deployment."""
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("IALP_KEY_PREFIX", settings.key_prefix)
+    monkeypatch.setenv("IALP_REWARD_WINDOW_S", str(settings.reward_window_s))

@@ -11,15 +11,15 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
+from export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
 from service_examples import N_ITEMS, logged, make_settings, recommend, respond, serving, shown, talk
 from typer.testing import CliRunner
 
 from offline.__main__ import app as offline_app
 from offline.errors import OfflineError
 from offline.ope.log import Log, read_items, read_log
-from service import events, streams
-from service.__main__ import app as service_app
-from service.events import Event, Feedback, Impression, ItemChanged, UserErased
+from service import events
+from service.events import Feedback, Impression, ItemChanged, UserErased
 from service.export import logged_slates, open_export
 from service.export_files import ExportError, write_log
 from service.keys import Keys
@@ -28,48 +28,11 @@ from service.registry import folder_of
 from service.settings import Settings
 
 WINDOW_S = 10.0
-HOUR_MS = 3_600_000
-
-
-def put(redis: syncredis.Redis, keys: Keys, at_ms: int, event: Event) -> None:
-    redis.xadd(keys.events, {events.FIELD: events.encode(event)}, id=f"{at_ms}-*")
-
-
-def impression(number: int, user: str, *items: str) -> Impression:
-    propensities = tuple(0.1 for _ in items)
-    return Impression(f"r{number}", user, "adaptive", 1, (), items, propensities, "hash")
-
-
-def click(number: int, user: str, item: str, reward: float = 1.0) -> Feedback:
-    return Feedback(f"e{number}-{item}-{reward}", user, item, reward, f"r{number}")
 
 
 def exported(redis: syncredis.Redis, keys: Keys) -> tuple[list[LoggedSlate], dict[str, int]]:
     export = open_export(redis, keys)
     return list(logged_slates(redis, keys, export, WINDOW_S)), dict(export.counts)
-
-
-def let_an_hour_pass(redis: syncredis.Redis, keys: Keys) -> None:
-    """Move the log an hour back, so that every reward window is over."""
-    entries = streams.read(redis, keys, streams.START, 100_000, 1)
-    redis.delete(keys.events)
-    for entry_id, payload in entries:
-        ms, number = entry_id.split("-")
-        redis.xadd(keys.events, {events.FIELD: payload}, id=f"{int(ms) - HOUR_MS}-{number}")
-
-
-@pytest.fixture
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands see the same deployment."""
-    monkeypatch.setenv("REDIS_URL", settings.redis_url)
-    monkeypatch.setenv("IALP_KEY_PREFIX", settings.key_prefix)
-    monkeypatch.setenv("IALP_REWARD_WINDOW_S", str(settings.reward_window_s))
-
-
-def export(*arguments: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(service_app, ["export", *map(str, arguments)], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def evaluate(*arguments: str | Path) -> dict[str, Any]:
@@ -158,7 +121,7 @@ Served = tuple[Settings, Path, Path, str]
 def served(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """A busy service's settings, its exported log and catalogue, and what the command said."""
     folder = tmp_path_factory.mktemp("served")
-    settings = make_settings(redis_url, snapshot_folder, folder, reward_window_s=600.0)
+    settings = make_settings(redis_url, snapshot_folder, folder, **PATIENT)
     busy_service(settings)
     with syncredis.from_url(redis_url) as client, pytest.MonkeyPatch.context() as patch:
         let_an_hour_pass(client, Keys(settings.key_prefix))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import open_bandit
 import pandas
 import pytest
 from ope_examples import probabilities
@@ -29,17 +27,9 @@ TAU = 2.0
 
 
 @pytest.fixture(scope="module")
-def obp() -> Iterator[Any]:
-    """The package; importing it configures logging, and old strings in it warn when they are first compiled."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import obp
-        import obp.ope
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    yield obp
+def obp() -> Any:
+    """The package."""
+    return open_bandit.imported()
 
 
 class Bandit(NamedTuple):
@@ -81,7 +71,7 @@ def theirs(obp: Any, bandit: Bandit, tau: float) -> dict[str, float]:
     return {name: float(estimator.estimate_policy_value(**given)) for name, estimator in estimators.items()}
 
 
-def open_bandit(folder: Path) -> Bandit:
+def sample(folder: Path) -> Bandit:
     """The sample in `folder`, a target that likes what the user is close to, and a reward model from the rounds."""
     table = pandas.read_csv(folder / "all.csv", index_col=0)
     action = table["item_id"].to_numpy()
@@ -100,7 +90,7 @@ def open_bandit(folder: Path) -> Bandit:
 
 @pytest.mark.parametrize("policy", ["random", "bts"])
 def test_on_the_open_bandit_sample(obp: Any, policy: str) -> None:
-    bandit = open_bandit(Path(obp.__file__).parent / "dataset" / "obd" / policy / "all")
+    bandit = sample(Path(obp.__file__).parent / "dataset" / "obd" / policy / "all")
     assert len(bandit.action) == 10_000
     assert set(bandit.position.tolist()) == set(range(N_POSITIONS))
     for tau in (TAU, math.inf):

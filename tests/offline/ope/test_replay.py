@@ -19,6 +19,7 @@ from offline.ope.log import Log
 from offline.ope.replay import left_at_slots, replay
 from offline.ope.target import Target, available, index_log, open_target
 from service.policy.adaptive import Arm
+from service.policy.profiles import session_profiles
 from service.policy.sampling import slate_propensities
 from service.policy.types import EMPTY_SLOT, Response
 
@@ -96,7 +97,7 @@ def test_the_estimates_agree_with_the_known_rewards(log: Log, target: Target) ->
 def test_the_reward_model_learns_what_pays(log: Log, target: Target) -> None:
     indexed = index_log(log, target)
     text = target.text.numpy().astype(np.float64)
-    profiles = reward_model.session_profiles(indexed.states, text)
+    profiles = session_profiles(indexed.states, text)
     model = reward_model.fit(indexed, profiles, text, np.ones(len(log.slates), np.bool_))
     values = model.values(profiles, text).mean(0)
     comedies = np.arange(len(text)) % 3 == 1
@@ -107,7 +108,7 @@ def test_the_reward_model_learns_what_pays(log: Log, target: Target) -> None:
 def test_profiles_are_means_by_response(log: Log, target: Target) -> None:
     indexed = index_log(log, target)
     text = target.text.numpy().astype(np.float64)
-    profiles = reward_model.session_profiles(indexed.states, text)
+    profiles = session_profiles(indexed.states, text)
     index = {item: row for row, item in enumerate(target.item_ids)}
     for row in range(20):
         slate = log.slates[row]
