@@ -101,8 +101,8 @@ def api() -> str:
     parts += [_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items())]
     introduction = (
         "The contract, from the OpenAPI document that a running service has at `/openapi.json` (and, to try it, at "
-        "`/docs`). The paths of `/recommend` to `/dead-letters` also work under `/v1`. Unknown fields and wrong types are "
-        "refused with the field's name; errors are [problem documents](#problemdocument) (RFC 9457), whose `code` is "
+        "`/docs`). All paths but those of health, Personalizer and the dashboard also work under `/v1`. Unknown fields "
+        "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) (RFC 9457), whose `code` is "
         "stable. TypeScript types are in `service/client.d.ts`, the Python client in `service/client.py`."
     )
     return page("HTTP API", introduction, *parts)
@@ -198,8 +198,8 @@ def metrics() -> str:
                 ]
             )
     introduction = (
-        "What `GET /metrics` exposes, in Prometheus' text format. Counters are of one API process; what the worker knows "
-        "comes from its last report in Redis, and is absent until there is one. "
+        "What `GET /metrics` exposes, in Prometheus' text format. Counters are of one API process; what the worker "
+        "knows comes from its last report in Redis, and is absent until there is one. "
         "[Seeing what it does](../observability.md) has alerts and a dashboard."
     )
     return page("Metrics", introduction, table(("metric", "type", "labels", "what it is"), rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from documents import ROOT
+from documents import ROOT, blocks
 
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _SCREENS = 2 * 50  # lines
@@ -47,3 +47,9 @@ def test_the_readme_keeps_to_two_screens_and_its_links_lead_somewhere() -> None:
     assert text.count("\n") <= _SCREENS
     for link in (first or second for first, second in _LINK.findall(text)):
         assert link.startswith(("http://", "https://")) or (ROOT / link.partition("#")[0]).exists(), link
+
+
+def test_the_typescript_example_is_the_one_that_is_tested() -> None:
+    tested = (ROOT / "tests/typescript/example.ts").read_text(encoding="utf-8").partition("\nexport {}")[0]
+    page = (ROOT / "docs/guides/integrate.md").read_text(encoding="utf-8")
+    assert [block.text for block in blocks(page) if block.language == "typescript"] == [tested]
