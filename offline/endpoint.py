@@ -32,7 +32,7 @@ _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
     403: "refused the key",
-    404: "knows no such model or path",
+    404: "knows no such model or path; check --model, and whether --endpoint ends in /v1",
 }
 
 
@@ -80,6 +80,7 @@ class EndpointLLM:
         self.calls = self.tokens = self.unclear = 0
         key = os.environ.get(config.api_key_env, "")
         self._secret = key
+        self._reached = False  # somebody has ever answered
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -203,7 +204,10 @@ class EndpointLLM:
                 except httpx.RequestError as error:  # DecodingError too: a body that is not what its header says
                     problem = type(error).__name__
                     self.tokens -= estimate
+                    if isinstance(error, httpx.ConnectError) and not self._reached and attempt:
+                        break  # nobody is there: the address is wrong, or the server is yet to be started
                 else:
+                    self._reached = True
                     if reply.is_success:
                         return self._read(reply, estimate)
                     self.tokens -= estimate
@@ -213,7 +217,10 @@ class EndpointLLM:
                     wait_s = max(wait_s, _retry_after_s(reply))
                 if attempt < self.config.max_retries:
                     await asyncio.sleep(wait_s)
-        raise OfflineError(f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem})")
+        raise OfflineError(
+            f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); start it or check "
+            "--endpoint, and run the same command again: what was judged is kept"
+        )
 
     def _reserve(self, estimate: int) -> None:
         """Count a call before it is made: with many in flight a cap checked afterwards would be overrun."""
@@ -253,7 +260,7 @@ class EndpointLLM:
         said = known or " ".join(reply.text[:300].split())
         if self._secret:
             said = said.replace(self._secret, "***")
-        hint = f" in ${self.config.api_key_env}" if known == _FATAL[401] else ""
+        hint = f" in ${self.config.api_key_env}; put a key of this server there" if known == _FATAL[401] else ""
         raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
 
 

@@ -124,7 +124,7 @@ def test_ctrl_c_still_writes_the_report(dataset: Path, tmp_path: Path) -> None:
         process = subprocess.Popen([*command, "--url", url, "--max-seconds", "200", "--baseline-sessions", "50"])
         until(lambda: httpx.get(f"{url}/users/sim-0-30", trust_env=False).status_code == 200, "the thirtieth user")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(60) == 130
     assert json.loads((tmp_path / "load" / "results.json").read_text())["sessions"] >= 1
 
 
