@@ -13,7 +13,7 @@ from rich.console import Console
 from offline.artefacts import MANIFEST, read_manifest, sha256_file, write_manifest
 from offline.datasets import ITEMS_FILE, Dataset, read_dataset
 from offline.distil import DistilConfig, collect, distil, embed_items
-from offline.endpoint import EndpointConfig
+from offline.endpoint import EndpointConfig, require_server
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
@@ -145,6 +145,8 @@ def command(
         named = gguf if gguf is None or gguf in PACKAGED else str(Path(gguf).resolve())
         model_config = ScorerConfig(None, named, gguf_sha256, processes)
     scorer = open_scorer(model_config, data.scenario, weights_folder)
+    if endpoint is not None:
+        require_server(endpoint)
     inputs = {ITEMS_FILE: sha256_file((dataset or run / "dataset") / ITEMS_FILE)}
     budget = Budget(max_seconds, max_judgements)
     run_stage(data, run, scorer, budget, config, Console(stderr=True), inputs, model_config)

@@ -69,7 +69,10 @@ class EndpointLLM:
     def __init__(
         self, config: EndpointConfig, scenario: Scenario, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        url = httpx.URL(config.base_url)
+        try:
+            url = httpx.URL(config.base_url)
+        except httpx.InvalidURL as error:
+            raise OfflineError(f"--endpoint: {error}; expected an address such as http://127.0.0.1:8000/v1") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise OfflineError("--endpoint: expected an address such as http://127.0.0.1:8000/v1")
         if url.userinfo or url.query:
@@ -80,7 +83,6 @@ class EndpointLLM:
         self.calls = self.tokens = self.unclear = 0
         key = os.environ.get(config.api_key_env, "")
         self._secret = key
-        self._reached = False  # somebody has ever answered
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -204,10 +206,7 @@ class EndpointLLM:
                 except httpx.RequestError as error:  # DecodingError too: a body that is not what its header says
                     problem = type(error).__name__
                     self.tokens -= estimate
-                    if isinstance(error, httpx.ConnectError) and not self._reached and attempt:
-                        break  # nobody is there: the address is wrong, or the server is yet to be started
                 else:
-                    self._reached = True
                     if reply.is_success:
                         return self._read(reply, estimate)
                     self.tokens -= estimate
@@ -218,8 +217,8 @@ class EndpointLLM:
                 if attempt < self.config.max_retries:
                     await asyncio.sleep(wait_s)
         raise OfflineError(
-            f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); start it or check "
-            "--endpoint, and run the same command again: what was judged is kept"
+            f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); "
+            "what was judged is kept: run the same command again once it is there"
         )
 
     def _reserve(self, estimate: int) -> None:
@@ -262,6 +261,20 @@ class EndpointLLM:
             said = said.replace(self._secret, "***")
         hint = f" in ${self.config.api_key_env}; put a key of this server there" if known == _FATAL[401] else ""
         raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
+
+
+def require_server(base_url: str) -> None:
+    """Told before any work is done for it; whatever is answered will do.
+
+    Raises:
+        OfflineError: nobody listens at this address.
+    """
+    try:
+        httpx.get(base_url, timeout=5.0)
+    except httpx.ConnectError:
+        raise OfflineError(f"no server answers at --endpoint {base_url}; start it, or check the address") from None
+    except (httpx.HTTPError, httpx.InvalidURL):  # told by whoever asks the first question
+        pass
 
 
 def _score_or_cap(result: Score | BaseException) -> Score | None:

@@ -32,7 +32,6 @@ def results(
         python -m simulator results
         python -m simulator results --results runs/try --out runs/try/page.md
     """
-    from simulator.experiments.figures import draw_all
     from simulator.experiments.record import read_records
     from simulator.experiments.results import collect
     from simulator.experiments.results_page import results_page
@@ -40,6 +39,8 @@ def results(
     collected = collect(read_records(results))
     if not collected.cells:
         raise SimulatorError(f"--results {results}: no records there; `python -m simulator experiment` makes them")
+    from simulator.experiments.figures import draw_all  # takes matplotlib along
+
     images = out.parent / "img"
     with Console(stderr=True).status("drawing the plots"):
         drawn = draw_all(collected)

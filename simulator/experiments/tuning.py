@@ -37,10 +37,9 @@ def read_tuning(experiments: Experiments, path: Path = TUNING_FILE) -> Tuning:
     """
     try:
         raw = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SimulatorError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise SimulatorError(f"{path}: is not TOML: {error}") from None
+    except (OSError, ValueError) as error:
+        told = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
+        raise SimulatorError(f"{path}: {told}") from None
     protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
     tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
     if not isinstance(tuning.settings, dict):
