@@ -199,7 +199,9 @@ def run_stage(
         write_manifest(folder, STAGE, config=settings, results=results, inputs=inputs)
     console.print(
         f"distil: {judge.judged} new judgements, {results['n_judgements']} in all, {results['n_priors']} of"
-        f" {len(dataset.items)} items with a prior; {ended}"
+        f" {len(dataset.items)} items with a prior; {ended}",
+        highlight=False,
+        soft_wrap=True,
     )
     if interruption is not None:
         raise interruption  # who waits for a whole stage must know that it is not

@@ -116,7 +116,9 @@ def command(
     console.print(
         f"pretrain: {len(dataset.items)} items, rank correlation with held-out judgements"
         f" {report['held_out']:.2f}, entropy {report['entropy']:.1f} nats, kept round {report['kept_round']:.0f},"
-        f" {n_asked} new judgements; {target}"
+        f" {n_asked} new judgements; {target}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

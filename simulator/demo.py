@@ -76,8 +76,9 @@ def demo(
     Writes: RUN, with RUN/load/report.html in the end. Stages that a former run finished are kept; the service starts
     afresh.
 
-    Ctrl-C: finished stages are kept; the same command goes on from there. Once it serves on after the report, Ctrl-C is
-    how it ends, with exit code 0.
+    Ctrl-C: finished stages are kept; the same command goes on from there.
+
+    Once it serves on after the report, Ctrl-C is how it ends, with exit code 0.
 
     Examples:
         python -m simulator demo

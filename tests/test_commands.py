@@ -17,6 +17,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,7 @@ from offline.datasets_command import SOURCES
 from offline.evaluate_command import ArmName
 from offline.pretrain import PretrainConfig
 from offline.sources import FOLDER_SOURCES
+from service.command_line import exits
 from service.policy.adaptive import Arm
 
 MAINS = {"service": service.__main__, "offline": offline.__main__, "simulator": simulator.__main__}
@@ -146,7 +148,7 @@ def test_choices_and_defaults_on_the_pages_are_those_that_count() -> None:
 
 @pytest.mark.parametrize("package", MAINS)
 def test_version(package: str, run: Run) -> None:
-    assert run(package, "--version") == (0, "ialp 0.1.0\n", "")
+    assert run(package, "--version") == (0, f"ialp {version('ialp')}\n", "")
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -254,6 +256,10 @@ def test_what_the_system_refuses(
     arguments = ("--source", "catalogue", "--items", tmp_path / "items.jsonl", "--out", tmp_path / "out")
     ended, out, err = run("offline", "datasets", *arguments)
     assert (ended, out) == (code, "") and err.startswith("error: ") and told in err and err.count("\n") == 1
+
+
+def test_the_extras_that_are_named_exist() -> None:
+    assert set(exits._EXTRAS.values()) <= set(metadata("ialp").get_all("Provides-Extra") or [])
 
 
 def test_a_defect_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
