@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -15,33 +15,79 @@ from offline.datasets import Dataset, Scenario, save_dataset
 from offline.errors import OfflineError
 from offline.sources import FOLDER_SOURCES, load_catalogue, movielens
 
-SOURCES = ("movielens", *FOLDER_SOURCES, "catalogue")
+Source = Literal["movielens", "coat", "lfm", "industry", "movielens100k", "catalogue"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 _LISTED_PROBLEMS = 5
+_OWN, _ROWS = "Your own catalogue (--source catalogue)", "Rows that cannot be used"
 
 
 def command(
     out: Annotated[Path, typer.Option(help="Where the data set goes, usually RUN/dataset.")],
-    source: Annotated[str, typer.Option(help=" | ".join(SOURCES))] = "movielens",
+    source: Annotated[
+        Source,
+        typer.Option(
+            metavar="NAME",
+            help="movielens (from a package); coat, lfm, industry or movielens100k (with --folder); catalogue.",
+        ),
+    ] = "movielens",
     folder: Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Your catalogue: .jsonl, .csv or .parquet.")] = None,
-    interactions: Annotated[Path | None, typer.Option(help="What your users did, in the same formats.")] = None,
-    liked_at: Annotated[float | None, typer.Option(help="Liked from this value on, without a column `liked`.")] = None,
-    noun: Annotated[str | None, typer.Option(help="What one of your items is called, such as book.")] = None,
-    nouns: Annotated[str | None, typer.Option(help="What several are called, such as books.")] = None,
-    liked: Annotated[str | None, typer.Option(help="What people who like one did, such as enjoyed.")] = None,
-    disliked: Annotated[str | None, typer.Option(help="What people who do not did, such as did not enjoy.")] = None,
-    max_bad_rows: Annotated[int, typer.Option(min=0, help="Give up where more rows cannot be used.")] = 0,
-    skip_bad_rows: Annotated[bool, typer.Option(help="Leave out every row that cannot be used.")] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="Your items: .jsonl, .csv or .parquet.", rich_help_panel=_OWN)
+    ] = None,
+    interactions: Annotated[
+        Path | None, typer.Option(help="What your users did, in the same formats.", rich_help_panel=_OWN)
+    ] = None,
+    liked_at: Annotated[
+        float | None, typer.Option(help="Liked from this value on, without a column `liked`.", rich_help_panel=_OWN)
+    ] = None,
+    noun: Annotated[
+        str | None,
+        typer.Option(help="What an item is called, such as book.", rich_help_panel=_OWN, show_default="item"),
+    ] = None,
+    nouns: Annotated[
+        str | None,
+        typer.Option(help="What several are called, such as books.", rich_help_panel=_OWN, show_default="items"),
+    ] = None,
+    liked: Annotated[
+        str | None,
+        typer.Option(help="What people who like one did: enjoyed.", rich_help_panel=_OWN, show_default="liked"),
+    ] = None,
+    disliked: Annotated[
+        str | None,
+        typer.Option(help="What others did: did not enjoy.", rich_help_panel=_OWN, show_default="did not like"),
+    ] = None,
+    max_bad_rows: Annotated[
+        int, typer.Option(min=0, help="Give up where there are more rows.", rich_help_panel=_ROWS)
+    ] = 0,
+    skip_bad_rows: Annotated[
+        bool, typer.Option(help="Leave out all of them, however many.", rich_help_panel=_ROWS)
+    ] = False,
 ) -> None:
-    """Read a catalogue (and what users did with it); every row that cannot be used is named."""
-    if source not in SOURCES:
-        raise OfflineError(f"--source {source}: expected one of {', '.join(SOURCES)}")
+    """Read a catalogue (and what users did with it); every row that cannot be used is named by file and line.
+
+    Needs: for MovieLens the extra `demo`, for a public data set its files, for your own catalogue ITEMS. An item has
+    `id`, `text` and, optionally, `categories` (a list, or one text separated by |). An interaction has `user`, `item`
+    and, optionally, `value`, `liked` and `time`; only evaluation and simulated users read it.
+
+    Writes: OUT with items, interactions, rows that were left out, and a manifest.
+
+    Ctrl-C: there is no data set in OUT before its manifest; run the same command again.
+
+    Examples:
+        python -m offline datasets --out runs/mine/dataset
+        python -m offline datasets --source catalogue --items items.jsonl \\
+            --noun book --nouns books --out runs/mine/dataset
+        python -m offline datasets --source lfm --folder data/lfm --out runs/lfm
+    """
     for option, value, wanted in (
         ("--folder", folder, source in FOLDER_SOURCES),
         ("--items", items, source == "catalogue"),
     ):
         if wanted != (value is not None):
             raise OfflineError(f"--source {source} {'needs' if wanted else 'goes without'} {option}")
+    for option, path in (("--items", items), ("--interactions", interactions)):
+        if path is not None and not path.is_file():
+            raise OfflineError(f"{option} {path}: there is no such file; check the path")
     words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
     scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
     if source != "catalogue" and (interactions or liked_at is not None or any(words.values())):

@@ -22,7 +22,6 @@ from offline.states import (
     states_from_interactions,
     to_question,
 )
-from service.policy.text import item_text, load_text_encoder
 
 # A policy that starts without logs lives on the items' priors: they may take this share of the budget. Where it ends
 # before all items have both wordings, those with one are noisier and crowd the top.
@@ -105,6 +104,8 @@ def embed_items(dataset: Dataset, encoder: str) -> Embeddings:
     Raises:
         OfflineError: no such encoder, or its package is not installed.
     """
+    from service.policy.text import item_text, load_text_encoder  # takes torch along
+
     try:
         return load_text_encoder(encoder).encode([item_text(i.text, i.categories) for i in dataset.items])
     except (ValueError, ModuleNotFoundError) as error:

@@ -2,65 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from offline.artefacts import MANIFEST, sha256_file, write_manifest
+from offline.artefacts import MANIFEST, read_manifest, sha256_file, write_manifest
 from offline.datasets import ITEMS_FILE, Dataset, read_dataset
 from offline.distil import DistilConfig, collect, distil, embed_items
-from offline.endpoint import EndpointConfig
+from offline.endpoint import EndpointConfig, require_server
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
 from offline.llm import Scorer
 from offline.preferences import Preferences, export
-from offline.prompts import PROMPT_VERSION, STYLES
+from offline.prompts import PROMPT_VERSION, Style
 from offline.scorers import DEFAULT_CACHE_FOLDER, PACKAGED, ScorerConfig, open_scorer
+from offline.states import StateConfig
+from service.command_line.progress import progress
 
 STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
+INTERRUPTED = "interrupted"
+_ENDPOINT, _EMBEDDED = "A model at an endpoint", "The embedded model"
+_BUDGET, _ASKED = "When to stop", "What is asked"
 
 
 def command(
     run: Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")],
-    dataset: Annotated[Path | None, typer.Option(help="A data set's folder; RUN/dataset if not given.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, http://host/v1.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A data set's folder.", show_default="RUN/dataset")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible server, http://HOST/v1.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name there.", rich_help_panel=_ENDPOINT)] = None,
     style: Annotated[
-        str | None,
-        typer.Option(help=f"{' | '.join(STYLES)}; if not given, judge at an endpoint, likelihood otherwise."),
+        Style | None,
+        typer.Option(
+            help="How it is asked.",
+            rich_help_panel=_ENDPOINT,
+            show_default="judge at an endpoint, likelihood otherwise",
+        ),
     ] = None,
-    api_key_env: Annotated[str, typer.Option(help="The environment variable with the key.")] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Cap on requests to the endpoint.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Cap on tokens at the endpoint.")] = None,
+    api_key_env: Annotated[
+        str, typer.Option(help="The environment variable with the key.", rich_help_panel=_ENDPOINT)
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.", rich_help_panel=_ENDPOINT)] = 8,
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, help="Cap on requests to it.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cap on tokens, both ways.", rich_help_panel=_ENDPOINT)
+    ] = None,
     gguf: Annotated[
-        str | None, typer.Option(help=f"A GGUF file, or a packaged model: {' | '.join(PACKAGED)}; gemma if not given.")
+        str | None,
+        typer.Option(
+            help=f"A GGUF file, or a packaged model: {', '.join(PACKAGED)}.",
+            rich_help_panel=_EMBEDDED,
+            show_default="gemma",
+            autocompletion=lambda incomplete: [name for name in PACKAGED if name.startswith(incomplete)],
+        ),
     ] = None,
-    gguf_sha256: Annotated[str | None, typer.Option(help="What the GGUF file's SHA-256 must be.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes of the embedded model.")] = None,
-    weights_folder: Annotated[Path, typer.Option(help="Where packaged weights are put together.")] = (
-        DEFAULT_CACHE_FOLDER
+    gguf_sha256: Annotated[
+        str | None, typer.Option(help="What the GGUF file's SHA-256 must be.", rich_help_panel=_EMBEDDED)
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes.", rich_help_panel=_EMBEDDED, show_default="one a core, up to 4"),
+    ] = None,
+    weights_folder: Annotated[
+        Path,
+        typer.Option(
+            help="Where packaged weights are put together.",
+            rich_help_panel=_EMBEDDED,
+            show_default="~/.cache/ialp",
+        ),
+    ] = DEFAULT_CACHE_FOLDER,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=1, help="Stop asking after so many seconds.", rich_help_panel=_BUDGET)
+    ] = None,
+    max_judgements: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many new judgements.", rich_help_panel=_BUDGET)
+    ] = None,
+    states: Annotated[
+        int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_ASKED)
+    ] = DistilConfig.n_states,
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_ASKED)
+    ] = StateConfig.candidates,
+    states_from_logs: Annotated[
+        bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_ASKED)
+    ] = False,
+    encoder: Annotated[
+        Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_ASKED)
+    ] = "minilm",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_ASKED)] = (
+        DistilConfig.seed
     ),
-    max_seconds: Annotated[float | None, typer.Option(min=1, help="Stop asking after this long.")] = None,
-    max_judgements: Annotated[int | None, typer.Option(min=1, help="Stop after this many new judgements.")] = None,
-    states: Annotated[int, typer.Option(min=0, help="User states to ask about.")] = DistilConfig.n_states,
-    candidates: Annotated[int, typer.Option(min=2, help="Items judged in each state.")] = 32,
-    states_from_logs: Annotated[bool, typer.Option(help="Take histories from observed users, not from text.")] = False,
-    encoder: Annotated[str, typer.Option(help="Text embeddings: minilm | hashing.")] = DistilConfig.encoder,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled states.")] = DistilConfig.seed,
 ) -> None:
-    """Ask a language model what people would like; resumable, never the same question twice."""
-    style = style or ("judge" if endpoint is not None else "likelihood")
-    if style not in STYLES:
-        raise OfflineError(f"--style {style}: expected one of {', '.join(STYLES)}")
+    """Ask a language model what people would like; never the same question twice.
+
+    Needs: RUN/dataset, which `datasets` writes. The embedded model and minilm need the extras `llm` and `text`, no
+    network and no key; an endpoint gets its key from $OPENAI_API_KEY.
+
+    Writes: RUN/distil: every judgement at once to judgements.jsonl, in the end what they mean and a manifest. What was
+    judged before counts; more time or states add to it.
+
+    Ctrl-C: what was judged is kept in RUN/distil; the same command goes on from there.
+
+    Examples:
+        python -m offline distil --run runs/mine --max-seconds 600
+        python -m offline distil --run runs/mine --model NAME \\
+            --endpoint http://127.0.0.1:8001/v1 --max-calls 2000
+    """
+    chosen: Style = style or ("judge" if endpoint is not None else "likelihood")
     data = read_dataset(dataset or run / "dataset")
     base = DistilConfig()
     config = replace(
@@ -75,21 +132,24 @@ def command(
         if model is None or gguf is not None:
             raise OfflineError("--endpoint needs --model (a name its server knows), and goes without --gguf")
         server = EndpointConfig(
-            endpoint, model, style, api_key_env, concurrency, max_calls=max_calls, max_tokens=max_tokens
+            endpoint, model, chosen, api_key_env, concurrency, max_calls=max_calls, max_tokens=max_tokens
         )
         model_config = ScorerConfig(endpoint=server)
     else:
         if max_calls is not None or max_tokens is not None:
             raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
-        if style != "likelihood":
-            raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
+        if chosen != "likelihood":
+            raise OfflineError(
+                f"--style {chosen} needs a capable model behind --endpoint; the embedded one: likelihood"
+            )
         named = gguf if gguf is None or gguf in PACKAGED else str(Path(gguf).resolve())
         model_config = ScorerConfig(None, named, gguf_sha256, processes)
     scorer = open_scorer(model_config, data.scenario, weights_folder)
+    if endpoint is not None:
+        require_server(endpoint)
     inputs = {ITEMS_FILE: sha256_file((dataset or run / "dataset") / ITEMS_FILE)}
-    run_stage(
-        data, run, scorer, Budget(max_seconds, max_judgements), config, Console(stderr=True), inputs, model_config
-    )
+    budget = Budget(max_seconds, max_judgements)
+    run_stage(data, run, scorer, budget, config, Console(stderr=True), inputs, model_config)
 
 
 def run_stage(
@@ -105,23 +165,29 @@ def run_stage(
     """The whole stage: ask with progress, export, manifest. Ctrl-C keeps and exports what there is. Closes the scorer.
 
     Raises:
+        KeyboardInterrupt: interrupted; the stage stands, and its manifest says so.
         OfflineError: the cache is in use or damaged, or the model cannot be asked (what was judged is kept).
     """
     folder = run / STAGE
     with closing(scorer), closing(JudgementCache(folder / CACHE_FILE)) as cache:
-        embeddings = embed_items(dataset, config.encoder)
+        with console.status("embedding the items' texts"):
+            embeddings = embed_items(dataset, config.encoder)
         # A stage is finished once its manifest stands.
         (folder / MANIFEST).unlink(missing_ok=True)
         common = len(dataset.items) * (2 if scorer.style == "likelihood" else 1)
         expected = common + config.n_states * config.states.candidates
-        with _progress(console, min(expected, budget.max_judgements or expected)) as advance:
+        before = sum((j.model, j.style) == (scorer.model_id, scorer.style) for j in cache.values())
+        total = min(expected, before + (budget.max_judgements or expected))
+        bounds: dict[str, Any] = {"console": console, "within_s": budget.max_seconds, "before": before}
+        interruption: KeyboardInterrupt | None = None
+        with progress(STAGE, total, "judged", **bounds) as told:
             judge = Judge(scorer, dataset.items, cache, budget)
-            judge.on_progress = advance
+            judge.on_progress = told.advance
             try:
                 preferences = distil(dataset, embeddings, judge, config)
                 ended = judge.stopped or "every question was asked"
-            except KeyboardInterrupt:
-                preferences, ended = collect(judge, dataset), "interrupted; the same command goes on from here"
+            except KeyboardInterrupt as error:
+                preferences, ended, interruption = collect(judge, dataset), INTERRUPTED, error
         export(preferences, folder)
         results = _results(preferences, judge) | {"ended": ended}
         settings = asdict(config) | {
@@ -133,22 +199,18 @@ def run_stage(
         write_manifest(folder, STAGE, config=settings, results=results, inputs=inputs)
     console.print(
         f"distil: {judge.judged} new judgements, {results['n_judgements']} in all, {results['n_priors']} of"
-        f" {len(dataset.items)} items with a prior; {ended}"
+        f" {len(dataset.items)} items with a prior; {ended}",
+        highlight=False,
+        soft_wrap=True,
     )
+    if interruption is not None:
+        raise interruption  # who waits for a whole stage must know that it is not
     return preferences
 
 
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("distil"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("distil", total=total, rate="")
-
-        def advance(n: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, advance=n, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield advance
+def is_whole(folder: Path) -> bool:
+    """Did the stage in RUN/distil come to its own end, by whatever budget it had?"""
+    return (folder / MANIFEST).exists() and read_manifest(folder, STAGE)["results"].get("ended") != INTERRUPTED
 
 
 def _results(preferences: Preferences, judge: Judge) -> dict[str, Any]:

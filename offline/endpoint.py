@@ -32,7 +32,7 @@ _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
     403: "refused the key",
-    404: "knows no such model or path",
+    404: "knows no such model or path; check --model, and whether --endpoint ends in /v1",
 }
 
 
@@ -69,7 +69,10 @@ class EndpointLLM:
     def __init__(
         self, config: EndpointConfig, scenario: Scenario, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        url = httpx.URL(config.base_url)
+        try:
+            url = httpx.URL(config.base_url)
+        except httpx.InvalidURL as error:
+            raise OfflineError(f"--endpoint: {error}; expected an address such as http://127.0.0.1:8000/v1") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise OfflineError("--endpoint: expected an address such as http://127.0.0.1:8000/v1")
         if url.userinfo or url.query:
@@ -213,7 +216,10 @@ class EndpointLLM:
                     wait_s = max(wait_s, _retry_after_s(reply))
                 if attempt < self.config.max_retries:
                     await asyncio.sleep(wait_s)
-        raise OfflineError(f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem})")
+        raise OfflineError(
+            f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); "
+            "what was judged is kept: run the same command again once it is there"
+        )
 
     def _reserve(self, estimate: int) -> None:
         """Count a call before it is made: with many in flight a cap checked afterwards would be overrun."""
@@ -253,8 +259,22 @@ class EndpointLLM:
         said = known or " ".join(reply.text[:300].split())
         if self._secret:
             said = said.replace(self._secret, "***")
-        hint = f" in ${self.config.api_key_env}" if known == _FATAL[401] else ""
+        hint = f" in ${self.config.api_key_env}; put a key of this server there" if known == _FATAL[401] else ""
         raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
+
+
+def require_server(base_url: str) -> None:
+    """Told before any work is done for it; whatever is answered will do.
+
+    Raises:
+        OfflineError: nobody listens at this address.
+    """
+    try:
+        httpx.get(base_url, timeout=5.0)
+    except httpx.ConnectError:
+        raise OfflineError(f"no server answers at --endpoint {base_url}; start it, or check the address") from None
+    except (httpx.HTTPError, httpx.InvalidURL):  # told by whoever asks the first question
+        pass
 
 
 def _score_or_cap(result: Score | BaseException) -> Score | None:

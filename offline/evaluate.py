@@ -5,7 +5,7 @@ The user truth behind both comes from real interactions, which neither the langu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,9 +119,16 @@ def sampled_slates(policy: ExactPolicy, arm: Arm, seed: int) -> PolicyFn:
 
 
 def simulated(
-    policy: ExactPolicy, dataset: Dataset, seed: int, n_sessions: int, cache: Path | None = None
+    policy: ExactPolicy,
+    dataset: Dataset,
+    seed: int,
+    n_sessions: int,
+    cache: Path | None = None,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> dict[str, RolloutStats]:
     """Sessions of the same users with: random, (true) popularity, the policy, and the oracle as the ceiling.
+
+    `progress` is told how many more sessions are over, of `n_sessions` for each of the four.
 
     Raises:
         SimulatorError: the data set has no interactions to make users from.
@@ -133,4 +140,4 @@ def simulated(
         ("pretrained", sampled_slates(policy, Arm.CONTROL, seed)),
         ("oracle", oracle_slate),
     )
-    return {name: rollout(world, chosen, seed, n_sessions) for name, chosen in policies}
+    return {name: rollout(world, chosen, seed, n_sessions, progress) for name, chosen in policies}

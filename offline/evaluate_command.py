@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -16,58 +15,100 @@ from rich.table import Table
 from offline.artefacts import sha256_file, write_atomic, write_manifest
 from offline.datasets import read_dataset
 from offline.errors import OfflineError
-from offline.evaluate import held_out_preferences, open_policy, simulated
-from offline.ope import command as ope
-from offline.ope.evaluation import OpeConfig
-from service.policy.adaptive import Arm
-from service.policy.snapshot import SnapshotError
-from simulator.rollout import RolloutStats
+from service.command_line.progress import progress
+
+if TYPE_CHECKING:
+    from simulator.rollout import RolloutStats
 
 STAGE = "evaluate"
+ArmName = Literal["control", "adaptive"]
+_SIMULATED, _LOGGED = "In simulation (--run)", "From a log (--log)"
 
 
 def command(
     run: Annotated[
-        Path | None, typer.Option(help="In simulation: the run's folder; reads RUN/dataset, writes RUN/evaluate.")
+        Path | None,
+        typer.Option(help="The run's folder; reads RUN/dataset, writes RUN/evaluate.", rich_help_panel=_SIMULATED),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option(help="From a log: the file that `python -m service export --out` wrote.")
+        Path | None,
+        typer.Option(help="The file that `python -m service export --out` wrote.", rich_help_panel=_LOGGED),
     ] = None,
     snapshot: Annotated[
-        Path | None, typer.Option(help="The snapshot's folder; RUN/snapshot if not given. --log needs it.")
+        Path | None, typer.Option(help="The snapshot's folder. --log needs it.", show_default="RUN/snapshot")
     ] = None,
-    sessions: Annotated[int, typer.Option(min=1, help="--run: simulated sessions of each policy.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of users and luck; of folds and bootstrap.")] = 0,
+    sessions: Annotated[
+        int, typer.Option(min=1, help="Simulated sessions of each policy.", rich_help_panel=_SIMULATED)
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of users and luck; of folds and bootstrap.")] = 0,
     arm: Annotated[
-        Arm, typer.Option(help="--log: the frozen pre-trained policy, or the one that adapts.")
-    ] = Arm.ADAPTIVE,
-    items: Annotated[Path | None, typer.Option(help="--log: the catalogue, from `service export --items`.")] = None,
-    logged_arm: Annotated[Arm | None, typer.Option(help="--log: use only what this arm served.")] = None,
-    folds: Annotated[int, typer.Option(min=2, help="--log: folds of the reward model's cross-fitting.")] = 5,
-    switch_tau: Annotated[
-        float | None, typer.Option(min=0, help="--log: ratio above which switch-DR trusts the reward model.")
+        ArmName,
+        typer.Option(help="The frozen pre-trained policy, or the one that adapts.", rich_help_panel=_LOGGED),
+    ] = "adaptive",
+    items: Annotated[
+        Path | None, typer.Option(help="The catalogue, from `service export --items`.", rich_help_panel=_LOGGED)
     ] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="--log: draws of the cluster bootstrap; 0 for none.")] = 0,
+    logged_arm: Annotated[
+        ArmName | None, typer.Option(help="Use only what this arm served.", rich_help_panel=_LOGGED)
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Folds of the reward model's cross-fitting.", rich_help_panel=_LOGGED)
+    ] = 5,
+    switch_tau: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Ratio above which switch-DR trusts the reward model.",
+            rich_help_panel=_LOGGED,
+            show_default="by the log's size",
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Draws of the cluster bootstrap; 0 for none.", rich_help_panel=_LOGGED)
+    ] = 0,
     keep_unverified: Annotated[
-        bool, typer.Option(help="--log: also use slates whose available items are known only nearly.")
+        bool,
+        typer.Option(help="Also use slates whose available items are known only nearly.", rich_help_panel=_LOGGED),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="--log: folder of the results; off_policy beside LOG.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results.", rich_help_panel=_LOGGED, show_default="off_policy beside LOG"),
+    ] = None,
     obp_out: Annotated[
-        Path | None, typer.Option(help="--log: also write the log as obp's bandit_feedback, an .npz file.")
+        Path | None,
+        typer.Option(help="Also write the log as obp's bandit_feedback, an .npz file.", rich_help_panel=_LOGGED),
     ] = None,
 ) -> None:
-    """Measure a snapshot: in simulation (--run), or from the rewards that the service logged (--log)."""
+    """Measure a snapshot: in simulation (--run), or from the rewards that the service logged (--log).
+
+    Needs: for --run, RUN/dataset with interactions and RUN/snapshot, which `datasets` and `pretrain` write; for --log,
+    what `service export` wrote and the snapshot to be judged.
+
+    Writes: RUN/evaluate (rewards against random, popularity and a ceiling), or OUT (IPS, SNIPS, DR, switch-DR with
+    intervals); both as results.json with a manifest. A table goes to stderr.
+
+    Ctrl-C: results that stood before are as they were; run the same command again.
+
+    Examples:
+        python -m offline evaluate --run runs/mine
+        python -m offline evaluate --log log.parquet --snapshot runs/mine/snapshot
+    """
+    import torch
+
     torch.set_num_threads(1)
     console = Console(stderr=True)
     if run is not None and log is None:
         in_simulation(run, snapshot, sessions, seed, console)
     elif log is not None and run is None:
+        from offline.ope import command as ope
+        from offline.ope.evaluation import OpeConfig
+        from service.policy.adaptive import Arm
+
         if snapshot is None:
             raise OfflineError("--log needs --snapshot: the folder of the policy to be evaluated")
-        logged = None if logged_arm is None else str(logged_arm)
-        config = OpeConfig(folds, switch_tau, bootstrap, logged, keep_unverified, seed)
+        config = OpeConfig(folds, switch_tau, bootstrap, logged_arm, keep_unverified, seed)
         folder = out or log.parent / "off_policy"
-        ope.run(ope.Inputs(log, snapshot, folder, arm, items, obp_out, config), console)
+        ope.run(ope.Inputs(log, snapshot, folder, Arm(arm), items, obp_out, config), console)
     else:
         raise OfflineError("give either --run (in simulation) or --log (from the service's log)")
 
@@ -78,17 +119,26 @@ def in_simulation(run: Path, snapshot: Path | None, sessions: int, seed: int, co
     Raises:
         OfflineError: the data set or the snapshot cannot be read, or there are no interactions.
     """
+    from offline.evaluate import held_out_preferences, open_policy, simulated
+    from service.policy.snapshot import SnapshotError
+
     dataset = read_dataset(run / "dataset")
     folder = snapshot or run / "snapshot"
+    if snapshot is None and not folder.exists():
+        raise OfflineError(f"{folder}: not found; run `python -m offline pretrain` first")
     try:
         loaded, policy = open_policy(folder)
     except SnapshotError as error:
         raise OfflineError(str(error)) from None
     if dataset.interactions is None:
-        raise OfflineError("this data set has no interactions, so there is nothing to evaluate against")
+        raise OfflineError(
+            "this data set has no interactions, so there is nothing to evaluate against; "
+            "`datasets --interactions` adds some, and --log evaluates from what a service logged"
+        )
     held_out = held_out_preferences(policy, dataset.interactions, len(dataset.items), seed)
-    with console.status("simulating sessions"):
-        rows = {name: _row(stats) for name, stats in simulated(policy, dataset, seed, sessions, cache=run).items()}
+    with progress("simulating", 4 * sessions, "sessions", console=console) as told:
+        played = simulated(policy, dataset, seed, sessions, cache=run, progress=told.advance)
+    rows = {name: _row(stats) for name, stats in played.items()}
     results: dict[str, Any] = {"version": loaded.manifest.version, "held_out": asdict(held_out), "simulated": rows}
     results["pretrained_over_random"] = rows["pretrained"]["reward"] / max(rows["random"]["reward"], 1e-9)
     write_atomic(run / STAGE / "results.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -99,9 +149,10 @@ def in_simulation(run: Path, snapshot: Path | None, sessions: int, seed: int, co
 
 def _row(stats: RolloutStats) -> dict[str, float]:
     n = len(stats.reward)
+    spread = float(stats.reward.std(ddof=1)) if n > 1 else 0.0
     return {
         "reward": float(stats.reward.mean()),
-        "reward_95": float(1.96 * stats.reward.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
+        "reward_95": 1.96 * spread / math.sqrt(n),
         "turns": float(stats.length.mean()),
         "reward_per_turn": stats.reward_per_turn,
         "coverage": stats.coverage,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -64,7 +65,10 @@ class GgufLLM:
         self, path: Path, scenario: Scenario, *, sha256: str | None = None, processes: int | None = None
     ) -> None:
         if not path.is_file():
-            raise OfflineError(f"--gguf {path}: no such file")
+            raise OfflineError(f"--gguf {path}: there is no such file; check the path, or leave it out for Gemma")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise OfflineError(f"--gguf {path}: not a GGUF model; name one, or leave it out for Gemma")
         digest = sha256_file(path)
         if sha256 is not None and digest != sha256.lower():
             raise OfflineError(f"--gguf {path}: its SHA-256 is {digest}, not the one given by --gguf-sha256")
@@ -125,7 +129,10 @@ def _start_worker(path: str, verbose: bool) -> None:
     # Ctrl-C reaches the whole process group: the parent decides, the worker finishes its batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    _engine = GgufEngine(path, verbose=verbose)
+    try:
+        _engine = GgufEngine(path, verbose=verbose)
+    except OfflineError:
+        os._exit(1)  # the parent sees that workers end, and says why that may be
 
 
 def _score_in_worker(prefix: str, continuations: list[str]) -> Answer:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from offline.datasets import Interactions
+from offline.defaults import DISTIL_STEPS, ROUNDS, TARGET_ENTROPY
 from offline.imagination import ImaginationConfig, as_policy_sees, interact
 from offline.judgements import Question
 from offline.preferences import Preference, Preferences
@@ -50,13 +51,13 @@ class PretrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     states: StateConfig = field(default_factory=StateConfig)
-    target_entropy: float = 0.7  # of the policy, as a share of log(number of items)
+    target_entropy: float = TARGET_ENTROPY
     distil_states: int = 1024  # sampled once and gone through in batches
-    distil_steps: int = 400
+    distil_steps: int = DISTIL_STEPS
     batch_size: int = 64
     learning_rate: float = 2e-3
     stranger_share: float = 0.1  # of the states without any history
-    rounds: int = 2
+    rounds: int = ROUNDS
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     visited_share: float = 0.25  # of the states that later rounds distil on: those that the policy visited
     steps_a_round: int = 150  # in which it learns when users leave

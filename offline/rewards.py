@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
 from offline.preferences import Preference, Prior
 from service.policy.types import Interaction, Response, States, pack_states
 
@@ -30,8 +31,8 @@ _JUDGED_VARIANCE = 0.05  # of a judged prior, in squared z
 class RewardConfig:
     """How the two parts are weighed."""
 
-    prior_weight: float = 1.0
-    personal_weight: float = 0.5
+    prior_weight: float = PRIOR_WEIGHT
+    personal_weight: float = PERSONAL_WEIGHT
     caution: float = 0.5  # standard deviations taken off where the model does not know
     base_rate: float = 0.1  # mean reward of an item to a stranger
     max_history: int = 20

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from service import embedded, keys_command, logs, telemetry
-from service.command_settings import settings_of_what_runs, settings_or_exit
-from service.settings import Settings
+from service.command_line import exits
+from service.command_line.pages import add_command, new_app
+from service.command_line.progress import progress
+from service.command_settings import refuse, settings_of_what_runs, settings_or_exit
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Serve recommendations and learn from feedback. Settings come from IALP_* environment variables.",
-)
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+ABOUT = """Serve recommendations and learn from feedback.
+
+    `dev` runs all of it on this machine. A deployment runs Redis, `api` and `worker` as processes of their own, makes
+    `keys`, and takes its log out by `export`. The policy that it starts with comes from `python -m offline`.
+
+    Settings are IALP_* environment variables (and REDIS_URL), each described in docs/reference/settings.md.
+
+    Exit codes: 0 done, or a server that was told to stop; 1 something failed while running; 2 a mistake in arguments,
+    files or settings, or no answer from Redis; 130 interrupted.
+
+    Shell completion: `ialp-service --install-completion`, then a new shell.
+
+    Examples:
+        python -m service dev --snapshot runs/demo/snapshot
+        python -m service keys create --name shop --scopes serve,feedback
+    """
+
+app = new_app(ABOUT, completion=__name__ != "__main__")
 app.add_typer(keys_command.app, name="keys")
 log = logging.getLogger(__name__)
 
@@ -46,18 +67,31 @@ def _begin(role: Literal["api", "worker", "dev"]) -> Settings:
         try:
             telemetry.begin(role)
         except telemetry.TelemetryError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
+            exits.tell(str(error))
+            raise typer.Exit(exits.MISTAKE) from None
     return settings
 
 
-@app.command()
 def api() -> None:
-    """Serve HTTP."""
+    """Serve HTTP; several may share one Redis.
+
+    Needs: Redis (REDIS_URL), an API key for whoever calls (`keys create`, or IALP_AUTH=off on loopback), and the folder
+    IALP_DATA_DIR, which it shares with the worker. Without a policy it starts and /readyz says so.
+
+    Writes: events to Redis, policy versions to IALP_DATA_DIR, its log to stderr. Listens on IALP_HOST and IALP_PORT,
+    127.0.0.1:8000 unless set.
+
+    Ctrl-C or SIGTERM ends it in order, with exit code 0: /readyz says so, answers in progress are finished.
+
+    Examples:
+        python -m service api
+        IALP_PORT=8080 IALP_SNAPSHOT=runs/demo/snapshot python -m service api
+    """
     from service.connections import Server, raise_file_limit
     from service.main import create_app
 
     settings = _begin("api")
+    _require_free(settings)
     raise_file_limit()
     server = Server(create_app(settings), settings)
     gc.collect()
@@ -66,9 +100,19 @@ def api() -> None:
     server.run()
 
 
-@app.command()
 def worker() -> None:
-    """Learn from the event log and publish policy versions."""
+    """Learn from the event log and publish policy versions; a second one stands by.
+
+    Needs: Redis (REDIS_URL) and the folder IALP_DATA_DIR that the API uses. While either is away it waits.
+
+    Writes: versions and checkpoints to IALP_DATA_DIR, the live pointer to Redis, its log to stderr.
+
+    Ctrl-C or SIGTERM ends it in order, with exit code 0, after a checkpoint. It may be killed as well: what was learned
+    once is never learned twice.
+
+    Examples:
+        python -m service worker
+    """
     from service.worker import Worker
 
     settings = _begin("worker")
@@ -78,14 +122,29 @@ def worker() -> None:
     Worker(settings, stop).run()
 
 
-@app.command()
 def dev(
     snapshot: Annotated[
         Path | None, typer.Option(help="Folder written by `offline pretrain`; same as IALP_SNAPSHOT.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API; same as IALP_PORT.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port of the API; same as IALP_PORT.", show_default="8000"),
+    ] = None,
 ) -> None:
-    """Run everything on this machine: a Redis-protocol server (unless REDIS_URL is set), the API and the worker."""
+    """Run everything on this machine: a Redis-protocol server (unless REDIS_URL is set), the API and the worker.
+
+    Needs: a snapshot, at the first start: `python -m offline pretrain` or `make demo` writes one. No API key is asked
+    for, unless IALP_AUTH=on.
+
+    Writes: all of its state to IALP_DATA_DIR (runs/service unless set), where the next start finds it, and its log to
+    stderr. The dashboard is at http://127.0.0.1:8000.
+
+    Ctrl-C or SIGTERM ends all of it in order, with exit code 0.
+
+    Examples:
+        python -m service dev --snapshot runs/demo/snapshot
+        IALP_DATA_DIR=runs/other python -m service dev --port 8080
+    """
     if snapshot is not None:
         os.environ["IALP_SNAPSHOT"] = str(snapshot)
     if port is not None:
@@ -94,6 +153,8 @@ def dev(
     if open_by_default:
         os.environ["IALP_AUTH"] = "off"
     settings = _begin("dev")
+    _require_snapshot(settings)
+    _require_free(settings)
     if open_by_default:
         log.info("no API keys are asked for on this machine (IALP_AUTH=off); set IALP_AUTH=on to ask for them")
     stop = threading.Event()
@@ -107,12 +168,11 @@ def dev(
             with embedded.serving(settings.data_dir / "redis") as url:
                 code = _supervise(url, stop)
     except embedded.ServerError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        exits.tell(str(error))
+        raise typer.Exit(exits.MISTAKE) from None
     raise typer.Exit(code)
 
 
-@app.command()
 def export(
     out: Annotated[Path | None, typer.Option(help="Parquet file for the log: one row for each impression.")] = None,
     items: Annotated[
@@ -122,7 +182,20 @@ def export(
         Path | None, typer.Option(help="The log as the Open Bandit Pipeline's `bandit_feedback`: an .npz file.")
     ] = None,
 ) -> None:
-    """Write the log, for `offline evaluate --log` or for others: closed impressions with what they earned."""
+    """Write the log, for `offline evaluate --log` or for others: impressions whose reward window is over, with what
+    they earned.
+
+    Needs: Redis (REDIS_URL, or that of a `service dev` on the same IALP_DATA_DIR) of a service that has served, which
+    may go on serving; for OUT the extra `offline`.
+
+    Writes: OUT, ITEMS, OBP, as asked for; each file appears whole or not at all.
+
+    Ctrl-C: a file that was not whole is gone, one that stood before is as it was; run the same command again.
+
+    Examples:
+        python -m service export --out log.parquet --items items.parquet
+        python -m service export --obp bandit_feedback.npz
+    """
     import redis
     from redis.exceptions import RedisError
 
@@ -132,34 +205,70 @@ def export(
 
     settings = settings_of_what_runs()
     if (out is None and obp is None) or (out is None and items is not None):
-        typer.echo("error: give --out FILE.parquet, --obp FILE.npz or both; --items goes with --out", err=True)
-        raise typer.Exit(2)
-    written = {}
+        refuse(["give --out FILE.parquet, --obp FILE.npz or both; --items goes with --out"])
+    keys, window_s = Keys(settings.key_prefix), settings.reward_window_s
+    wanted = [path for path in (out, obp) if path is not None]
+    written: dict[Path, Counter[str]] = {}
     try:
-        with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client:
-            keys, window_s = Keys(settings.key_prefix), settings.reward_window_s
+        with (
+            redis.Redis.from_url(settings.redis_url, socket_connect_timeout=settings.redis_timeout_s) as client,
+            progress("export", 2 * len(wanted) * client.xlen(keys.events), "entries, read twice") as told,
+        ):
             if out is not None:
-                written[out] = write_log(out, client, keys, window_s, items)
+                written[out] = write_log(out, client, keys, window_s, items, told.advance)
             if obp is not None:
-                written[obp] = write_obp(obp, client, keys, window_s)
+                written[obp] = write_obp(obp, client, keys, window_s, told.advance)
     except ExportError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        exits.tell(str(error))
+        raise typer.Exit(exits.MISTAKE) from None
     except RedisError as error:
-        typer.echo(f"error: Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
-        raise typer.Exit(2) from None
+        exits.tell(keys_command.no_redis(error))
+        raise typer.Exit(exits.MISTAKE) from None
     for path, counts in written.items():
-        told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
-        typer.echo(f"{path}: {told}", err=True)
+        counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
+        typer.echo(f"{path}: {counted}", err=True)
 
 
-@app.command()
 def openapi() -> None:
-    """Print the OpenAPI document of the HTTP API, as /openapi.json serves it; it is the same for all settings."""
+    """Print the OpenAPI document of the HTTP API, as /openapi.json serves it; it is the same for all settings.
+
+    Needs: nothing else that runs.
+
+    Writes: the document as JSON to stdout.
+
+    Examples:
+        python -m service openapi
+    """
     from service.main import create_app
+    from service.settings import Settings
 
     document = create_app(Settings.model_construct()).openapi()
     typer.echo(json.dumps(document, indent=2, sort_keys=True))
+
+
+for command in (dev, api, worker, export, openapi):
+    add_command(app, command.__name__, command)
+
+
+def _require_snapshot(settings: Settings) -> None:
+    """Processes that come up without a policy wait for one; who names a folder here wants to be told at once."""
+    folder = settings.snapshot
+    if folder is not None and not (folder / "manifest.json").is_file():
+        exits.tell(f"{folder}: is no snapshot; `python -m offline pretrain --run RUN` writes RUN/snapshot")
+        raise typer.Exit(exits.MISTAKE)
+
+
+def _require_free(settings: Settings) -> None:
+    """Address and port can be had. The server tells of it late, and `dev` only that its API ended."""
+    host, port = settings.host, settings.port
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            refuse([f"port {port} of {host} is in use: stop what listens there, or choose another (IALP_PORT, --port)"])
+        refuse([f"IALP_HOST={host} and IALP_PORT={port} cannot be listened on ({error.strerror})"])
 
 
 def _supervise(url: str, stop: threading.Event) -> int:
@@ -187,5 +296,10 @@ def _supervise(url: str, stop: threading.Event) -> int:
     return 1 if ended else 0
 
 
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit code 2, never a stack trace."""
+    exits.run(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,27 +1,54 @@
-"""Settings for a command of ours: a mistake is one line on stderr and exit code 2."""
+"""Settings for a command of ours: mistakes are one line on stderr, named by their variables, and exit code 2."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service import embedded
-from service.settings import Settings
+from service.command_line.exits import MISTAKE, tell
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+_PREFIX = "IALP_"
+_FIX = "change it or leave it out"
 
 
 def settings_or_exit() -> Settings:
     """The settings of the environment; raises typer.Exit(2) if they are wrong, having said which."""
+    from service.settings import Settings  # takes torch along, which `--help` need not wait for
+
     try:
         return Settings()
     except SettingsError as error:  # a value that should be JSON and is not; the message names the field
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), None)
+        refuse([f"setting {variable((field,))}: is not valid JSON; {_FIX}" if field else str(error)])
     except ValidationError as error:
-        for item in error.errors():
-            name = "_".join(str(part) for part in item["loc"]).upper()
-            typer.echo(f"error: setting {name.removeprefix('IALP_')}: {item['msg']}", err=True)
-        raise typer.Exit(2) from None
+        refuse([f"setting {variable(item['loc'])}: {_said(item['msg'])}; {_FIX}" for item in error.errors()])
+
+
+def variable(place: tuple[int | str, ...]) -> str:
+    """The environment variable of a place in the settings, and the key in it if there is one."""
+    if not place:
+        return "IALP_LEARNER_CONFIG"  # only hyper-parameters are checked with all settings at hand
+    name, *keys = map(str, place)
+    name = name.upper().removeprefix(_PREFIX)
+    return (name if name == "REDIS_URL" else _PREFIX + name) + "".join(f"[{key}]" for key in keys)
+
+
+def refuse(messages: list[str]) -> NoReturn:
+    """Tell mistakes, each on a line, and end."""
+    for message in messages:
+        tell(message)
+    raise typer.Exit(MISTAKE) from None
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def settings_of_what_runs() -> Settings:

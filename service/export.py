@@ -8,7 +8,7 @@ whether the two together are what was served from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,12 +31,13 @@ EntryId = tuple[int, int]
 
 @dataclass
 class Export:
-    """What one export covers. `counts` fills while the rows are drawn."""
+    """What one export covers. `counts` fills while the rows are drawn, and `on_read` is told of the entries read."""
 
     end_ms: int  # the server's clock at the start: later entries are left out, so that a busy log comes to an end
     catalogue: list[str]  # every item there ever was, in catalogue order
     records: dict[str, ItemRecord]
     counts: Counter[str] = field(default_factory=Counter)
+    on_read: Callable[[int], None] = lambda n: None  # over the log twice
 
 
 def open_export(redis: syncredis.Redis, keys: Keys) -> Export:
@@ -106,6 +107,7 @@ def _entries(redis: syncredis.Redis, keys: Keys, export: Export) -> Iterator[tup
                 yield (int(ms), int(number)), events.decode(payload)
             except EventError:
                 export.counts["unreadable"] += 1
+        export.on_read(len(entries))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -32,17 +32,23 @@ class NoPyarrow(ExportError):
 
 
 def write_log(
-    path: Path, redis: syncredis.Redis, keys: Keys, reward_window_s: float, items: Path | None = None
+    path: Path,
+    redis: syncredis.Redis,
+    keys: Keys,
+    reward_window_s: float,
+    items: Path | None = None,
+    on_read: Callable[[int], None] = lambda n: None,
 ) -> Counter[str]:
     """Write the log to `path`, and the catalogue with its text embeddings to `items`; returns what was counted.
 
-    Either file appears whole or not at all.
+    Either file appears whole or not at all. `on_read` is told of entries of the log as they are read, each twice.
 
     Raises:
         ExportError: pyarrow is not installed, or a file cannot be written.
     """
     arrow, _ = import_pyarrow()
     export = open_export(redis, keys)
+    export.on_read = on_read
     # The counts are known when the rows are: they go into the log through this same object.
     rows = (asdict(slate) for slate in logged_slates(redis, keys, export, reward_window_s))
     about: dict[str, Any] = {
@@ -104,7 +110,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise ExportError(
+            f"{path}: cannot be written ({error.strerror or error}); name another file or make room"
+        ) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ some dozens of bytes a slot and the texts of all items, and whoever serves reque
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,13 +43,21 @@ class TooLarge(ExportError):
         )
 
 
-def write_obp(path: Path, redis: syncredis.Redis, keys: Keys, reward_window_s: float) -> Counter[str]:
+def write_obp(
+    path: Path,
+    redis: syncredis.Redis,
+    keys: Keys,
+    reward_window_s: float,
+    on_read: Callable[[int], None] = lambda n: None,
+) -> Counter[str]:
     """Write all of the log to `path`, which appears whole or not at all; returns what was counted.
+
+    `on_read` is told of entries of the log as they are read, each twice.
 
     Raises:
         ExportError: the file cannot be written.
     """
-    counts, parts = obp_file(redis, keys, reward_window_s)
+    counts, parts = obp_file(redis, keys, reward_window_s, on_read=on_read)
     with whole_file(path) as file:
         for part in parts:
             file.write(part)
@@ -57,7 +65,11 @@ def write_obp(path: Path, redis: syncredis.Redis, keys: Keys, reward_window_s: f
 
 
 def obp_file(
-    redis: syncredis.Redis, keys: Keys, reward_window_s: float, limits: Limits | None = None
+    redis: syncredis.Redis,
+    keys: Keys,
+    reward_window_s: float,
+    limits: Limits | None = None,
+    on_read: Callable[[int], None] = lambda n: None,
 ) -> tuple[Counter[str], Iterator[bytes]]:
     """What was counted, and the file's bytes: obp's fields, and `item_ids` [A], whose rows are the actions.
 
@@ -69,6 +81,7 @@ def obp_file(
     if limits is not None and redis.hlen(keys.item_index) > limits.items:
         raise TooLarge(limits.items, "items")
     export = open_export(redis, keys)
+    export.on_read = on_read
     logs = _indexed(redis, keys, export, reward_window_s, limits)
     arrays = bandit_feedback(logs, _text(export)) | {"item_ids": np.array(export.catalogue, np.str_)}
     export.counts["rounds"] = arrays["n_rounds"]

@@ -31,10 +31,22 @@ from service.auth import (
     token,
     verified,
 )
+from service.command_line.exits import MISTAKE, tell
+from service.command_line.pages import add_command, new_group
 from service.command_settings import settings_of_what_runs
 from service.keys import Keys
 
-app = typer.Typer(no_args_is_help=True, help="API keys; running services see a change within a second.")
+ABOUT = """API keys; running services see a change within a second.
+
+    Needs: the REDIS_URL (and IALP_KEY_PREFIX, if set) of the service; a `service dev` on the same IALP_DATA_DIR is
+    found without. Redis holds hashes, never a key.
+
+    Examples:
+        python -m service keys create --name shop --scopes serve,feedback
+        python -m service keys list
+    """
+
+app = new_group(ABOUT)
 
 _MAX_NAME = 64
 _DAY_S = 86_400.0
@@ -45,7 +57,6 @@ Out = Annotated[
 ]
 
 
-@app.command()
 def create(
     name: Annotated[str, typer.Option(help="Whose key it is, for `keys list`.")],
     scopes: Annotated[str, typer.Option(help=f"What it may do, as a list with commas: {', '.join(SCOPES)}.")],
@@ -60,7 +71,16 @@ def create(
         bool, typer.Option("--unless-out", help="Do nothing if --out holds a key that works.")
     ] = False,
 ) -> None:
-    """Make a key and show its token: this once, since only a hash of it is stored."""
+    """Make a key and show its token: this once, since only a hash of it is stored.
+
+    Writes: the key's hash and limits to Redis; the token to stdout, or to OUT, for its owner alone.
+
+    Examples:
+        python -m service keys create --name shop --scopes serve,feedback
+        python -m service keys create --name ops --scopes admin --out admin.key
+        python -m service keys create --name app --scopes serve \\
+            --rate 100 --burst 200 --expires-days 365
+    """
     if burst is not None and rate is None:
         raise typer.BadParameter("--burst needs --rate")
     if unless_out and out is None:
@@ -90,9 +110,12 @@ def create(
     typer.echo(f"key {record.key_id} ({name}) may: {', '.join(record.scopes)}", err=True)
 
 
-@app.command("list")
 def list_keys() -> None:
-    """Show all keys; there are no secrets to show."""
+    """Show all keys; there are no secrets to show.
+
+    Examples:
+        python -m service keys list
+    """
     with _storage() as (client, stored):
         found = [decode(data) for data in client.hgetall(stored).values()]
     rows: list[tuple[str, ...]] = [("ID", "NAME", "SCOPES", "RATE/S", "BURST", "CREATED", "EXPIRES", "OLD SECRETS END")]
@@ -106,22 +129,28 @@ def list_keys() -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@app.command()
 def revoke(key_id: KeyId) -> None:
-    """End a key at once."""
+    """End a key; running services refuse it within a second.
+
+    Examples:
+        python -m service keys revoke 5f0c1a
+    """
     with _storage() as (client, stored):
         if not client.hdel(stored, key_id):
             raise _no_such_key()
     typer.echo(f"key {key_id} is revoked", err=True)
 
 
-@app.command()
 def rotate(
     key_id: KeyId,
-    grace_s: Annotated[float, typer.Option(min=0, help="How long the secret before still works.")] = 3600.0,
+    grace_s: Annotated[float, typer.Option(min=0, help="Seconds for which the secret before still works.")] = 3600.0,
     out: Out = None,
 ) -> None:
-    """Give a key a new secret and show its token; the one before works for a period of grace."""
+    """Give a key a new secret and show its token; the one before works for a period of grace.
+
+    Examples:
+        python -m service keys rotate 5f0c1a --grace-s 3600
+    """
     secret = new_secret()
 
     def replace(pipe: redis.client.Pipeline) -> None:
@@ -136,6 +165,10 @@ def rotate(
         # Watched, so that a key that is revoked meanwhile does not come back.
         client.transaction(replace, stored)
     typer.echo(f"key {key_id} has a new secret; the one before works for {grace_s:g} s", err=True)
+
+
+for _name, _command in (("create", create), ("list", list_keys), ("rotate", rotate), ("revoke", revoke)):
+    add_command(app, _name, _command)
 
 
 def _works(file: Path, stored: dict[bytes, bytes], now: float) -> bool:
@@ -159,8 +192,13 @@ def _moment(at: float | None) -> str:
 
 def _no_such_key() -> typer.Exit:
     # What was given is not repeated: it may be a token.
-    typer.echo("error: there is no such key; `keys list` shows the ids", err=True)
-    return typer.Exit(2)
+    tell("there is no such key; `keys list` shows the ids")
+    return typer.Exit(MISTAKE)
+
+
+def no_redis(error: RedisError) -> str:
+    """What to tell; the error's own text may quote the password."""
+    return f"Redis does not answer as it should ({type(error).__name__}); start it, or check REDIS_URL"
 
 
 @contextlib.contextmanager
@@ -172,11 +210,11 @@ def _storage() -> Iterator[tuple[redis.Redis, str]]:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=wait_s, socket_connect_timeout=wait_s) as client:
             yield client, Keys(settings.key_prefix).api_keys
     except RedisError as error:
-        typer.echo(f"error: Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
-        raise typer.Exit(2) from None
+        tell(no_redis(error))
+        raise typer.Exit(MISTAKE) from None
     except msgspec.DecodeError:
-        typer.echo("error: a stored key cannot be read; another version of this program may have written it", err=True)
-        raise typer.Exit(2) from None
+        tell("a stored key cannot be read; another version of this program may have written it")
+        raise typer.Exit(MISTAKE) from None
 
 
 @contextlib.contextmanager
@@ -199,5 +237,5 @@ def _handing_over(token: str, out: Path | None) -> Iterator[None]:
             Path(temporary).unlink()
             raise
     except OSError as error:
-        typer.echo(f"error: --out {out}: {error.strerror}", err=True)
-        raise typer.Exit(2) from None
+        tell(f"--out {out}: {error.strerror}; name a file that can be written, and no key is made before")
+        raise typer.Exit(MISTAKE) from None

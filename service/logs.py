@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
-from service.settings import Settings
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 

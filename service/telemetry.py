@@ -10,7 +10,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import FastAPI
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-import typer
-
 from offline.errors import OfflineError
+from service.command_line import exits
+from service.command_line.pages import add_command, new_app
 from simulator.demo import demo
 from simulator.errors import SimulatorError
 from simulator.experiments.degradation_command import degradation
@@ -15,27 +13,31 @@ from simulator.experiments.results_command import results
 from simulator.experiments.tune_command import tune
 from simulator.load_command import load, users
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Fit synthetic users on real data and send them to the running service.",
-)
-app.command("load")(load)
-app.command("users")(users)
-app.command("demo")(demo)
-app.command("experiment")(experiment)
-app.command("results")(results)
-app.command("tune")(tune)
-app.command("degradation")(degradation)
+ABOUT = """Synthetic users with a hidden taste, fitted on real data: against the running service, or in experiments.
+
+    `demo` does all from a data set to a report. `load` sends users to a service that runs; their taste is fitted when
+    it is first needed, or by `users`. `experiment` compares methods without a service, and `results`, `tune` and
+    `degradation` write what docs/ says of it.
+
+    Exit codes: 0 done; 1 something failed while running; 2 a mistake in arguments or files, or a service that does not
+    answer; 130 interrupted.
+
+    Shell completion: `ialp-simulator --install-completion`, then a new shell.
+
+    Examples:
+        python -m simulator demo
+        python -m simulator load --dataset runs/demo/dataset --out runs/load \\
+            --max-seconds 60
+    """
+
+app = new_app(ABOUT, completion=__name__ != "__main__")
+for command in (demo, load, users, experiment, results, tune, degradation):
+    add_command(app, command.__name__, command)
 
 
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, never a stack trace."""
-    try:
-        app()
-    except (SimulatorError, OfflineError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    exits.run(app, (SimulatorError, OfflineError))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from service.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, R
 from simulator.connections import KeptConnections
 from simulator.errors import SimulatorError
 
-API_KEY_VARIABLE, API_KEY_FILE_VARIABLE = "IALP_API_KEY", "IALP_API_KEY_FILE"
+API_KEY_VARIABLE = "IALP_API_KEY"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -66,7 +66,10 @@ def read_api_key(file: Path | None) -> str | None:
     try:
         key = file.read_text().strip() if file else os.environ.get(API_KEY_VARIABLE, "").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SimulatorError(f"--api-key-file {file}: cannot be read ({type(error).__name__})") from None
+        raise SimulatorError(
+            f"--api-key-file {file}: cannot be read ({type(error).__name__}); "
+            "`python -m service keys create --out FILE` writes one"
+        ) from None
     if not key and file is None:
         return None
     if not key.isascii() or not key.isprintable() or not key or " " in key:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from offline.distil_command import is_whole
+from service.command_line import exits
 from simulator.errors import SimulatorError
 
 # The demo's users answer within milliseconds and come in thousands; a real deployment waits longer.
@@ -34,47 +36,59 @@ SERVICE = {
     "IALP_PUBLISH_EVERY": "500",
 }
 _READY_S = 60.0
+_TIMES, _ENDS = "How long", "How it ends"
 _STOP_S = 30.0
 
 
 def demo(
     run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    distil_seconds: Annotated[float, typer.Option(min=10, help="Time for asking the language model.")] = 210,
-    ask_seconds: Annotated[float, typer.Option(min=0, help="Time for asking it about states the policy visits.")] = 30,
-    load_seconds: Annotated[float, typer.Option(min=5, help="Time for the simulated users.")] = 150,
+    distil_seconds: Annotated[
+        float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
+    ] = 210,
+    ask_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds for asking it about states that the policy visits.", rich_help_panel=_TIMES),
+    ] = 30,
+    load_seconds: Annotated[
+        float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)
+    ] = 150,
     concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
-    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     stay: Annotated[
-        bool | None, typer.Option(help="Serve on until Ctrl-C once the users are done; by default in a terminal.")
+        bool | None,
+        typer.Option(
+            help="Serve on until Ctrl-C once the users are done.", show_default="in a terminal", rich_help_panel=_ENDS
+        ),
     ] = None,
-    prepare_only: Annotated[bool, typer.Option(help="Stop once the snapshot is there to be served.")] = False,
-    install_seconds: Annotated[float, typer.Option(help="What the installation took, for the summary.")] = 0,
+    prepare_only: Annotated[
+        bool, typer.Option(help="Stop once the snapshot is there to be served.", rich_help_panel=_ENDS)
+    ] = False,
+    install_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds that the installation took, for the summary.", rich_help_panel=_TIMES)
+    ] = 0,
 ) -> None:
-    """From nothing to a service that visibly learns, with a report."""
+    """From nothing to a service that visibly learns, with a report; about 15 minutes on two cores.
+
+    Needs: the extra `demo`; no network, no key. Its stages are the commands `offline datasets`, `distil`, `pretrain`,
+    `evaluate`, `service dev` and `simulator load`, each with its own progress.
+
+    Writes: RUN, with RUN/load/report.html in the end. Stages that a former run finished are kept; the service starts
+    afresh.
+
+    Ctrl-C: finished stages are kept; the same command goes on from there.
+
+    Once it serves on after the report, Ctrl-C is how it ends, with exit code 0.
+
+    Examples:
+        python -m simulator demo
+        python -m simulator demo --run runs/quick --distil-seconds 30 \\
+            --load-seconds 30
+    """
     console = Console()
     times: dict[str, float] = {"install": install_seconds} if install_seconds else {}
     seeded = ["--seed", str(seed)]
-    stages = {
-        "datasets": (run / "dataset" / "manifest.json", ["--source", "movielens", "--out", str(run / "dataset")]),
-        "distil": (
-            run / "distil" / "manifest.json",
-            ["--run", str(run), "--max-seconds", str(distil_seconds), *seeded],
-        ),
-        "pretrain": (
-            run / "snapshot" / "manifest.json",
-            ["--run", str(run), "--ask-seconds", str(ask_seconds), *seeded],
-        ),
-        "evaluate": (run / "evaluate" / "manifest.json", ["--run", str(run), *seeded]),
-    }
-    if prepare_only:
-        del stages["evaluate"]
-    for stage, (done, arguments) in stages.items():
-        if done.exists():
-            console.print(f"[bold]{stage}[/]: kept from a former run ({done.parent})")
-            continue
-        with _timed(stage, times, console):
-            _command("offline", stage, *arguments)
+    _prepare(run, distil_seconds, ask_seconds, seeded, times, console, evaluate=not prepare_only)
     if prepare_only:
         console.print(f"ready to serve: {run / 'snapshot'}")
         return
@@ -87,6 +101,35 @@ def demo(
         _summary(run, times, console)
         if sys.stdout.isatty() if stay is None else stay:
             _wait_for_the_end(url, console)
+
+
+def _prepare(
+    run: Path,
+    distil_seconds: float,
+    ask_seconds: float,
+    seeded: Sequence[str],
+    times: dict[str, float],
+    console: Console,
+    *,
+    evaluate: bool,
+) -> None:
+    """The stages before there is a service, but for those that a former run finished."""
+    common = ["--run", str(run), *seeded]
+    stages = {
+        "datasets": ("dataset", ["--source", "movielens", "--out", str(run / "dataset")]),
+        "distil": ("distil", [*common, "--max-seconds", str(distil_seconds)]),
+        "pretrain": ("snapshot", [*common, "--ask-seconds", str(ask_seconds)]),
+        "evaluate": ("evaluate", common),
+    }
+    if not evaluate:
+        del stages["evaluate"]
+    for stage, (folder, arguments) in stages.items():
+        done = run / folder
+        if is_whole(done) if stage == "distil" else (done / "manifest.json").exists():
+            console.print(f"[bold]{stage}[/]: kept from a former run ({done})")
+            continue
+        with _timed(stage, times, console):
+            _command("offline", stage, *arguments)
 
 
 def _wait_for_the_end(url: str, console: Console) -> None:
@@ -108,9 +151,23 @@ def _timed(stage: str, times: dict[str, float], console: Console) -> Iterator[No
 
 
 def _command(package: str, *arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", package, *arguments], check=False).returncode
+    """Run a command of ours. Ctrl-C is handed on once, and what the command then still has to write is waited for."""
+    command = [sys.executable, "-m", package, *arguments]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    except BaseException:
+        process.kill()
+        raise
+    if code == exits.INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
-        raise SimulatorError(f"`python -m {package} {' '.join(arguments)}` ended with code {code}")
+        exits.tell(f"`python -m {package} {arguments[0]}` ended with code {code}; the same demo goes on from there")
+        raise typer.Exit(code if code > 0 else exits.FAILED)
 
 
 def _free_port() -> int:

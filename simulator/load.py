@@ -98,7 +98,7 @@ class Load:
             SimulatorError: the service is not there, does not know our key, has met this seed's users before, or shows
                 none of our items.
         """
-        await self._check_service()
+        await check_service(self._client, self._config.seed)
         clock = asyncio.get_running_loop().time
         self._began = clock()
         send = self._closed if self._config.rate is None else self._open
@@ -117,19 +117,6 @@ class Load:
             await asyncio.wait((sending, stopping))
         if not sending.cancelled():
             _raise_first(sending)
-
-    async def _check_service(self) -> None:
-        ready = await self._client.status_of("/readyz")
-        if ready == NO_CONNECTION:
-            raise SimulatorError("no service answers at --url; start one with `python -m service dev --snapshot DIR`")
-        met = await self._client.status_of(f"/users/{_user_id(self._config.seed, 0)}")
-        if met == "401":
-            raise SimulatorError("this service asks for another API key: --api-key-file or IALP_API_KEY")
-        # With 403 the key is for serving and feedback alone: whether the users are new is then not known.
-        if met == "200":
-            raise SimulatorError(
-                f"this service has met the users of --seed {self._config.seed} before; take another seed"
-            )
 
     def _numbers(self, stop: asyncio.Event) -> Iterator[int]:
         """The next session's number, until there shall be no next one."""
@@ -228,6 +215,23 @@ class Load:
                 f"the service shows {unknown!r}, which --dataset does not have; name the data set of its snapshot"
             )
         return shown
+
+
+async def check_service(client: ServiceClient, seed: int) -> None:
+    """Is there any use in sending users?
+
+    Raises:
+        SimulatorError: the service is not there, does not know our key, or has met this seed's users before.
+    """
+    ready = await client.status_of("/readyz")
+    if ready == NO_CONNECTION:
+        raise SimulatorError("no service answers at --url; start one with `python -m service dev --snapshot DIR`")
+    met = await client.status_of(f"/users/{_user_id(seed, 0)}")
+    if met == "401":
+        raise SimulatorError("this service asks for another API key: --api-key-file or IALP_API_KEY")
+    # With 403 the key is for serving and feedback alone: whether the users are new is then not known.
+    if met == "200":
+        raise SimulatorError(f"this service has met the users of --seed {seed} before; take another seed")
 
 
 def _user_id(seed: int, n: int) -> str:

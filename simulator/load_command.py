@@ -1,41 +1,56 @@
-"""The commands `load` and `users`."""
+"""The commands `load` and `users`; what they do with torch, and what makes load, is imported when they run."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from offline.artefacts import write_atomic
 from offline.datasets import Dataset, read_dataset
-from simulator.client import API_KEY_FILE_VARIABLE, ServiceClient, check_url, read_api_key
-from simulator.environment import EnvironmentConfig, World
+from service.command_line.progress import Told, progress
 from simulator.errors import SimulatorError
-from simulator.load import Load, LoadConfig, SessionRecord
-from simulator.report import PAGE_FILE, PLOT_FILE, Report, baselines, summarise, write_results
-from simulator.users import UserModel
-from simulator.worlds import PRESETS, build_world
+
+if TYPE_CHECKING:
+    from simulator.environment import World
+    from simulator.load import Load, LoadConfig, SessionRecord
+    from simulator.report import Report
+    from simulator.statistics import Interval
 
 DatasetFolder = Annotated[Path, typer.Option(help="Folder written by `offline datasets`: the users' hidden truth.")]
+_VISITS, _TRUTH, _SERVICE = "How they visit", "Who they are", "The service"
 
 
 def users(
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="Where the fitted users go, such as RUN/users.safetensors.")],
-    seed: Annotated[int, typer.Option(help="Seed of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
 ) -> None:
-    """Fit the synthetic users' hidden taste on what real users did, and say how well it predicts them."""
-    world = build_world(read_dataset(dataset), seed=seed)
+    """Fit the synthetic users' hidden taste on what real users did, and say how well it predicts them.
+
+    Needs: a data set with interactions, which `offline datasets` writes.
+
+    Writes: OUT, for `load --users`; `load` also fits them itself.
+
+    Ctrl-C: nothing was written, an older OUT stands; run the same command again.
+
+    Examples:
+        python -m simulator users --dataset runs/demo/dataset \\
+            --out runs/demo/users.safetensors
+    """
+    from simulator.worlds import build_world
+
+    with progress("fitting users", None, "epochs") as told:
+        world = build_world(read_dataset(dataset), seed=seed, progress=told.reach)
     world.users.save(out)
     Console().print(
         f"{world.n_users} users, {world.n_items} items; held-out AUC {world.users.auc:.3f}, mean probability of a"
@@ -46,28 +61,78 @@ def users(
 def load(
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="Where the report goes, such as RUN/load.")],
-    url: Annotated[str, typer.Option(help="The running service.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)] = "http://127.0.0.1:8000",
     users: Annotated[
-        Path | None, typer.Option(help="Fitted users; made if absent [default: a cache beside the data set].")
+        Path | None,
+        typer.Option(
+            help="Fitted users; made if absent.", rich_help_panel=_TRUTH, show_default="a cache beside the data set"
+        ),
     ] = None,
-    sessions: Annotated[int | None, typer.Option(min=1, help="Stop after so many sessions.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Users at a time; with --rate, connections.")] = 16,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many sessions.", rich_help_panel=_VISITS)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after so many seconds.", rich_help_panel=_VISITS)
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Users at a time; with --rate, connections.", rich_help_panel=_VISITS)
+    ] = 16,
     rate: Annotated[
-        float | None, typer.Option(min=1e-6, help="Users arriving per second, whatever the service does (open loop).")
+        float | None,
+        typer.Option(
+            min=1e-6,
+            metavar="PER SECOND",
+            help="Users arriving per second, whatever the service does (open loop).",
+            rich_help_panel=_VISITS,
+        ),
     ] = None,
     think_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Mean pause of a user between slates [default: 0, with --rate 1].")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Mean pause of a user between slates, in seconds.",
+            rich_help_panel=_VISITS,
+            show_default="0, with --rate 1",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.")] = 0,
-    baseline_sessions: Annotated[int, typer.Option(min=2, help="Sessions of each reference policy.")] = 1_000,
-    allow_remote: Annotated[bool, typer.Option(help="Allow a --url that is not this machine.")] = False,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
+    ] = 0,
+    baseline_sessions: Annotated[
+        int, typer.Option(min=2, help="Sessions of each reference policy.", rich_help_panel=_TRUTH)
+    ] = 1_000,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Allow a --url that is not this machine.", rich_help_panel=_SERVICE)
+    ] = False,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(envvar=API_KEY_FILE_VARIABLE, help="File with a key of the service; or put it in IALP_API_KEY."),
+        typer.Option(
+            envvar="IALP_API_KEY_FILE",
+            help="File with a key of the service; or put it in IALP_API_KEY.",
+            rich_help_panel=_SERVICE,
+        ),
     ] = None,
 ) -> None:
-    """Send synthetic users to the running service and report what they got."""
+    """Send synthetic users to the running service and report what they got; --sessions or --max-seconds ends it.
+
+    Needs: a service with a snapshot of the same data set (`service dev --snapshot`) that has not met these users, and a
+    key with the scopes serve and feedback if it asks for one.
+
+    Writes: OUT/report.html, with a plot, OUT/results.json and OUT/sessions.jsonl.
+
+    Ctrl-C: the report of the sessions so far is written; another --seed sends new users.
+
+    Examples:
+        python -m simulator load --dataset runs/demo/dataset --out runs/load \\
+            --max-seconds 60
+        python -m simulator load --dataset runs/demo/dataset --out runs/load \\
+            --sessions 2000 --rate 20 --seed 1 --api-key-file load.key
+    """
+    from simulator.client import check_url, read_api_key
+    from simulator.load import LoadConfig
+    from simulator.report import summarise
+
     check_url(url, allow_remote)
     api_key = read_api_key(api_key_file)
     if sessions is None and max_seconds is None:
@@ -75,12 +140,15 @@ def load(
     config = LoadConfig(sessions, max_seconds, concurrency, rate, think_seconds, seed)
     data = read_dataset(dataset)
     console = Console()
+    asyncio.run(_check(url, api_key, seed))  # before anything that takes time
     world = _world(data, dataset, users)
     console.print(f"{world.n_users} synthetic users of {data.name}, held-out AUC {world.users.auc:.3f}")
-    reference = baselines(world, seed, baseline_sessions)
-    run, statuses = asyncio.run(_run(url, api_key, world, data, config, console))
+    reference = _reference(world, seed, baseline_sessions)
+    run, statuses, interrupted = asyncio.run(_run(url, api_key, world, data, config, console))
     if not any(record.complete for record in run.records):
-        raise SimulatorError(f"no session came to its end; answers by route and status: {statuses}")
+        if interrupted:
+            raise SimulatorError("interrupted before a session came to its end; nothing is written")
+        raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
     settings = {"url": url, "data set": data.name, "users' AUC": round(world.users.auc, 4)}
     report = summarise(
         run.records,
@@ -91,11 +159,29 @@ def load(
         settings=settings | asdict(config) | asdict(world.config),
     )
     _write(report, run.records, out, console)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _listed(statuses: Mapping[tuple[str, str], int]) -> str:
+    return ", ".join(f"{route} {status}: {count}" for (route, status), count in statuses.items()) or "none came"
+
+
+def _reference(world: World, seed: int, n_sessions: int) -> dict[str, Interval]:
+    from simulator.report import baselines
+
+    with progress("reference policies", 3 * n_sessions, "sessions") as told:
+        return baselines(world, seed, n_sessions, told.advance)
 
 
 def _world(data: Dataset, folder: Path, users: Path | None) -> World:
+    from simulator.environment import EnvironmentConfig, World
+    from simulator.users import UserModel
+    from simulator.worlds import PRESETS, build_world
+
     if users is None or not users.exists():
-        world = build_world(data, cache=folder.parent if users is None else None)
+        with progress("fitting users", None, "epochs") as told:
+            world = build_world(data, cache=folder.parent if users is None else None, progress=told.reach)
         if users is not None:
             world.users.save(users)
         return world
@@ -105,63 +191,67 @@ def _world(data: Dataset, folder: Path, users: Path | None) -> World:
     return World(model, PRESETS[data.name][1] if data.name in PRESETS else EnvironmentConfig())
 
 
+async def _check(url: str, api_key: str | None, seed: int) -> None:
+    from simulator.client import ServiceClient
+    from simulator.load import check_service
+
+    async with ServiceClient(url, connections=1, rng=np.random.default_rng(seed), api_key=api_key) as client:
+        await check_service(client, seed)
+
+
 async def _run(
     url: str, api_key: str | None, world: World, data: Dataset, config: LoadConfig, console: Console
-) -> tuple[Load, dict[tuple[str, str], int]]:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+) -> tuple[Load, dict[tuple[str, str], int], bool]:
+    """The run, answers by route and status, and whether Ctrl-C ended it."""
+    from simulator.client import ServiceClient
+    from simulator.load import Load
 
-    def interrupted() -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
         # A second Ctrl-C then means what it always means.
         loop.remove_signal_handler(signal.SIGINT)
         console.print("stopping; the report follows")
+        interrupted = True
         stop.set()
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     client = ServiceClient(
         url,
         connections=config.concurrency,
         rng=np.random.default_rng([config.seed, 2]),
         api_key=api_key,
     )
-    columns = (BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
-        told = _Told(progress, config)
-        run = Load(world, tuple(item.item_id for item in data.items), client, config, told.add)
+    with progress("load", config.sessions, "sessions", within_s=config.max_seconds) as told:
+        run = Load(world, tuple(item.item_id for item in data.items), client, config, _Rewards(told).add)
         async with client:
             await run.run(stop)
-    return run, dict(client.statuses)
+    return run, dict(client.statuses), interrupted
 
 
-class _Told:
-    """The line of progress: sessions, their rate and the mean reward so far by arm."""
+class _Rewards:
+    """Tells the mean reward so far by arm, with every session that is over."""
 
-    def __init__(self, progress: Progress, config: LoadConfig) -> None:
-        self._progress, self._config = progress, config
-        self._task = progress.add_task("load", total=1.0, told="")
-        self._began = time.monotonic()
-        self._sessions = 0
+    def __init__(self, told: Told) -> None:
+        self._told = told
         self._arms: dict[str, tuple[int, int]] = {}
 
     def add(self, record: SessionRecord) -> None:
         """Another session is over."""
-        self._sessions += 1
         if record.complete:
             count, reward = self._arms.get(record.arm, (0, 0))
             self._arms[record.arm] = count + 1, reward + record.reward
-        seconds = time.monotonic() - self._began
-        done = max(
-            self._sessions / self._config.sessions if self._config.sessions else 0.0,
-            seconds / self._config.max_seconds if self._config.max_seconds else 0.0,
-        )
         means = ", ".join(f"{arm} {reward / count:.2f}" for arm, (count, reward) in sorted(self._arms.items()))
-        told = f"{self._sessions} sessions, {self._sessions / max(seconds, 1e-9):.1f}/s; reward {means}"
-        self._progress.update(self._task, completed=min(done, 1.0), told=told)
+        self._told.advance(note=f"reward {means}" if means else "")
 
 
 def _write(report: Report, records: list[SessionRecord], out: Path, console: Console) -> None:
     # matplotlib takes a second to import, which nothing before this needs to wait for.
     from simulator.page import page, verdict, with_range
     from simulator.plot import draw
+    from simulator.report import PAGE_FILE, PLOT_FILE, write_results
 
     write_results(report, records, out)
     write_atomic(out / PLOT_FILE, draw(report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,15 @@ class Report:
         return self.requests / self.seconds if self.seconds > 0 else math.nan
 
 
-def baselines(world: World, seed: int, n_sessions: int) -> dict[str, Interval]:
-    """Reward per session of random, of true popularity and of the oracle, on users of the same world."""
+def baselines(
+    world: World, seed: int, n_sessions: int, progress: Callable[[int], None] = lambda n: None
+) -> dict[str, Interval]:
+    """Reward per session of random, of true popularity and of the oracle, on users of the same world.
+
+    `progress` is told how many more sessions are over, of `n_sessions` for each of the three.
+    """
     policies = {"random": random_policy(seed), "popularity": popularity_policy, "oracle": oracle_slate}
-    return {name: mean_interval(rollout(world, p, seed, n_sessions).reward) for name, p in policies.items()}
+    return {name: mean_interval(rollout(world, p, seed, n_sessions, progress).reward) for name, p in policies.items()}
 
 
 def summarise(

@@ -33,8 +33,13 @@ class RolloutStats:
         return float(self.reward.sum() / self.length.sum())
 
 
-def rollout(world: World, policy: PolicyFn, seed: int, n_sessions: int) -> RolloutStats:
-    """Play `n_sessions` sessions of users drawn at random with replacement; the same seed, the same users and luck."""
+def rollout(
+    world: World, policy: PolicyFn, seed: int, n_sessions: int, progress: Callable[[int], None] = lambda n: None
+) -> RolloutStats:
+    """Play `n_sessions` sessions of users drawn at random with replacement; the same seed, the same users and luck.
+
+    `progress` is told how many more sessions are over.
+    """
     assert n_sessions > 0
     rng = np.random.default_rng(seed)
     users = rng.integers(world.n_users, size=n_sessions)
@@ -50,6 +55,7 @@ def rollout(world: World, policy: PolicyFn, seed: int, n_sessions: int) -> Rollo
         bored.append(batch.left.copy())
         covered |= batch.seen.any(axis=0)
         diversities.append(session_diversity(batch.shown.reshape(len(batch.users), -1), world.users.item_vectors))
+        progress(len(batch.users))
     diversity = float(np.nanmean(np.concatenate(diversities)))
     return RolloutStats(
         np.concatenate(rewards), np.concatenate(lengths), np.concatenate(bored), float(covered.mean()), diversity

@@ -7,7 +7,7 @@ users, then shifted per user so that the probabilities have a given mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -96,7 +96,16 @@ class UserModel:
             raise SimulatorError(f"{path}: not a user model ({error}); delete it, it is fitted again") from None
 
 
-def fit_users(interactions: Interactions, n_items: int, config: UserModelConfig, seed: int) -> UserModel:
+Progress = Callable[[int, int], None]  # epochs that are over, and of how many
+
+
+def fit_users(
+    interactions: Interactions,
+    n_items: int,
+    config: UserModelConfig,
+    seed: int,
+    progress: Progress = lambda done, total: None,
+) -> UserModel:
     """Fit user truth twice: without the held-out positives for the AUC, then on everything.
 
     The AUC ranks held-out positives against cells never observed (implicit) or against held-out dislikes (explicit).
@@ -114,8 +123,9 @@ def fit_users(interactions: Interactions, n_items: int, config: UserModelConfig,
     rng = np.random.default_rng(seed)
     chosen = (observed if explicit else liked) & (rng.random(shape, np.float32) < config.holdout)
     with _one_thread():
-        check = _fit(liked & ~chosen, observed & ~chosen, config, seed)
-        parameters = _fit(liked, observed, config, seed)
+        total = 2 * config.epochs
+        check = _fit(liked & ~chosen, observed & ~chosen, config, seed, lambda n: progress(n, total))
+        parameters = _fit(liked, observed, config, seed, lambda n: progress(config.epochs + n, total))
     auc = mean_user_auc(_logits(check), liked & chosen, ~liked & (chosen if explicit else ~observed))
     shift = _calibrating_shift(_logits(parameters), _target_means(liked, observed, config))
     x, b_u, y, b_a = parameters
@@ -178,7 +188,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fit(liked: Bools, observed: Bools, config: UserModelConfig, seed: int) -> Parameters:
+def _fit(
+    liked: Bools, observed: Bools, config: UserModelConfig, seed: int, progress: Callable[[int], None]
+) -> Parameters:
     n_users, n_items = liked.shape
     explicit = config.feedback == "explicit"
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +206,7 @@ def _fit(liked: Bools, observed: Bools, config: UserModelConfig, seed: int) -> P
         torch.optim.Adam([y, b_a], lr=config.learning_rate),
     )
     targets, mask = torch.from_numpy(liked), torch.from_numpy(observed)
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
         for rows in torch.split(torch.randperm(n_users, generator=generator), config.batch_users):
             own = users(rows)
             logits = own[:, :-1] @ y.T + own[:, -1:] + b_a
@@ -206,5 +218,6 @@ def _fit(liked: Bools, observed: Bools, config: UserModelConfig, seed: int) -> P
             ((loss + config.l2 * penalty) / len(rows)).backward()
             for optimizer in optimizers:
                 optimizer.step()
+        progress(epoch + 1)
     table = users.weight.detach().numpy()
     return table[:, :-1].copy(), table[:, -1].copy(), y.detach().numpy(), b_a.detach().numpy()

@@ -14,7 +14,7 @@ import numpy as np
 from offline.datasets import Dataset
 from simulator.environment import EnvironmentConfig, World
 from simulator.errors import SimulatorError
-from simulator.users import UserModel, UserModelConfig, fit_users
+from simulator.users import Progress, UserModel, UserModelConfig, fit_users
 
 PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyType(
     {
@@ -37,7 +37,12 @@ PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyT
 
 
 def build_world(
-    dataset: Dataset, *, config: EnvironmentConfig | None = None, seed: int = 0, cache: Path | None = None
+    dataset: Dataset,
+    *,
+    config: EnvironmentConfig | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> World:
     """The world of a data set: its users fitted (or read from the folder `cache`, where the fit is kept) and its rules.
 
@@ -53,7 +58,7 @@ def build_world(
     if path is not None and path.exists():
         users = UserModel.load(path)
     else:
-        users = fit_users(dataset.interactions, len(dataset.items), user_config, seed)
+        users = fit_users(dataset.interactions, len(dataset.items), user_config, seed, progress)
         if path is not None:
             users.save(path)
     return World(users, config or preset)

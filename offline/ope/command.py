@@ -15,6 +15,7 @@ from offline.ope.evaluation import Evaluation, OpeConfig, Row, evaluate, usable
 from offline.ope.feedback import bandit_feedback, save_bandit_feedback
 from offline.ope.log import read_log
 from offline.ope.target import index_log, open_target
+from service.command_line.progress import progress
 from service.policy.adaptive import Arm
 
 STAGE = "evaluate"
@@ -50,8 +51,8 @@ def run(inputs: Inputs, console: Console) -> Evaluation:
     """
     log = read_log(inputs.log)
     target = open_target(inputs.snapshot, inputs.arm, inputs.items)
-    with console.status("replaying the log"):
-        evaluation = evaluate(log, target, inputs.config)
+    with progress("replaying the log", len(log.slates), "slates", console=console) as told:
+        evaluation = evaluate(log, target, inputs.config, told.advance)
     if inputs.obp_out is not None:
         kept, _ = usable(log, inputs.config)
         save_bandit_feedback(bandit_feedback(index_log(kept, target), target), inputs.obp_out)

@@ -8,6 +8,7 @@ slate: the sum of a slate's rewards if the target drew all of it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -64,8 +65,10 @@ class Evaluation:
         return {**asdict(self), **tables}
 
 
-def evaluate(log: Log, target: Target, config: OpeConfig) -> Evaluation:
-    """Estimate what `target` would have earned where `log` was written.
+def evaluate(
+    log: Log, target: Target, config: OpeConfig, progress: Callable[[int], None] = lambda n: None
+) -> Evaluation:
+    """Estimate what `target` would have earned where `log` was written; `progress` is told of slates gone through.
 
     Raises:
         OfflineError: no slate is left to estimate from, or all are of one user.
@@ -77,7 +80,7 @@ def evaluate(log: Log, target: Target, config: OpeConfig) -> Evaluation:
     if counts["users"] < 2:
         raise OfflineError("the log's slates are all of one user; an interval needs at least two")
     folds = min(config.folds, counts["users"])
-    replayed = replay(log, indexed, target, folds, config.seed)
+    replayed = replay(log, indexed, target, folds, config.seed, progress)
     slots = indexed.filled
     tau = config.switch_tau if config.switch_tau is not None else estimators.default_tau(int(slots.sum()))
     owners = np.broadcast_to(indexed.user[:, np.newaxis], slots.shape)[slots]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,14 @@ class Replayed(NamedTuple):
     q_target: Probs  # [S, K], sum_a pi(a | s, slots above) q(s, a)
 
 
-def replay(log: Log, indexed: IndexedLog, target: Target, n_folds: int, seed: int) -> Replayed:
+def replay(
+    log: Log,
+    indexed: IndexedLog,
+    target: Target,
+    n_folds: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Replayed:
     """Cross-fit the reward model over `n_folds` groups of users, then look at each slate with the target's eyes."""
     text = target.text.numpy().astype(np.float64)
     profiles = session_profiles(indexed.states, text)
@@ -43,6 +50,7 @@ def replay(log: Log, indexed: IndexedLog, target: Target, n_folds: int, seed: in
             result.ratios[rows] = np.where(filled, block.ratios / indexed.propensities[rows], 1.0)
             result.q_logged[rows] = np.where(filled, block.q_logged, 0.0)
             result.q_target[rows] = np.where(filled, block.q_target, 0.0)
+            progress(len(rows))
     return result
 
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from offline.sources import FOLDER_SOURCES
 from simulator.errors import SimulatorError
+from simulator.experiments.files import EXPERIMENTS_FILE
 from simulator.rollout import CEILINGS
-
-DEFAULT_FILE = Path(__file__).with_name("experiments.toml")
 
 T = TypeVar("T")
 
@@ -91,7 +90,7 @@ class Experiments:
         return {**spec.options, **spec.tuned.get(environment, {})}
 
 
-def read_experiments(path: Path = DEFAULT_FILE) -> Experiments:
+def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     """Read and check the file.
 
     Raises:
@@ -99,8 +98,10 @@ def read_experiments(path: Path = DEFAULT_FILE) -> Experiments:
     """
     try:
         raw = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SimulatorError(f"{path}: {error}") from None
+    except OSError as error:
+        raise SimulatorError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise SimulatorError(f"{path}: is not TOML: {error}") from None
     sections = {"protocol", "environments", "judges", "priors", "methods"}
     if unknown := sorted(raw.keys() - sections):
         raise SimulatorError(f"{path}: unknown section {', '.join(unknown)}; known are {', '.join(sorted(sections))}")

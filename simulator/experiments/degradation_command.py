@@ -7,24 +7,22 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from offline.artefacts import write_atomic
 from offline.processes import usable_cores
-from simulator.experiments.agent import Setting
-from simulator.experiments.config import DEFAULT_FILE, read_experiments
-from simulator.experiments.degradation import Fault, Plan, live_through
-from simulator.experiments.degradation_page import write_page
+from service.command_line.progress import progress
 from simulator.experiments.experiment_command import chosen_names
-from simulator.experiments.preparation import Prepared
-from simulator.experiments.runner import code_version
+from simulator.experiments.files import EXPERIMENTS_FILE, PUBLISHED, names_of
+
+if TYPE_CHECKING:
+    from simulator.experiments.degradation import Fault, Plan
 
 _FAULTS: tuple[Fault, ...] = ("none", "bad_update", "taste_shift")
+_PLAYED, _FILES = "What is played", "Files"
 
 
 @dataclass(frozen=True)
@@ -37,26 +35,56 @@ class _Task:
 
 
 def degradation(
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.")] = Path("../shared/data"),
-    work: Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.")] = Path(
-        "runs/experiments"
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
+        "../shared/data"
     ),
-    out: Annotated[Path, typer.Option(help="Results, a line a run; what is there is not played again.")] = Path(
-        "docs/results/reliability/degradation.jsonl"
-    ),
-    environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "lfm,industry,coat",
-    seeds: Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.")] = 3,
+    work: Annotated[
+        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
+    ] = Path("runs/experiments"),
+    out: Annotated[
+        Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=_FILES)
+    ] = Path("docs/results/reliability/degradation.jsonl"),
+    environments: Annotated[
+        str,
+        typer.Option(
+            help="Only these environments, by comma; * is a wildcard.",
+            rich_help_panel=_PLAYED,
+            autocompletion=names_of("environments"),
+        ),
+    ] = ",".join(PUBLISHED),
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=_PLAYED)
+    ] = 3,
     stationary: Annotated[
-        int, typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.")
+        int,
+        typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=_PLAYED),
     ] = 200,
-    page: Annotated[Path | None, typer.Option(help="Document whose marked part is written.")] = Path(
-        "docs/reliability.md"
-    ),
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=_FILES)
+    ] = Path("docs/reliability.md"),
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
 ) -> None:
-    """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does."""
+    """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does.
+
+    Needs: what `experiment` needs.
+
+    Writes: runs to OUT as they end, then the marked part of PAGE.
+
+    Ctrl-C: runs that are over are kept, the page is as it was; the same command plays the rest.
+
+    Examples:
+        python -m simulator degradation --data data
+        python -m simulator degradation --data data --environments coat --seeds 1 \\
+            --stationary 5 --out runs/try.jsonl
+    """
+    from simulator.experiments.config import read_experiments
+    from simulator.experiments.degradation import Plan
+    from simulator.experiments.degradation_page import write_page
+    from simulator.experiments.preparation import Prepared
+    from simulator.experiments.runner import code_version, start_worker
+
     console = Console(stderr=True)
-    experiments = read_experiments(DEFAULT_FILE)
+    experiments = read_experiments(EXPERIMENTS_FILE)
     tasks: list[_Task] = []
     for name in chosen_names("--environments", environments, list(experiments.environments)):
         prepared = Prepared(name, experiments.environments[name], data, work)
@@ -65,20 +93,19 @@ def degradation(
         plans += [Plan("bad_update", seed, watched=False) for seed in range(seeds)]
         plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
-    told = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {_key(line["environment"], line["plan"]) for line in told}
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {_key(line["environment"], line["plan"]) for line in lines}
     missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in known]
     console.print(f"{len(tasks)} runs planned, {len(tasks) - len(missing)} of them have a result")
     context = multiprocessing.get_context("spawn")
     with (
-        Progress(console=console) as progress,
-        ProcessPoolExecutor(processes or usable_cores(), mp_context=context) as pool,
+        progress("degradation", len(missing), "runs", console=console) as told,
+        ProcessPoolExecutor(processes or usable_cores(), mp_context=context, initializer=start_worker) as pool,
     ):
-        bar = progress.add_task("degradation", total=len(missing))
         for future in as_completed([pool.submit(_play, task) for task in missing]):
-            told.append(future.result() | {"code": code_version()})
-            write_atomic(out, "".join(json.dumps(line) + "\n" for line in told).encode())
-            progress.advance(bar)
+            lines.append(future.result() | {"code": code_version()})
+            write_atomic(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            told.advance()
     if page is not None:
         write_page(out, page)
 
@@ -88,8 +115,15 @@ def _key(environment: str, plan: dict[str, Any]) -> str:
 
 
 def _play(task: _Task) -> dict[str, Any]:
+    import torch
+
+    from simulator.experiments.agent import Setting
+    from simulator.experiments.config import read_experiments
+    from simulator.experiments.degradation import live_through
+    from simulator.experiments.preparation import Prepared
+
     torch.set_num_threads(1)
-    spec = read_experiments(DEFAULT_FILE).environments[task.environment]
+    spec = read_experiments(EXPERIMENTS_FILE).environments[task.environment]
     prepared = Prepared(task.environment, spec, task.data, task.work)
     setting = Setting(prepared.catalogue, task.plan.seed, {"variant": "ap"}, {"prior": task.prior})
     return {"environment": task.environment, **asdict(live_through(prepared.world, setting, task.plan))}

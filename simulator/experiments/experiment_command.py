@@ -6,37 +6,86 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from offline.processes import usable_cores
+from service.command_line.progress import progress
 from simulator.errors import SimulatorError
-from simulator.experiments.config import DEFAULT_FILE, Experiments, read_experiments
-from simulator.experiments.record import Record, read_records
-from simulator.experiments.runner import Run, execute, plan
+from simulator.experiments.files import EXPERIMENTS_FILE, names_of
+
+if TYPE_CHECKING:
+    from simulator.experiments.config import Experiments
+    from simulator.experiments.record import Record
+    from simulator.experiments.runner import Run
+
+_PLAYED, _FILES = "What is played", "Files"
 
 
 def experiment(
-    config: Annotated[Path, typer.Option(help="The declarative file.")] = DEFAULT_FILE,
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.")] = Path("../shared/data"),
-    work: Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.")] = Path(
-        "runs/experiments"
+    config: Annotated[
+        Path,
+        typer.Option(help="The declarative file.", rich_help_panel=_FILES, show_default="the file of this package"),
+    ] = EXPERIMENTS_FILE,
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
+        "../shared/data"
     ),
-    results: Annotated[Path, typer.Option(help="Folder of the results, one .jsonl an environment.")] = Path(
-        "docs/results"
-    ),
-    environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "*",
-    methods: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "*",
-    seeds: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
-    first_seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's.")] = None,
-    sessions: Annotated[int | None, typer.Option(min=100, help="Instead of the file's, for every method.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
+    work: Annotated[
+        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
+    ] = Path("runs/experiments"),
+    results: Annotated[
+        Path, typer.Option(help="Folder of the results, one .jsonl an environment.", rich_help_panel=_FILES)
+    ] = Path("docs/results"),
+    environments: Annotated[
+        str,
+        typer.Option(
+            help="Only these environments, by comma; * is a wildcard.",
+            rich_help_panel=_PLAYED,
+            autocompletion=names_of("environments"),
+        ),
+    ] = "*",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Only these methods, by comma; * is a wildcard.",
+            rich_help_panel=_PLAYED,
+            autocompletion=names_of("methods"),
+        ),
+    ] = "*",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=_PLAYED, show_default="the file's")
+    ] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, help="The first of them.", rich_help_panel=_PLAYED, show_default="the file's")
+    ] = None,
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            min=100, help="Sessions of every run.", rich_help_panel=_PLAYED, show_default="the file's, by method"
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
     again: Annotated[bool, typer.Option(help="Also run what has a result; it is replaced.")] = False,
 ) -> None:
-    """Play environments x methods x seeds; what has a result already is not played again."""
+    """Play environments x methods x seeds; what has a result already is not played again.
+
+    Needs: the extra `experiments`, and for all environments but movielens the files of public data in DATA.
+
+    Writes: every run, as soon as it is over, to RESULTS; data sets, judgements and policies to WORK. Without --results
+    that is what docs/results.md is made of: try things out in another folder.
+
+    Ctrl-C: runs that are over are kept; the same command plays the rest.
+
+    Examples:
+        python -m simulator experiment --data data
+        python -m simulator experiment --environments movielens --methods "ialp_*" \\
+            --seeds 1 --sessions 1000 --results runs/try
+    """
+    from simulator.experiments.config import read_experiments
+    from simulator.experiments.runner import plan
+
     console = Console(stderr=True)
     experiments = read_experiments(config)
     changed = {
@@ -63,19 +112,20 @@ def play_missing(
     again: bool = False,
 ) -> None:
     """Play the runs that have no record in the folder `results`, or all; each record is kept as soon as it is there."""
+    from simulator.experiments.record import read_records
+    from simulator.experiments.runner import execute
+
     known = {record.key for record in read_records(results)}
     runs = [run for run in planned if again or run.key not in known]
     console.print(f"{len(planned)} runs planned, {len(planned) - len(runs)} of them have a result")
     results.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("experiment"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[last]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("experiment", total=len(runs), last="")
+    with progress("experiment", len(runs), "runs", console=console) as told:
         for run, record in execute(runs, experiments, data, work, processes or usable_cores()):
             _keep(results / f"{run.environment}.jsonl", record)
             reward, cpu = record.metrics["reward"], record.metrics["cpu_seconds"]
             last = f"{run.environment} {run.method} {run.seed}: {reward:.2f} ({cpu:.0f} s)"
-            progress.update(task, advance=1, last=last)
-            console.print(last)
+            told.advance()
+            console.print(last, highlight=False)
 
 
 def chosen_names(option: str, patterns: str, names: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from offline.datasets import Dataset, read_dataset, save_dataset
 from offline.distil import DistilConfig, collect, embed_items
-from offline.distil_command import CACHE_FILE, STAGE, run_stage
+from offline.distil_command import CACHE_FILE, STAGE, is_whole, run_stage
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
 from offline.preferences import Preferences
@@ -152,7 +152,7 @@ class Prepared:
         if judge.kind == "synthetic":
             return hashlib.sha256(self.world.users.item_factors.tobytes()).hexdigest()
         run = self._judge_folder(name)
-        if not (run / STAGE / "manifest.json").exists():
+        if not is_whole(run / STAGE):
             model = ScorerConfig(gguf=judge.gguf)
             scorer = open_scorer(model, self.dataset.scenario)
             config = DistilConfig(n_states=judge.states)

@@ -13,10 +13,11 @@ import numpy as np
 
 from simulator.experiments.comparison import Floats
 from simulator.experiments.config import Protocol
+from simulator.experiments.files import PUBLISHED
 from simulator.experiments.record import BIN, EARLY, Record
 
 PROTOCOL = Protocol()
-ENVIRONMENTS = ("lfm", "industry", "coat")  # the published ones, on which goals are judged
+ENVIRONMENTS = PUBLISHED
 CEILING, LOGS = "ceiling", "logs"
 CONSTANT = (CEILING, LOGS)  # groups that do not learn: any of their sessions tell what all would
 

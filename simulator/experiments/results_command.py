@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from offline.artefacts import write_atomic
 from simulator.errors import SimulatorError
-from simulator.experiments.figures import draw_all
-from simulator.experiments.record import read_records
-from simulator.experiments.results import collect
-from simulator.experiments.results_page import results_page
 
 PREFIX = "results-"  # of the plots' files; such files from earlier pages are removed
 
@@ -23,12 +20,30 @@ def results(
     ),
     out: Annotated[Path, typer.Option(help="The page; its plots land in img/ beside it.")] = Path("docs/results.md"),
 ) -> None:
-    """Write the page of results and its plots from the runs' records alone."""
+    """Write the page of results and its plots from the runs' records alone.
+
+    Needs: records, which `experiment` writes, and the extra `simulator`.
+
+    Writes: OUT, and its plots in img/ beside it; plots of an earlier page are removed.
+
+    Ctrl-C: the page may be older than its plots; run the same command again.
+
+    Examples:
+        python -m simulator results
+        python -m simulator results --results runs/try --out runs/try/page.md
+    """
+    from simulator.experiments.record import read_records
+    from simulator.experiments.results import collect
+    from simulator.experiments.results_page import results_page
+
     collected = collect(read_records(results))
     if not collected.cells:
         raise SimulatorError(f"--results {results}: no records there; `python -m simulator experiment` makes them")
+    from simulator.experiments.figures import draw_all  # takes matplotlib along
+
     images = out.parent / "img"
-    drawn = draw_all(collected)
+    with Console(stderr=True).status("drawing the plots"):
+        drawn = draw_all(collected)
     for name, svg in drawn.items():
         write_atomic(images / f"{PREFIX}{name}.svg", svg)
     for stale in images.glob(f"{PREFIX}*.svg"):

@@ -105,7 +105,7 @@ def execute(
 ) -> Iterator[tuple[Run, Record]]:
     """Play the runs, `processes` at a time; yields each as it ends."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker) as pool:
         waiting = iter(runs)
         running: dict[Future[Record], Run] = {}
         try:
@@ -122,7 +122,8 @@ def execute(
                 future.cancel()
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """How a worker process of experiments begins."""
     # Ctrl-C reaches the whole process group: a run takes a minute and half of one is worth nothing, so it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from offline.artefacts import write_atomic
-from simulator.experiments.config import DEFAULT_FILE, Experiments, Protocol, read_experiments
 from simulator.experiments.experiment_command import chosen_names, play_missing
-from simulator.experiments.record import Record, read_records
-from simulator.experiments.results import ENVIRONMENTS
-from simulator.experiments.runner import plan
-from simulator.experiments.tables import table
-from simulator.experiments.tuning import DEFAULT_FILE as SETTINGS_FILE
-from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
+from simulator.experiments.files import EXPERIMENTS_FILE, PUBLISHED, TUNING_FILE, names_of
+
+if TYPE_CHECKING:
+    from simulator.experiments.config import Experiments, Protocol
+    from simulator.experiments.record import Record
+    from simulator.experiments.tuning import Tuning
+
+_PLAYED, _FILES = "What is played", "Files"
 
 HEAD = """\
 # Tuning
@@ -28,21 +29,65 @@ HEAD = """\
 
 
 def tune(
-    config: Annotated[Path, typer.Option(help="The declarative file of the experiments.")] = DEFAULT_FILE,
-    settings: Annotated[Path, typer.Option(help="The settings that are tried.")] = SETTINGS_FILE,
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.")] = Path("../shared/data"),
-    work: Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.")] = Path(
-        "runs/experiments"
+    config: Annotated[
+        Path,
+        typer.Option(
+            help="The declarative file of the experiments.",
+            rich_help_panel=_FILES,
+            show_default="the file of this package",
+        ),
+    ] = EXPERIMENTS_FILE,
+    settings: Annotated[
+        Path,
+        typer.Option(
+            help="The settings that are tried.", rich_help_panel=_FILES, show_default="the file of this package"
+        ),
+    ] = TUNING_FILE,
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
+        "../shared/data"
     ),
-    results: Annotated[Path, typer.Option(help="Folder of the results, one .jsonl an environment.")] = Path(
-        "docs/results/tuning"
-    ),
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/tuning.md"),
-    environments: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = ",".join(ENVIRONMENTS),
-    methods: Annotated[str, typer.Option(help="Only these, by comma; * is a wildcard.")] = "*",
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one a core by default.")] = None,
+    work: Annotated[
+        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
+    ] = Path("runs/experiments"),
+    results: Annotated[
+        Path, typer.Option(help="Folder of the results, one .jsonl an environment.", rich_help_panel=_FILES)
+    ] = Path("docs/results/tuning"),
+    out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=_FILES)] = Path("docs/tuning.md"),
+    environments: Annotated[
+        str,
+        typer.Option(
+            help="Only these environments, by comma; * is a wildcard.",
+            rich_help_panel=_PLAYED,
+            autocompletion=names_of("environments"),
+        ),
+    ] = ",".join(PUBLISHED),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Only these methods, by comma; * is a wildcard.",
+            rich_help_panel=_PLAYED,
+            autocompletion=names_of("methods"),
+        ),
+    ] = "*",
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
 ) -> None:
-    """Play as many settings of each method, on seeds that are not reported, and say which earned most."""
+    """Play as many settings of each method, on seeds that are not reported, and say which earned most.
+
+    Needs: what `experiment` needs.
+
+    Writes: runs to RESULTS as they end, then the page OUT. What it finds is used once it stands in CONFIG as `tuned`.
+
+    Ctrl-C: runs that are over are kept, the page is as it was; the same command plays the rest.
+
+    Examples:
+        python -m simulator tune --data data
+        python -m simulator tune --data data --methods linucb --environments coat
+    """
+    from simulator.experiments.config import read_experiments
+    from simulator.experiments.record import read_records
+    from simulator.experiments.runner import plan
+    from simulator.experiments.tuning import candidates, read_tuning
+
     console = Console(stderr=True)
     experiments = read_experiments(config)
     tuning = read_tuning(experiments, settings)
@@ -58,6 +103,9 @@ def tune(
 
 def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record]) -> str:
     """What was tried, what it earned, and what is used."""
+    from simulator.experiments.tables import table
+    from simulator.experiments.tuning import tried, winners
+
     protocol = tuning.protocol
     found = tried(experiments, tuning, records)
     chosen = winners(tuning, found)

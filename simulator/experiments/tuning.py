@@ -13,9 +13,8 @@ import numpy as np
 
 from simulator.errors import SimulatorError
 from simulator.experiments.config import Experiments, MethodSpec, Protocol, read_table
+from simulator.experiments.files import TUNING_FILE
 from simulator.experiments.record import Record
-
-DEFAULT_FILE = Path(__file__).with_name("tuning.toml")
 
 Options = Mapping[str, Any]
 
@@ -29,7 +28,7 @@ class Tuning:
     one_for_all: Sequence[str] = ()  # methods that get one setting for all environments
 
 
-def read_tuning(experiments: Experiments, path: Path = DEFAULT_FILE) -> Tuning:
+def read_tuning(experiments: Experiments, path: Path = TUNING_FILE) -> Tuning:
     """Read and check the file.
 
     Raises:
@@ -39,7 +38,8 @@ def read_tuning(experiments: Experiments, path: Path = DEFAULT_FILE) -> Tuning:
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise SimulatorError(f"{path}: {error}") from None
+        told = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
+        raise SimulatorError(f"{path}: {told}") from None
     protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
     tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
     if not isinstance(tuning.settings, dict):

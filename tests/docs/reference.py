@@ -8,10 +8,16 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from prometheus_client.metrics import MetricWrapperBase
+from typer.main import get_command
 
+import offline.__main__
+import service.__main__
+import simulator.__main__
+from service import keys_command
+from service.command_line.pages import read_page
 from service.main import create_app
 from service.metrics import Metrics
 from service.settings import Settings
@@ -102,8 +108,9 @@ def api() -> str:
     introduction = (
         "The contract, from the OpenAPI document that a running service has at `/openapi.json` (and, to try it, at "
         "`/docs`). All paths but those of health, Personalizer and the dashboard also work under `/v1`. Unknown fields "
-        "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) (RFC 9457), whose `code` is "
-        "stable. TypeScript types are in `service/client.d.ts`, the Python client in `service/client.py`."
+        "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) "
+        "(RFC 9457), whose `code` is stable. TypeScript types are in `service/client.d.ts`, the Python client in "
+        "`service/client.py`."
     )
     return page("HTTP API", introduction, *parts)
 
@@ -205,7 +212,63 @@ def metrics() -> str:
     return page("Metrics", introduction, table(("metric", "type", "labels", "what it is"), rows))
 
 
-PAGES = {"settings.md": settings, "api.md": api, "metrics.md": metrics}
+# Commands
+
+
+def commands() -> str:
+    """Every command's page of help."""
+    parts = []
+    for main in (service.__main__, offline.__main__, simulator.__main__):
+        parts += list(_commands(get_command(main.app), (f"python -m {main.__name__.partition('.')[0]}",), main.ABOUT))
+    introduction = (
+        "What `--help` says. Installed, the three are also `ialp-service`, `ialp-offline` and `ialp-simulator`, with "
+        "completion for your shell (`ialp-service --install-completion`)."
+    )
+    return page("Commands", introduction, *parts)
+
+
+def _commands(command: Any, words: tuple[str, ...], about: str) -> Iterator[str]:
+    read = read_page(about)
+    yield f"{'##' if len(words) == 1 else '###'} {' '.join(words)}"
+    yield re.sub(r"([<>*\[\]])", r"\\\1", read.text)
+    hints = get_type_hints(inspect.unwrap(command.callback)) if command.callback else {}
+    rows = [
+        [
+            ", ".join(f"`{name}`" for name in option.opts),
+            _kind(option, hints[option.name]),
+            _default(option),
+            option.help,
+        ]
+        for option in command.params
+        if getattr(option, "help", None) and option.name in hints and option.name != "show_version"
+    ]
+    if rows:
+        yield table(("option", "type", "default", "what it is"), rows)
+    if read.examples:
+        yield f"```bash\n{read.examples}\n```"
+    for name, below in getattr(command, "commands", {}).items():
+        about = keys_command.ABOUT if name == "keys" else inspect.getdoc(below.callback) or ""
+        yield from _commands(below, (*words, name), about)
+
+
+def _kind(option: Any, hint: Any) -> str:
+    """What an option takes, from its annotation."""
+    hint = next((of for of in get_args(hint) if of is not type(None)), hint) if type(None) in get_args(hint) else hint
+    if get_origin(hint) is Literal:
+        return _choices(get_args(hint))
+    words = {bool: "switch", int: "whole number", float: "number", str: "text", Path: "path"}
+    limits = [f"{sign} {limit:g}" for sign, limit in (("≥", option.min), ("≤", option.max)) if limit is not None]
+    return ", ".join([words.get(hint, getattr(hint, "__name__", str(hint))), *limits])
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    default = getattr(option.default, "value", option.default)
+    return "" if default in (None, False) else f"`{str(default).replace(str(Path.home()), '~')}`"
+
+
+PAGES = {"settings.md": settings, "api.md": api, "metrics.md": metrics, "commands.md": commands}
 
 
 def main(folder: Path) -> None:

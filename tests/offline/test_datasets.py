@@ -129,7 +129,6 @@ def test_command_refuses_bad_rows_unless_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "netflix"], "expected one of movielens"),
         (["--source", "coat"], "needs --folder"),
         (["--source", "catalogue"], "needs --items"),
         (["--source", "movielens", "--folder", "x"], "goes without --folder"),

@@ -17,7 +17,7 @@ from offline.__main__ import app
 from offline.artefacts import read_manifest
 from offline.datasets import Dataset, save_dataset
 from offline.distil import PRIOR_SHARE, DistilConfig
-from offline.distil_command import run_stage
+from offline.distil_command import is_whole, run_stage
 from offline.errors import OfflineError
 from offline.judge import Budget
 from offline.judgements import JudgementCache
@@ -70,10 +70,13 @@ def test_priors_take_at_most_their_share_of_the_budget(tmp_path: Path) -> None:
 
 def test_ctrl_c_exports_what_there_is_and_goes_on_later(tmp_path: Path) -> None:
     first, second = FakeScorer(interrupt_after=100), FakeScorer()
-    preferences = _run(tmp_path, first)
-    assert len(preferences.priors) == 40
-    assert "interrupted" in read_manifest(tmp_path / "distil", "distil")["results"]["ended"]
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, first)
+    results = read_manifest(tmp_path / "distil", "distil")["results"]
+    assert (results["n_priors"], results["ended"]) == (40, "interrupted")
+    assert not is_whole(tmp_path / "distil")
     _run(tmp_path, second)
+    assert is_whole(tmp_path / "distil")
     undisturbed = FakeScorer()
     _run(tmp_path / "other", undisturbed)
     assert set(first.asked) | set(second.asked) == set(undisturbed.asked)
@@ -124,7 +127,6 @@ def test_killed_and_restarted_it_never_asks_a_judged_question_again(tmp_path: Pa
 def test_the_command_line_tells_mistakes_in_one_line(tmp_path: Path) -> None:
     save_dataset(DATASET, tmp_path / "dataset")
     for options, message in (
-        (["--style", "guess"], "--style guess: expected one of likelihood, judge, choose"),
         (["--style", "judge"], "needs a capable model behind --endpoint"),
         (["--endpoint", "http://x/v1"], "--endpoint needs --model"),
         (["--max-calls", "3"], "need --endpoint"),

@@ -165,6 +165,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OfflineError, match="no such file"):
         GgufLLM(path, MOVIES)
     path.write_bytes(b"not a model")
+    with pytest.raises(OfflineError, match="not a GGUF model"):
+        GgufLLM(path, MOVIES)
+    path.write_bytes(b"GGUF and nothing more")
     with pytest.raises(OfflineError, match="--gguf-sha256"):
         GgufLLM(path, MOVIES, sha256="0" * 64)
     with pytest.raises(OfflineError, match="not a GGUF model"):

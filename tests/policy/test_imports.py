@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("service", "offline", "simulator")
+COMMAND_LINE = "service.command_line"  # pages of help, exit codes and progress: all three have them
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -77,24 +78,29 @@ def test_the_policy_stands_alone() -> None:
     assert violations(("service.policy",), PACKAGES, ("service.policy",)) == []
 
 
+def test_the_command_line_stands_alone() -> None:
+    assert violations((COMMAND_LINE,), PACKAGES, (COMMAND_LINE,)) == []
+
+
 def test_the_service_does_not_know_its_users() -> None:
     assert violations(("service",), ("offline", "simulator"), ()) == []
 
 
-def test_offline_takes_only_the_policy_from_the_service() -> None:
-    assert violations(("offline",), ("service",), ("service.policy",)) == []
+def test_offline_takes_only_policy_and_command_line_from_the_service() -> None:
+    assert violations(("offline",), ("service",), ("service.policy", COMMAND_LINE)) == []
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    contract = ("service.schemas", "service.client", "service.client_calls")
+    contract = ("service.schemas", "service.client", "service.client_calls", COMMAND_LINE)
     assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 
-def test_the_experiments_take_only_the_policy_from_the_service() -> None:
+def test_the_experiments_take_only_policy_and_command_line_from_the_service() -> None:
     """But for one, which plays the worker's watch and the service's arms, with the service's defaults."""
     degradation = ("simulator.experiments.degradation",)
-    assert violations(("simulator.experiments",), ("service",), ("service.policy",), free=degradation) == []
-    watched = ("service.policy", "service.arm_watch", "service.sessions", "service.settings")
+    allowed = ("service.policy", COMMAND_LINE)
+    assert violations(("simulator.experiments",), ("service",), allowed, free=degradation) == []
+    watched = ("service.policy", COMMAND_LINE, "service.arm_watch", "service.sessions", "service.settings")
     assert violations(degradation, ("service",), watched) == []
 
 

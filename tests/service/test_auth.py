@@ -282,7 +282,7 @@ def test_off_is_for_loopback_alone(process: str, host: str, monkeypatch: pytest.
     result = CliRunner().invoke(command, [process])
     assert result.exit_code == 2
     (line,) = result.output.strip().splitlines()
-    assert line.startswith("error: setting AUTH: ") and "IALP_AUTH=off" in line and "IALP_HOST" in line
+    assert line.startswith("error: setting IALP_AUTH: ") and "IALP_AUTH=off" in line and "IALP_HOST" in line
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

@@ -100,13 +100,13 @@ def test_api_and_worker_die_with_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"IALP_CONTROL_SHARE": "2"}, "setting CONTROL_SHARE: Input should be less than or equal to 1"),
-        ({"REDIS_URL": "http://x"}, "setting REDIS_URL: Value error, must start with redis://"),
-        ({"REDIS_URL": "redis://:s3cret/word@host:1"}, "setting REDIS_URL: Value error, is not a valid URL"),
-        ({"IALP_REWARDS": "{"}, "rewards"),
-        ({"IALP_REWARDS": '{"click": NaN}'}, "setting REWARDS_CLICK: "),
-        ({"IALP_LEARNER": "dqn"}, "setting LEARNER: "),
-        ({"IALP_LEARNER_CONFIG": '{"speed": 1}'}, "unknown hyper-parameter speed"),
+        ({"IALP_CONTROL_SHARE": "2"}, "setting IALP_CONTROL_SHARE: Input should be less than or equal to 1"),
+        ({"REDIS_URL": "http://x"}, "setting REDIS_URL: must start with redis://"),
+        ({"REDIS_URL": "redis://:s3cret/word@host:1"}, "setting REDIS_URL: is not a valid URL"),
+        ({"IALP_REWARDS": "{"}, "setting IALP_REWARDS: is not valid JSON"),
+        ({"IALP_REWARDS": '{"click": NaN}'}, "setting IALP_REWARDS[click]: "),
+        ({"IALP_LEARNER": "dqn"}, "setting IALP_LEARNER: "),
+        ({"IALP_LEARNER_CONFIG": '{"speed": 1}'}, "setting IALP_LEARNER_CONFIG: unknown hyper-parameter speed"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -121,10 +121,14 @@ def _by_number(path: Path) -> list[dict[str, object]]:
 def test_ctrl_c_still_writes_the_report(dataset: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "simulator", "load", "--dataset", str(dataset), "--out", str(tmp_path / "load")]
     with service(tmp_path) as url:
-        process = subprocess.Popen([*command, "--url", url, "--max-seconds", "200", "--baseline-sessions", "50"])
+        options = ["--url", url, "--max-seconds", "200", "--baseline-sessions", "50"]
+        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         until(lambda: httpx.get(f"{url}/users/sim-0-30", trust_env=False).status_code == 200, "the thirtieth user")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interrupted; the report of the sessions so far is written")
+    assert "Traceback" not in said
     assert json.loads((tmp_path / "load" / "results.json").read_text())["sessions"] >= 1
 
 

@@ -1,0 +1,22 @@
+"""The declarative files that come with the experiments, and the names in them, for shells that complete options."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+EXPERIMENTS_FILE = Path(__file__).with_name("experiments.toml")
+TUNING_FILE = Path(__file__).with_name("tuning.toml")
+PUBLISHED = ("lfm", "industry", "coat")  # environments on which goals are judged
+
+
+def names_of(section: str) -> Callable[[str], list[str]]:
+    """Completes the last of a list with commas by the names of a section of the experiments' file."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        names = tomllib.loads(EXPERIMENTS_FILE.read_text())[section]
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete

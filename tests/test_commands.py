@@ -1,0 +1,375 @@
+"""All commands of all three command lines: pages that teach, mistakes that name the fix, how they end, completion."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import metadata, version
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from typer.main import get_command
+
+import offline.__main__
+import service.__main__
+import simulator.__main__
+from offline.datasets import Dataset, Item, Scenario, save_dataset
+from offline.datasets_command import SOURCES
+from offline.evaluate_command import ArmName
+from offline.pretrain import PretrainConfig
+from offline.sources import FOLDER_SOURCES
+from service.command_line import exits
+from service.policy.adaptive import Arm
+
+MAINS = {"service": service.__main__, "offline": offline.__main__, "simulator": simulator.__main__}
+End = tuple[int, str, str]  # exit code, stdout, stderr
+Run = Callable[..., End]
+
+
+def tree(package: str) -> dict[tuple[str, ...], Any]:
+    """Every group and command of a package by its words, as a user would say them."""
+    found: dict[tuple[str, ...], Any] = {}
+    waiting = [((), get_command(MAINS[package].app))]
+    while waiting:
+        words, command = waiting.pop()
+        found[words] = command
+        waiting += [((*words, name), below) for name, below in getattr(command, "commands", {}).items()]
+    return found
+
+
+PAGES = [(package, *words) for package in MAINS for words in sorted(tree(package))]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A console script, in this process."""
+    for name in [name for name in os.environ if name.startswith("IALP_") or name == "REDIS_URL"]:
+        monkeypatch.delenv(name)
+
+    def ended(package: str, *arguments: object) -> End:
+        monkeypatch.setattr(sys, "argv", [f"ialp-{package}", *map(str, arguments)])
+        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # a script has no package
+        with pytest.raises(SystemExit) as end:
+            MAINS[package].main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return ended
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "run" / "dataset"
+    save_dataset(Dataset("toy", Scenario(), tuple(Item(str(n), f"Book {n}") for n in range(4)), None), folder)
+    return folder
+
+
+def examples(epilog: str) -> list[list[str]]:
+    """The words of each example on a page, without the variables that it sets."""
+    lines = epilog.replace("\\\n", " ").splitlines()[2:]
+    return [list(itertools.dropwhile(lambda word: "=" in word, shlex.split(line))) for line in lines]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_a_page_says_what_it_needs_and_writes_and_has_an_example(page: tuple[str, ...]) -> None:
+    package, *words = page
+    command = tree(package)[tuple(words)]
+    assert command.epilog, "no example"
+    assert all(len(line) <= 78 for line in command.epilog.splitlines()), "a terminal of 80 columns would break it"
+    for option in command.params:
+        assert getattr(option, "help", None), f"{option.name} has no help"
+    grouped = {getattr(option, "rich_help_panel", None) for option in command.params}
+    assert len(command.params) <= 8 or len(grouped) > 1, "many options want groups"
+    if not words:
+        assert "Exit codes: 0 " in command.help and f"ialp-{package} --install-completion" in command.help
+    elif words[0] != "keys":
+        assert "Needs: " in command.help and "Writes: " in command.help and "Ctrl-C" in command.help
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_examples_parse_as_they_are_written(page: tuple[str, ...]) -> None:
+    package, *words = page
+    for python, option, other, *arguments in examples(tree(package)[tuple(words)].epilog):
+        assert (python, option) == ("python", "-m")
+        commands = tree(other)
+        for command in commands.values():
+            if not hasattr(command, "commands"):
+                command.callback = None
+        commands[()].main(arguments, standalone_mode=False)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_option_is_cut_off(columns: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)
+    for package, *words in PAGES:
+        code, page, _ = run(package, *words, "--help")
+        assert code == 0 and "…" not in page, (package, words)
+
+
+def test_help_waits_for_no_torch() -> None:
+    script = (
+        "import sys, service.__main__, offline.__main__, simulator.__main__\n"
+        "print([name for name in ('torch', 'fastapi', 'matplotlib', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_choices_and_defaults_on_the_pages_are_those_that_count() -> None:
+    assert ("movielens", *FOLDER_SOURCES, "catalogue") == SOURCES
+    assert get_args(ArmName) == tuple(Arm)
+    shown = {option.name: option.default for option in tree("offline")[("pretrain",)].params}
+    config = PretrainConfig()
+    assert (shown["steps"], shown["rounds"], shown["seed"]) == (config.distil_steps, config.rounds, config.seed)
+    assert shown["target_entropy"] == config.target_entropy
+    assert (shown["prior_weight"], shown["personal_weight"]) == (
+        config.reward.prior_weight,
+        config.reward.personal_weight,
+    )
+
+
+@pytest.mark.parametrize("package", MAINS)
+def test_version(package: str, run: Run) -> None:
+    assert run(package, "--version") == (0, f"ialp {version('ialp')}\n", "")
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("offline distill", "'distil'"),
+    ("offline distil --rnu x", "--run"),
+    ("offline distil", "'--run'"),
+    ("offline distil --run run --concurrency 0", "greater than or equal to 1"),
+    ("offline distil --run run --style guess", "'likelihood'"),
+    ("offline distil --run nowhere", "python -m offline datasets"),
+    ("offline distil --run items.jsonl", "python -m offline datasets"),
+    ("offline distil --run run --endpoint http://127.0.0.1:1/v1 --model m", "start it"),
+    ("offline distil --run run --endpoint http://host:port/v1 --model m", "http://127.0.0.1:8000/v1"),
+    ("offline distil --run run --gguf items.jsonl", "not a GGUF model"),
+    ("offline pretrain --run nowhere", "python -m offline datasets"),
+    ("offline pretrain --run run", "python -m offline distil"),
+    ("offline evaluate --run run", "python -m offline pretrain"),
+    ("offline evaluate --log none.parquet --snapshot x", "python -m service export"),
+    ("offline datasets --out out --source catalogue --items none.csv", "--items none.csv"),
+    ("offline datasets --out out --source catalogue --items bad.jsonl", "bad.jsonl:2"),
+    ("offline datasets --out out --source catalogue --items bad.csv", "bad.csv:3"),
+    ("offline datasets --out out --source catalogue --items bad.parquet", "bad.parquet"),
+    ("offline datasets --out items.jsonl/out --source catalogue --items items.jsonl", "check the path"),
+    ("simulator lod", "'load'"),
+    ("simulator load --dataset run/dataset --out out", "--max-seconds"),
+    ("simulator load --dataset run/dataset --out out --sessions 1 --url http://127.0.0.1:1", "service dev"),
+    ("simulator load --dataset run/dataset --out out --sessions 1 --api-key-file none", "service keys create"),
+    ("simulator users --dataset nowhere --out out", "python -m offline datasets"),
+    ("simulator experiment --config none.toml", "check the path"),
+    ("simulator experiment --methods none", "linucb"),
+    ("simulator results --results nowhere", "python -m simulator experiment"),
+    ("simulator tune --settings none.toml", "check the path"),
+    ("service dev --snapshot run/dataset/none", "python -m offline pretrain"),
+    ("service dev --port 70000", "65535"),
+    ("service keys creat", "'create'"),
+    ("service keys create --name x --scopes all", "feedback"),
+    ("service keys revoke", "'key_id'"),
+]
+
+
+@pytest.mark.parametrize(("line", "fix"), MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_fix(
+    line: str, fix: str, run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("items.jsonl").write_text('{"id": 1, "text": "a"}\n')
+    Path("bad.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": 2}\n')
+    Path("bad.csv").write_text("id,text\n1,a\n2\n")
+    Path("bad.parquet").write_text("no parquet")
+    code, out, err = run(*line.split())
+    *listed, error = err.splitlines()
+    assert (code, out) == (2, "")
+    assert error.startswith("error: ") and fix in error
+    assert all(row.startswith("bad.") for row in listed), "only rows that cannot be used stand above"
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"IALP_PORT": "web"}, "IALP_PORT"),
+        ({"IALP_LEARNER_CONFIG": "{"}, "IALP_LEARNER_CONFIG"),
+        ({"REDIS_URL": "redis://:s3cret@127.0.0.1:1"}, "REDIS_URL"),
+        ({"IALP_REDIS_URL": "http://:s3cret@127.0.0.1:1"}, "REDIS_URL"),
+    ],
+)
+@pytest.mark.parametrize("command", ["keys list", "export --out out.parquet"])
+def test_a_wrong_setting_is_named_by_its_variable(
+    command: str, variables: dict[str, str], told: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run("service", *command.split())
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and told in err
+    assert "s3cret" not in err
+
+
+@pytest.mark.parametrize("command", ["api", "dev"])
+def test_a_port_in_use(command: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("IALP_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("IALP_AUTH", "off")
+        code, _, err = run("service", command)
+    assert code == 2 and err.startswith("error: port ") and "IALP_PORT" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "run/dataset"), 2, "run/dataset: permission denied"),
+        (ModuleNotFoundError("no pyarrow", name="pyarrow.parquet"), 2, "pip install 'ialp[offline]'"),
+    ],
+    ids=["disk full", "permission", "package"],
+)
+def test_what_the_system_refuses(
+    error: Exception, code: int, told: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("offline.datasets_command.save_dataset", refuse)
+    (tmp_path / "items.jsonl").write_text('{"id": 1, "text": "a"}\n')
+    arguments = ("--source", "catalogue", "--items", tmp_path / "items.jsonl", "--out", tmp_path / "out")
+    ended, out, err = run("offline", "datasets", *arguments)
+    assert (ended, out) == (code, "") and err.startswith("error: ") and told in err and err.count("\n") == 1
+
+
+def test_the_extras_that_are_named_exist() -> None:
+    assert set(exits._EXTRAS.values()) <= set(metadata("ialp").get_all("Provides-Extra") or [])
+
+
+def test_a_defect_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise AttributeError("ours")
+
+    monkeypatch.setattr("simulator.load_command.read_dataset", broken)
+    with pytest.raises(AttributeError):
+        run("simulator", "users", "--dataset", "x", "--out", "y")
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """The last line after SIGINT; there is no stack trace and the code is 130."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    return err.splitlines()[-1]
+
+
+def started(*arguments: object, **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | variables, start_new_session=True, **pipes)
+
+
+@contextlib.contextmanager
+def slow_endpoint() -> Iterator[tuple[str, threading.Event]]:
+    """A language model that thinks for long, and whether it was asked."""
+    asked = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def do_POST(self) -> None:
+            asked.set()
+            time.sleep(2)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
+        server.shutdown()
+
+
+def test_ctrl_c_while_a_model_is_asked(dataset: Path) -> None:
+    run = dataset.parent
+    with slow_endpoint() as (url, asked):
+        options = ("--run", run, "--endpoint", url, "--model", "m", "--encoder", "hashing")
+        process = started("offline", "distil", *options)
+        assert asked.wait(60)
+        line = interrupted(process)
+    assert line.startswith("interrupted; ") and "the same command goes on from there" in line
+    assert json.loads((run / "distil" / "manifest.json").read_text())["results"]["ended"] == "interrupted"
+
+
+def test_ctrl_c_while_redis_is_waited_for(tmp_path: Path) -> None:
+    """A Redis that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        process = started("service", "export", "--out", tmp_path / "log.parquet", REDIS_URL=url)
+        connection, _ = server.accept()
+        with connection:
+            line = interrupted(process)
+    assert line.startswith("interrupted; ") and "run the same command again" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- completion --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ialp-offline ", ["datasets", "distil", "pretrain", "evaluate"]),
+        ("ialp-offline distil --sty", ["--style"]),
+        ("ialp-offline distil --style ", ["likelihood", "judge", "choose"]),
+        ("ialp-offline distil --gguf g", ["gemma"]),
+        ("ialp-offline datasets --source mo", ["movielens", "movielens100k"]),
+        ("ialp-offline evaluate --arm ", ["control", "adaptive"]),
+        ("ialp-service keys ", ["create", "list", "rotate", "revoke"]),
+        ("ialp-simulator experiment --environments lfm,co", ["lfm,coat"]),
+        ("ialp-simulator tune --methods linu", ["linucb"]),
+    ],
+)
+def test_shells_complete_it(line: str, expected: list[str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = line.split()[0].removeprefix("ialp-")
+    monkeypatch.setenv(f"_IALP_{package.upper()}_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    code, out, _ = run(package)
+    assert code == 0 and out.split() == expected
+
+
+@pytest.mark.parametrize("package", MAINS)
+def test_the_script_of_a_shell_names_the_console_script(package: str, run: Run) -> None:
+    code, out, _ = run(package, "--show-completion", "bash")
+    assert code == 0 and out.rstrip().endswith(f"ialp-{package}")
+
+
+@pytest.mark.parametrize("package", MAINS)
+def test_a_module_offers_no_completion_that_would_not_work(package: str) -> None:
+    app = MAINS[package].new_app(MAINS[package].ABOUT, completion=False)
+    names = {name for option in get_command(app).params for name in option.opts}
+    assert names == {"--version"}
