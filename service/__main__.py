@@ -236,6 +236,8 @@ def openapi() -> None:
 
     Writes: the document as JSON to stdout.
 
+    Ctrl-C: nothing is kept; run it again.
+
     Examples:
         python -m service openapi
     """
