@@ -275,7 +275,7 @@ def test_it_is_on_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("process", ["api", "dev"])
 def test_off_is_for_loopback_alone(process: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
-    monkeypatch.setattr("service.__main__._supervise", lambda *_: 0)
+    monkeypatch.setattr("service.process_commands._supervise", lambda *_: 0)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.setenv("IALP_AUTH", "off")
     monkeypatch.setenv("IALP_HOST", host)
