@@ -98,6 +98,8 @@ class Reader:
         ours = {"IALP_PORT": str(self.port), "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("IALP_", "OPENAI_"))}
         self.environment = {**inherited, **shown, **ours, **self.environment}
+        (self.folder / ".curlrc").write_text("fail-with-body\n")  # an answer that is an error fails its command
+        self.environment["CURL_HOME"] = str(self.folder)
         if not (self.folder / "docs").exists():
             (self.folder / "docs").symlink_to(ROOT / "docs")
 
