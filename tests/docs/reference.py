@@ -97,12 +97,10 @@ def _type(schema: Json) -> str:
 def api() -> str:
     """Every route with its parameters, body and answers, from the OpenAPI document."""
     document = create_app(Settings()).openapi()
-    parts, tag = [], ""
+    groups: dict[str, list[str]] = {}
     for path, method, operation in _operations(document):
-        if operation["tags"][0] != tag:
-            tag = operation["tags"][0]
-            parts.append(f"## {tag.capitalize()}")
-        parts.append(_operation(path, method, operation))
+        groups.setdefault(operation["tags"][0], []).append(_operation(path, method, operation))
+    parts = [part for tag, operations in groups.items() for part in (f"## {tag.capitalize()}", *operations)]
     parts.append("## Schemas")
     parts += [_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items())]
     introduction = (
