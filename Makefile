@@ -54,7 +54,7 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "runs/site/index.html"
+	@echo "runs/site/index.html; with search: $(BIN)/python -m http.server --directory runs/site --bind 127.0.0.1 8080"
 
 reference: $(VENV)/.stamp-dev
 	PYTHONPATH=tests/docs $(BIN)/python tests/docs/reference.py docs/reference
