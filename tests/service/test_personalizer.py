@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +13,39 @@ import numpy as np
 import pytest
 import redis as syncredis
 from auth_examples import add_key
+from personalizer_examples import (
+    BASES,
+    DOCUMENTED,
+    FILMS,
+    activate,
+    body_of,
+    impressions,
+    in_process,
+    lasting_settings,
+    probabilities,
+    rank,
+    reward,
+)
 from scipy.stats import chisquare
 from service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
 
 from service import embedded, hot_path, personalizer
 from service.catalogue import ItemRecord
-from service.events import Feedback, Impression, ItemChanged
-from service.features import asked_for, text_of
+from service.events import Impression, ItemChanged
 from service.keys import Keys
-from service.lag import Lag
-from service.main import create_app
 from service.personalizer_schemas import RankRequest
 from service.policy.adaptive import Arm
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM
 from service.policy.types import Interaction, Response
-from service.schemas import MAX_TEXT
 from service.sessions import Session
 from service.settings import Settings
 from service.state import State
-from service.transitions import Joined, Joiner, transition_of
-
-FILMS = ["film-3", "film-1", "film-2", "film-7"]
-BASES = ["/personalizer/v1.0", "/personalizer/v1.1", "/personalizer/v1.1-preview.3", "/personalizer"]
-
-# As the documentation of Rank has it, but for the event's id, which is cut short there.
-DOCUMENTED = {
-    "contextFeatures": [{"timeOfDay": "Morning"}],
-    "actions": [
-        {"id": "NewsArticle", "features": [{"type": "News"}]},
-        {"id": "SportsArticle", "features": [{"type": "Sports"}]},
-        {"id": "EntertainmentArticle", "features": [{"type": "Entertainment"}]},
-    ],
-    "excludedActions": ["SportsArticle"],
-    "eventId": "75269AD0-BFEE-4598-8196-C57383D38E10",
-    "deferActivation": False,
-}
 
 
 @pytest.fixture
 def settings(redis_url: str, snapshot_folder: Path, tmp_path: Path) -> Settings:
-    """With a reward window that outlasts a test, and the memory of event ids; a busy machine is no outage."""
-    changes = {"reward_window_s": 90.5, "dedupe_ttl_s": 5, "recommend_redis_timeout_s": 30.0}
-    return make_settings(redis_url, snapshot_folder, tmp_path, **changes)
+    return lasting_settings(redis_url, snapshot_folder, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,38 +53,6 @@ def lasting(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.Temp
     """One API for what is refused and leaves no trace."""
     with serving(make_settings(redis_url, snapshot_folder, tmp_path_factory.mktemp("lasting") / "personalizer")) as api:
         yield api
-
-
-def body_of(*items: str, **fields: Any) -> dict[str, Any]:
-    return {"actions": [{"id": item, "features": [{}]} for item in items], **fields}
-
-
-def rank(client: httpx.Client, *items: str, base: str = BASES[0], **fields: Any) -> dict[str, Any]:
-    answer = client.post(f"{base}/rank", json=body_of(*items, **fields))
-    assert answer.status_code == 201, answer.text
-    ranked: dict[str, Any] = answer.json()
-    assert set(ranked) == {"ranking", "eventId", "rewardActionId"}
-    return ranked
-
-
-def reward(client: httpx.Client, event: str, value: float = 1.0, base: str = BASES[0]) -> int:
-    return client.post(f"{base}/events/{event}/reward", json={"value": value}).status_code
-
-
-def activate(client: httpx.Client, event: str, base: str = BASES[0]) -> int:
-    return client.post(f"{base}/events/{event}/activate").status_code
-
-
-def probabilities(ranked: dict[str, Any]) -> dict[str, float]:
-    return {action["id"]: action["probability"] for action in ranked["ranking"]}
-
-
-def impressions(redis: syncredis.Redis, settings: Settings) -> list[Impression]:
-    return [event for event in logged(redis, settings) if isinstance(event, Impression)]
-
-
-def rewards(redis: syncredis.Redis, settings: Settings) -> list[Feedback]:
-    return [event for event in logged(redis, settings) if isinstance(event, Feedback)]
 
 
 def test_the_documented_request_gets_the_documented_answer(
@@ -235,63 +191,6 @@ def test_if_all_are_hidden_or_deleted_nothing_is_left(api: httpx.Client, redis: 
     assert api.get("/items/film-2").status_code == 404, "and it is not brought back"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7, "1", True, None])
-def test_a_reward_is_a_bounded_number(lasting: httpx.Client, value: object) -> None:
-    path, headers = "/personalizer/v1.0/events/e/reward", {"content-type": "application/json"}
-    answer = lasting.post(path, content=json.dumps({"value": value}), headers=headers)
-    assert [error["field"] for error in problem_of(answer, 422)["errors"]] == ["value"]
-    problem_of(lasting.post(path, json={"value": 1.0, "type": "click"}), 422)
-    problem_of(lasting.post(path), 422)
-
-
-@pytest.mark.parametrize(
-    ("features", "user"),
-    [
-        ([{"userId": "ann"}], "u:ann"),
-        ([{"user_id": "ann"}], "u:ann"),
-        ([{"sessionId": "v"}], "s:v"),
-        ([{"session_id": "v"}], "s:v"),
-        ([{"device": {"userId": "not this deep"}}, {"sessionId": "v"}], "s:v"),
-        ([{"sessionId": "v"}, {"userId": 7}], "u:7"),
-        ([{"userId": 7.0}], "u:7"),
-        ([{"userId": 7.5, "sessionId": ""}, {"userId": True}, {"userId": None}, {"userId": ["a"]}], None),
-        ([], None),
-        (None, None),
-    ],
-)
-def test_who_is_asked_for(features: list[dict[str, Any]] | None, user: str | None) -> None:
-    assert asked_for(features) == user
-
-
-DEEP: dict[str, Any] = {"title": "Ground"}
-for _ in range(20_000):
-    DEEP = {"under": [DEEP]}
-
-
-@pytest.mark.parametrize(
-    ("features", "text"),
-    [
-        (None, "the id"),
-        ([{}, {"a": None, "b": "  ", "c": [], "d": float("nan")}], "the id"),
-        ([{"type": "News"}, {"premium": True, "words": 120}], "type: News; premium: true; words: 120"),
-        ([{"year": 1995, "description": "Two men.", "articleTitle": "Heat"}], "Heat; Two men.; year: 1995"),
-        (
-            [{"food": {"taste": "salty", "NAME": "Pasta"}, "tags": ["hot", "quick"]}],
-            "Pasta; taste: salty; tags: hot, quick",
-        ),
-        ([{"grams": [{"fat": 3}, 5]}], "grams: 5; fat: 3"),
-        ([{"title": "<script>alert('x')</script> {{7*7}}"}], "<script>alert('x')</script> {{7*7}}"),
-        ([{"title": "half \ud83d"}], "half "),
-        ([{"title": "\ud83d"}], "the id"),
-        ([{"text": "x" * 5_000}], "x" * MAX_TEXT),
-        ([DEEP], "Ground"),
-    ],
-    ids=lambda value: repr(value)[:30] if not isinstance(value, list) or value != [DEEP] else "deep",
-)
-def test_a_text_is_made_from_features(features: list[dict[str, Any]] | None, text: str) -> None:
-    assert text_of("the id", features) == text
-
-
 def test_new_actions_become_items_with_texts(api: httpx.Client, redis: syncredis.Redis, settings: Settings) -> None:
     markup = "<b>Bold</b> & {{7*7}} \u202e"
     features = [{"title": markup}, {"nested": {"lang": "en"}}]
@@ -339,30 +238,6 @@ def test_scopes(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
         problem_of(client.post("/personalizer/v1.0/rank", json=new), 401)
 
 
-def test_what_was_ranked_and_its_reward_are_one_transition(
-    api: httpx.Client, redis: syncredis.Redis, settings: Settings
-) -> None:
-    index = {f"film-{n}": n for n in range(N_ITEMS)}
-    context = [{"userId": "ann"}]
-    first = rank(api, *FILMS, contextFeatures=context)
-    assert reward(api, first["eventId"], 0.7) == 204
-    second = rank(api, first["rewardActionId"], contextFeatures=context)
-    joiner = Joiner(1.0)
-    for n, event in enumerate(logged(redis, settings)):
-        if isinstance(event, Impression):
-            assert joiner.add_impression(event, n)
-        else:
-            assert isinstance(event, Feedback) and joiner.add_feedback(event) == Joined.JOINED
-            assert (event.user, event.event_id) == ("u:ann", f"personalizer:{first['eventId']}")
-    one, two = (transition_of(closed, index, gamma=0.5) for closed in joiner.close(100_000))
-    item = index[first["rewardActionId"]]
-    assert (one.actions, one.rewards) == ((item,), (0.7,))
-    assert one.propensities == (probabilities(first)[first["rewardActionId"]],)
-    assert one.discount == 0.5 and one.next_history == (Interaction(item, Response.POSITIVE),) == two.history
-    assert (two.actions, two.rewards, two.propensities) == ((item,), (0.0,), (1.0,))
-    assert second["rewardActionId"] == first["rewardActionId"]
-
-
 def test_histories_make_a_difference(api: httpx.Client) -> None:
     """In this snapshot profiles of liked text weigh: comedies get likelier for who likes a comedy."""
     kinds = {"fan": "film-1", "other": "film-3"}
@@ -378,122 +253,6 @@ def test_histories_make_a_difference(api: httpx.Client) -> None:
     )
     assert fan["film-4"] > nobody["film-4"] > other["film-4"]
     assert other["film-6"] > nobody["film-6"] > fan["film-6"]
-
-
-def test_an_event_that_comes_again_has_the_same_answer_and_counts_once(
-    api: httpx.Client, redis: syncredis.Redis, settings: Settings
-) -> None:
-    def ask(_: int) -> str:
-        with httpx.Client(base_url=api.base_url, timeout=30) as client:
-            chosen: str = rank(client, *FILMS, eventId="again")["rewardActionId"]
-            return chosen
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = set(pool.map(ask, range(24)))
-    assert len(answers) == 1
-    (item,) = answers
-    (impression,) = impressions(redis, settings)
-    assert impression.items == (item,)
-    assert [ask(0) for _ in range(3)] == [item] * 3
-    assert 'ialp_impressions_total{arm="' + impression.arm + '"} 1.0' in api.get("/metrics").text
-    # Once that action is not allowed any more, the event is another one.
-    others = [film for film in FILMS if film != item]
-    changed = rank(api, *FILMS, eventId="again", excludedActions=[item])
-    assert changed["rewardActionId"] in others
-    assert [shown.items[0] for shown in impressions(redis, settings)] == [item, changed["rewardActionId"]]
-    assert reward(api, "again") == 204
-    (answered,) = rewards(redis, settings)
-    assert answered.item_id == changed["rewardActionId"]
-
-
-def test_an_events_first_reward_counts(
-    api: httpx.Client, redis: syncredis.Redis, settings: Settings, keys: Keys
-) -> None:
-    event = rank(api, *FILMS, contextFeatures=[{"userId": "ann"}])
-    # What a client calls its own events is no business of this one's.
-    for taken in (event["eventId"], f"personalizer:{event['eventId']}"):
-        respond(api, {"event_id": taken, "user_id": "bob", "item_id": "film-1", "type": "click"})
-    (impression,) = impressions(redis, settings)
-    for value in (0.25, 1.0, -1.0):
-        assert reward(api, event["eventId"], value) == 204
-    ours = [answered for answered in rewards(redis, settings) if answered.user == "u:ann"]
-    assert [(answered.reward, answered.recommendation_id) for answered in ours] == [
-        (0.25, impression.recommendation_id)
-    ]
-    assert api.get("/users/ann").json()["history"] == [{"item_id": event["rewardActionId"], "reward": 0.25}]
-    assert redis.ttl(keys.rewarded(impression.recommendation_id)) >= redis.ttl(keys.ranked(event["eventId"])) > 80
-
-
-def test_what_is_deferred_counts_once_it_is_activated(
-    api: httpx.Client, redis: syncredis.Redis, settings: Settings, keys: Keys
-) -> None:
-    event = rank(api, *FILMS, contextFeatures=[{"userId": "ann"}], eventId="later", deferActivation=True)
-    assert redis.xlen(keys.events) == 0 and api.get("/users/ann").status_code == 404
-    assert "ialp_impressions_total{" not in api.get("/metrics").text
-    assert 180 < redis.ttl(keys.ranked("later")) <= 182, "twice the reward window"
-    again = rank(api, *FILMS, contextFeatures=[{"userId": "ann"}], eventId="later")
-    assert again["rewardActionId"] == event["rewardActionId"] and redis.xlen(keys.events) == 0
-    assert reward(api, "later", 0.5) == 204, "ignored: nobody saw it so far"
-    assert redis.xlen(keys.events) == 0
-    redis.expire(keys.ranked("later"), 20)
-    assert [activate(api, "later") for _ in range(3)] == [204] * 3
-    (impression,) = impressions(redis, settings)
-    assert impression.items == (event["rewardActionId"],) and impression.user == "u:ann"
-    assert impression.propensities == (probabilities(event)[event["rewardActionId"]],)
-    assert api.get("/users/ann").json()["seen_item_ids"] == [event["rewardActionId"]]
-    assert "ialp_impressions_total{" in api.get("/metrics").text
-    assert 90 <= redis.ttl(keys.ranked("later")) <= 91, "a whole reward window from now on"
-    assert reward(api, "later", 0.75) == 204
-    assert [answered.reward for answered in rewards(redis, settings)] == [0.75]
-
-
-def test_activating_what_was_not_deferred_changes_nothing(
-    api: httpx.Client, redis: syncredis.Redis, keys: Keys
-) -> None:
-    event = rank(api, *FILMS)["eventId"]
-    before = redis.xrange(keys.events), redis.get(keys.ranked(event))
-    assert activate(api, event) == 204
-    assert (redis.xrange(keys.events), redis.get(keys.ranked(event))) == before
-
-
-def test_of_activations_at_once_one_counts(api: httpx.Client, redis: syncredis.Redis, settings: Settings) -> None:
-    """On two servers, so that nothing in one process keeps them apart."""
-    rank(api, *FILMS, eventId="race", deferActivation=True)
-
-    def post(client: httpx.Client) -> int:
-        with httpx.Client(base_url=client.base_url, timeout=30) as own:
-            return activate(own, "race")
-
-    with serving(settings) as other, ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(post, [api, other] * 12)) == {204}
-        counted = [line for client in (api, other) for line in client.get("/metrics").text.splitlines()]
-    assert len(impressions(redis, settings)) == 1
-    shown = [line for line in counted if line.startswith("ialp_impressions_total{")]
-    assert sum(float(line.split()[1]) for line in shown) == 1.0
-
-
-def test_what_is_forgotten_or_unreadable_is_unknown(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
-    event = rank(api, *FILMS)["eventId"]
-    assert 90 <= redis.ttl(keys.ranked(event)) <= 91, "the reward window, and no less"
-    for damage in (lambda: redis.set(keys.ranked(event), b"\xc1"), lambda: redis.delete(keys.ranked(event))):
-        damage()
-        for path, body in (("reward", {"value": 1.0}), ("activate", None)):
-            problem = problem_of(api.post(f"/personalizer/v1.0/events/{event}/{path}", json=body), 404)
-            assert problem["code"] == "unknown_event" and "90.5 s" in problem["detail"]
-    redis.set(keys.ranked(event), b"\xc1")
-    assert rank(api, *FILMS, eventId=event)["eventId"] == event
-    assert reward(api, event) == 204
-
-
-@asynccontextmanager
-async def in_process(settings: Settings) -> AsyncIterator[State]:
-    """The state of a running application, for what would take too many requests."""
-    app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        state: State = app.state.ialp
-        while state.watch.current is None:
-            await asyncio.sleep(0.01)
-        yield state
 
 
 async def test_actions_are_drawn_as_often_as_their_probabilities_say(settings: Settings) -> None:
@@ -526,19 +285,6 @@ async def test_what_is_put_meanwhile_stays_as_it_was_put(settings: Settings, mon
         stored = await state.watch.store.known(["put", "gone", "new"])
     assert [(record.text, record.deleted) for record in stored] == [("Put by hand", False), ("", True), ("new", False)]
     assert {action.id for action in ranked.ranking if action.probability > 0} == {"put", "new"}
-
-
-def test_while_the_learner_is_far_behind_events_are_answered_and_not_remembered(
-    api: httpx.Client, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = rank(api, *FILMS)["eventId"]
-    with monkeypatch.context() as behind:
-        behind.setattr(Lag, "too_far", True)
-        event = rank(api, *FILMS)["eventId"]
-        assert redis.xlen(keys.events) == 1
-        refused = api.post(f"/personalizer/v1.0/events/{before}/reward", json={"value": 1.0})
-        assert problem_of(refused, 503)["code"] == "learner_behind"
-    assert (reward(api, before), reward(api, event)) == (204, 404)
 
 
 def test_the_kill_switch_turns_every_arm_into_the_control(
