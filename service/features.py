@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,10 +54,16 @@ def text_of(item_id: str, features: Features) -> str:
     Without any it is the item's id.
     """
     found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
-    telling = [value for wanted in _TELLING for key, value in found if key.lower().endswith(wanted)]
-    others = [f"{key}: {value}" for key, value in found if not key.lower().endswith(_TELLING)]
+    telling = [value for wanted in _TELLING for key, value in found if _last_word(key) == wanted]
+    others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
     text = "; ".join(dict.fromkeys([*telling, *others]))[:MAX_TEXT]
     return text.encode(errors="ignore").decode() or item_id  # half of a surrogate pair is JSON, but no text
+
+
+def _last_word(key: str) -> str:
+    """title, of title, videoTitle, video_title and TITLE."""
+    words: list[str] = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)
+    return words[-1].lower() if words else ""
 
 
 def _scalars(features: Features) -> Iterator[tuple[str, str]]:

@@ -34,9 +34,9 @@ class OffPolicy(NamedTuple):
 
 
 def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
-    """SNIPS of `policy` on logged transitions. Masks are known only as far as the history tells (an approximation that
-    scales all ratios of a state alike)."""
-    return _off_policy(policy.serve(_queries(batch, policy.n_items)), batch)
+    """SNIPS of `policy` on logged transitions. Where a request named what could be shown, that is known; elsewhere it
+    is all but the history (an approximation that scales all ratios of a state alike)."""
+    return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch)
 
 
 def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
@@ -54,17 +54,24 @@ def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
 
 
 def _queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
-    """The states, with all items available that are not in their history.
-
-    One that was shown something of its history was masked nothing (see `personalizer`), so there all are.
-    """
+    """The states, with all items available that are not in their history."""
     queries = []
-    for history, shown in zip(unpack_states(batch.state), batch.actions.tolist(), strict=True):
+    for history in unpack_states(batch.state):
         available = np.ones(n_items, np.bool_)
-        past = [one.item for one in history]
-        if set(past).isdisjoint(shown):
-            available[past] = False
+        available[[past.item for past in history]] = False
         queries.append(Query(history, available, arm))
+    return queries
+
+
+def _logged_queries(batch: Batch, n_items: int) -> list[Query]:
+    """The same, with what was available to those that named it."""
+    queries = _queries(batch, n_items)
+    if batch.only is not None:
+        for row, only in enumerate(batch.only.numpy()):
+            if (only != EMPTY_SLOT).any():
+                available = np.zeros(n_items, np.bool_)
+                available[only[only != EMPTY_SLOT]] = True
+                queries[row] = queries[row]._replace(available=available)
     return queries
 
 
@@ -85,7 +92,7 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
         if new.config.variant == Variant.AP
         else new.serve(_queries(batch, n_items, Arm.CONTROL), among)
     )
-    estimate = _off_policy(served, batch)
+    estimate = _off_policy(served, batch) if batch.only is None else off_policy(new, batch)
     p, q, control = (np.array([one.probs for one in each]) for each in (served, before, frozen))
     numbers = {
         "entropy": float(entropy(p).mean()),

@@ -33,6 +33,10 @@ class Keys:
         """String: what an event of Personalizer's was answered, see `ranked`."""
         return f"{self.prefix}:ranked:{event_id}"
 
+    def ranked_of(self, user: str) -> str:
+        """Sorted set: ids of such events of a user, by when (unix seconds) they are forgotten at the latest."""
+        return f"{self.prefix}:ranked-of:{user}"
+
     def rewarded(self, recommendation_id: str) -> str:
         """String: the reward of such an event was accepted. Apart from `event`, whose ids are chosen by clients."""
         return f"{self.prefix}:rewarded:{recommendation_id}"

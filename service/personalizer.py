@@ -52,12 +52,11 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     assert slate.impression is not None
     item = slate.items[0].item_id
     is_shown = not request.defer_activation
-    if session is not None and not state.lag.too_far:
+    if session is not None:
         kept_back = None if is_shown else slate.impression
         ours = Ranked(user, item, slate.recommendation_id, kept_back)
-        theirs = await _remembered(
-            event_id, ours, slate, {name for name, free in zip(ids, allowed, strict=True) if free}, state
-        )
+        named = {name for name, free in zip(ids, allowed, strict=True) if free}
+        theirs = await _remembered(event_id, ours, slate, named, state)
         item, is_shown = theirs.item, is_shown and theirs is ours
     if is_shown:
         hot_path.count(slate.arm, slate.impression, state)
@@ -84,15 +83,17 @@ async def reward(event_id: str, value: float, state: State) -> None:
         reward=value,
         recommendation_id=event.recommendation_id,
     )
-    await responses.take([response], state, [state.keys.rewarded(event.recommendation_id)])
+    marks = [state.keys.rewarded(event.recommendation_id)]
+    await responses.take([response], state, marks, remembered=not ranked.is_alone(event_id, event.user))
 
 
 async def activate(event_id: str, state: State) -> None:
     """An event whose activation was deferred was shown; nothing happens to one that is activated already.
 
     Raises:
-        Problem: 404, no such event is remembered.
+        Problem: 404, no such event is remembered; 503, the worker is too far behind.
     """
+    state.lag.check()
     event, held = await _event(event_id, state)
     while event.impression is not None:
         instead = await state.ranked.activate(event_id, held, event, state.watch.catalogue.index[event.item])
@@ -157,13 +158,18 @@ async def _stock(actions: Sequence[RankableAction], redis_answers: bool, may_add
 
 
 async def _remembered(event_id: str, ours: Ranked, slate: slates.Slate, allowed: set[str], state: State) -> Ranked:
-    """What counts as the event's answer: an earlier one as long as it is allowed, or ours. Ours too if Redis fails."""
+    """What counts as the event's answer: an earlier one as long as it is allowed, or ours. Ours too if Redis fails, or
+    if the worker is too far behind for another event to be remembered."""
     assert slate.impression is not None
     replaced = b""
     try:
         while True:
-            held = await state.ranked.remember(event_id, ours, slate.impression, slate.places[0], replaced)
-            if held is None:
+            held = (
+                await state.ranked.get(event_id)
+                if state.lag.too_far
+                else await state.ranked.remember(event_id, ours, slate.impression, slate.places[0], replaced)
+            )
+            if held is None or held == replaced:
                 return ours
             earlier = ranked.decode(held)
             if earlier is not None and earlier.item in allowed:

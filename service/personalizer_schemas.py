@@ -54,7 +54,7 @@ class RankRequest(Strict):
     )
     excluded_actions: list[Id] | None = Field(None, max_length=MAX_ACTIONS, description="Ids of actions not to show.")
     event_id: Id | None = Field(
-        None, description="Chosen by the client, or made here. Sent again it has the same answer, and counts once."
+        None, description="Chosen by the client, or made here. Sent again it gets the same action, and counts once."
     )
     defer_activation: bool | None = Field(
         None, description="True: what is answered counts as shown only once the event is activated."

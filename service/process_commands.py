@@ -162,9 +162,10 @@ def _require_free(settings: Settings) -> None:
     """Address and port can be had. The server tells of it late, and `dev` only that its API ended."""
     host, port = settings.host, settings.port
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             refuse([f"port {port} of {host} is in use: stop what listens there, or choose another (IALP_PORT, --port)"])

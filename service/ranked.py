@@ -32,6 +32,11 @@ class Ranked(msgspec.Struct, frozen=True, omit_defaults=True):
     impression: Impression | None = None  # as long as its activation is deferred
 
 
+def is_alone(event_id: str, user: str) -> bool:
+    """The event named nobody, so that it is a visitor of its own, whose session nobody will ask for again."""
+    return user == sessions.user_key(None, event_id)
+
+
 _decoder = msgspec.msgpack.Decoder(Ranked)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -45,15 +50,21 @@ def decode(data: bytes) -> Ranked | None:
         return None
 
 
-# KEYS: ranked, events, session. ARGV: history length, seen limit, session ttl (s), what is replaced ("" for nothing),
-# what is remembered, its ttl (s), the impression's payload ("" logs nothing), places. Returns what stays remembered
-# because it is neither nothing nor what is replaced; else false.
+# KEYS: ranked, events, session, the user's events. ARGV: history length, seen limit, session ttl (s), what is replaced
+# ("" for nothing), what is remembered, its ttl (s), the impression's payload ("" logs nothing), places, the event's id
+# ("" if it is no user's). Returns what stays remembered because it is neither nothing nor what is replaced; else false.
 _REMEMBER = (
     IMPRESSION_LUA
     + """
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[4] then return held end
 redis.call('SET', KEYS[1], ARGV[5], 'EX', ARGV[6])
+if ARGV[9] ~= '' then
+  local now = tonumber(redis.call('TIME')[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], 0, now - 1)
+  redis.call('ZADD', KEYS[4], 'GT', now + ARGV[6], ARGV[9])
+  redis.call('EXPIRE', KEYS[4], 2 * ARGV[6])
+end
 if ARGV[7] ~= '' then log_impression(KEYS[2], KEYS[3], ARGV[7], ARGV[8], ARGV[1], ARGV[2], ARGV[3]) end
 return false
 """
@@ -72,6 +83,14 @@ class RankedStore:
         """What is remembered of an event, for `decode`."""
         data: bytes | None = await self._redis.get(self._keys.ranked(event_id))
         return data
+
+    async def erase(self, user: str) -> int:
+        """Forget a user's events; returns how many were remembered."""
+        remembered = await self._redis.zrange(self._keys.ranked_of(user), 0, -1)
+        names = [self._keys.ranked(event_id.decode()) for event_id in remembered]
+        removed = int(await self._redis.delete(*names)) if names else 0
+        await self._redis.delete(self._keys.ranked_of(user))
+        return removed
 
     async def remember(
         self, event_id: str, ranked: Ranked, shown: Impression, place: int, replaced: bytes = b""
@@ -94,9 +113,12 @@ class RankedStore:
         settings = self._settings
         window_s = math.ceil(settings.reward_window_s)
         ttl_s = window_s if ranked.impression is None else 2 * window_s  # the window begins with the activation
-        names = [self._keys.ranked(event_id), self._keys.events, self._keys.session(ranked.user)]
+        alone = is_alone(event_id, ranked.user)
+        keys = self._keys
+        names = [keys.ranked(event_id), keys.events, keys.session(ranked.user), keys.ranked_of(ranked.user)]
         args: list[str | bytes | int] = [settings.history_length, settings.seen_limit, settings.session_ttl_s]
         args += [held, _encoder.encode(ranked), ttl_s]
-        args += [events.encode(logged) if logged is not None else b"", sessions.encode_places([place])]
+        args.append(events.encode(logged) if logged is not None else b"")
+        args += [b"", ""] if alone else [sessions.encode_places([place]), event_id]
         instead: bytes | None = await script(keys=names, args=args)
         return instead

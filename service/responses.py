@@ -15,14 +15,17 @@ async def know(item_ids: Iterable[str], state: State) -> None:
         await state.watch.sync_catalogue()
 
 
-async def take(responses: Sequence[Feedback], state: State, marks: Sequence[str] | None = None) -> list[bool]:
+async def take(
+    responses: Sequence[Feedback], state: State, marks: Sequence[str] | None = None, remembered: bool = True
+) -> list[bool]:
     """Log responses to known items; they are durable when this returns. False where one was known already.
 
-    `marks` are keys, other than those of their event ids, that stand for their having been taken.
+    `marks` are keys, other than those of their event ids, that stand for their having been taken. Unless `remembered`,
+    they become no part of their users' sessions.
     """
     with telemetry.span("log", events=len(responses)):
         places = [state.watch.catalogue.index[response.item_id] for response in responses]
-        accepted = await state.log.append_feedback(responses, places, marks) if responses else []
+        accepted = await state.log.append_feedback(responses, places, marks, remembered) if responses else []
     for response, fresh in zip(responses, accepted, strict=True):
         state.metrics.feedback.labels("accepted" if fresh else "duplicate").inc()
         if fresh and response.reward > 0:

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
 
     # The gate
     gate_entropy_floor: float = Field(
-        0.07, ge=0, description="Least mean entropy of a version, as a share of log(number of items)."
+        0.07, ge=0, le=1, description="Least mean entropy of a version, as a share of log(number of items)."
     )
     gate_max_kl: float = Field(12.0, gt=0, description="Largest mean KL(new || live), in nats; log A is no rarity.")
     gate_margin: float = Field(0.2, ge=0, description="Share by which the lower bound may be below live.")

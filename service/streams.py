@@ -22,8 +22,8 @@ from service.settings import Settings
 START = "0-0"
 
 # KEYS: events, popularity, then for each event: dedupe, session.
-# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry, item,
-# "1" if the response was positive.
+# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry (""
+# leaves the session alone), item, "1" if the response was positive.
 _FEEDBACK = (
     sessions.LUA
     + """
@@ -34,9 +34,11 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
   local history, others = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
-    local at = find(others, string.sub(entry, 1, PLACE), PLACE)
-    if at then others = string.sub(others, 1, at - 1) .. string.sub(others, at + PLACE) end
-    save_session(session, history .. entry, others, ARGV[2], ARGV[3], ARGV[4])
+    if #entry > 0 then
+      local at = find(others, string.sub(entry, 1, PLACE), PLACE)
+      if at then others = string.sub(others, 1, at - 1) .. string.sub(others, at + PLACE) end
+      save_session(session, history .. entry, others, ARGV[2], ARGV[3], ARGV[4])
+    end
     if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
     accepted[i + 1] = 1
   else
@@ -117,9 +119,14 @@ class EventLog:
         return [None] * len(shown)
 
     async def append_feedback(
-        self, feedback: Sequence[Feedback], places: Sequence[int], marks: Sequence[str] | None = None
+        self,
+        feedback: Sequence[Feedback],
+        places: Sequence[int],
+        marks: Sequence[str] | None = None,
+        remembered: bool = True,
     ) -> list[bool]:
-        """Log feedback and update the sessions, all at once; False where the event_id was known already.
+        """Log feedback and, if it is to be `remembered`, update the sessions, all at once; False where the event_id was
+        known already.
 
         `places` of the events' items in the catalogue; `marks` are keys that take the place of those of the event ids,
         and last at least for the reward window.
@@ -137,7 +144,7 @@ class EventLog:
             marks = [self._keys.event(event.event_id) for event in feedback]
         for event, place, mark in zip(feedback, places, marks, strict=True):
             keys += [mark, self._keys.session(event.user)]
-            entry = sessions.encode_response(place, event.reward)
+            entry = sessions.encode_response(place, event.reward) if remembered else b""
             args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 # What a trace must not tell: a path may name a user, and an address is somebody's.

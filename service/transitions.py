@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from service.events import Feedback, Impression
-from service.policy.types import Interaction, Response, Transition
+from service.policy.types import MAX_NAMED, Interaction, Response, Transition
 
 
 class Joined(StrEnum):
@@ -132,7 +132,16 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -
         next_history=_history(closed.next_history or (), index),
         turn=closed.turn,
         owner=owner_of(impression.user),
+        only=_only(impression, index),
     )
+
+
+def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
+    """What could be shown, if the request or its filters named it and it is not too much to keep."""
+    if impression.candidates is None or len(impression.candidates) > MAX_NAMED:
+        return ()
+    masked = set(impression.masked)
+    return tuple(index[item] for item in impression.candidates if item in index and item not in masked)
 
 
 def owner_of(user: str) -> int:

@@ -53,7 +53,9 @@ def demo(
         float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)
     ] = 150,
     concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes 8000, or any that is free.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     stay: Annotated[
         bool | None,
@@ -85,6 +87,8 @@ def demo(
         python -m simulator demo --run runs/quick --distil-seconds 30 \\
             --load-seconds 30
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what it started ends with it
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     console = Console()
     times: dict[str, float] = {"install": install_seconds} if install_seconds else {}
     seeded = ["--seed", str(seed)]
@@ -171,10 +175,14 @@ def _command(package: str, *arguments: str) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """The service's usual one, unless something listens there."""
+    for wanted in (8000, 0):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", wanted))
+            port: int = free.getsockname()[1]
+            return port
+    raise SimulatorError("no port is free on this machine")
 
 
 @contextlib.contextmanager

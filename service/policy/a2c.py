@@ -44,7 +44,7 @@ class A2C:
     def step(self, batch: Batch) -> Metrics:
         """One gradient step on transitions that the current policy, or a recent version, produced."""
         config = self.config
-        logits = losses.mask_history(self.actor(batch.state), batch.state, batch.actions)
+        logits = losses.mask_unavailable(self.actor(batch.state), batch.state, batch.only)
         log_probs = losses.slate_log_probs(logits, batch.actions)
         ratios = losses.clipped_importance_ratios(log_probs, batch.propensities, config.ratio_clip)
         with torch.no_grad():
@@ -74,7 +74,8 @@ class A2C:
             part = slice(start, start + self.config.batch_size)
             state, next_state = (type(s)(*(t[part] for t in s)) for s in (latest.state, latest.next_state))
             slots = (latest.actions[part], latest.rewards[part], latest.propensities[part], latest.discount[part])
-            metrics = self.step(Batch(state, *slots, next_state, latest.turn[part]))
+            only = latest.only[part] if latest.only is not None else None
+            metrics = self.step(Batch(state, *slots, next_state, latest.turn[part], only))
         return metrics
 
     def grow(self, text: Tensor) -> None:

@@ -15,18 +15,23 @@ from service.policy.types import EMPTY_SLOT, States
 MASKED_LOGIT = -1e9
 
 
-def mask_history(logits: Tensor, states: States, actions: Tensor | None = None) -> Tensor:
-    """Logits [B, A] with the items of each session made impossible: a policy never shows an item again.
-
-    Where `actions` [B, K] tell otherwise, since one of them is of the session, all stay possible.
-    """
+def mask_history(logits: Tensor, states: States) -> Tensor:
+    """Logits [B, A] with the items of each session made impossible: a policy never shows an item again."""
     present = torch.arange(states.items.shape[1], device=logits.device) < states.lengths.unsqueeze(1)
     counts = torch.zeros_like(logits).scatter_add(1, states.items, present.to(logits.dtype))
-    masked = counts > 0
-    if actions is not None:
-        repeats = masked.gather(1, actions.clamp_min(0)) & (actions != EMPTY_SLOT)
-        masked &= ~repeats.any(1, keepdim=True)
-    return logits.masked_fill(masked, MASKED_LOGIT)
+    return logits.masked_fill(counts > 0, MASKED_LOGIT)
+
+
+def mask_unavailable(logits: Tensor, states: States, only: Tensor | None) -> Tensor:
+    """Logits [B, A] with what could not be shown made impossible: all but `only` [B, C] in the rows that have any (the
+    rest is EMPTY_SLOT), and in the others the items of the session."""
+    masked = mask_history(logits, states)
+    if only is None:
+        return masked
+    named = torch.zeros_like(logits, dtype=torch.bool)
+    rows, places = torch.nonzero(only != EMPTY_SLOT, as_tuple=True)
+    named[rows, only[rows, places]] = True
+    return torch.where(named.any(1, keepdim=True), logits.masked_fill(~named, MASKED_LOGIT), masked)
 
 
 def entropy(logits: Tensor) -> Tensor:

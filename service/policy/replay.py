@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.policy.types import EMPTY_SLOT, Batch, Interaction, States, Transition
+from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, States, Transition
 
 Block = dict[str, npt.NDArray[np.generic]]
 _EMPTY = {"actions": EMPTY_SLOT, "propensities": 1.0}  # all else is 0
@@ -35,6 +35,7 @@ class Replay:
                 "turn": np.zeros(capacity, np.int32),
             },
             "whose": {"owner": np.zeros(capacity, np.int64)},
+            "named": {"only": np.zeros((capacity, MAX_NAMED), np.int32)},  # items plus 1: a deployment may have none
         }
         self.capacity, self.max_history, self.slate_size = capacity, max_history, slate_size
         self.added = 0
@@ -56,6 +57,9 @@ class Replay:
         slots["discount"][row] = transition.discount
         slots["turn"][row] = transition.turn
         self._blocks["whose"]["owner"][row] = transition.owner
+        only = self._blocks["named"]["only"]
+        only[row] = 0
+        only[row, : len(transition.only)] = np.array(transition.only, np.int32) + 1
         self.added += 1
 
     def forget(self, owner: int) -> int:
@@ -90,6 +94,10 @@ class Replay:
         slots["discount"][rows] = batch.discount.numpy()
         slots["turn"][rows] = batch.turn.numpy()
         self._blocks["whose"]["owner"][rows] = 0
+        only = self._blocks["named"]["only"]
+        only[rows] = 0
+        if batch.only is not None:
+            only[rows, : batch.only.shape[1]] = batch.only.numpy() + 1
         self.added += n
 
     def rows(self, index: npt.NDArray[np.int64]) -> Batch:
@@ -100,6 +108,7 @@ class Replay:
             return States(*(torch.from_numpy(block[key][index]).long() for key in ("items", "responses", "lengths")))
 
         slots = {name: torch.from_numpy(values[index]) for name, values in self._blocks["slots"].items()}
+        only = self._blocks["named"]["only"][index]
         return Batch(
             state=states("state"),
             actions=slots["actions"].long(),
@@ -108,6 +117,7 @@ class Replay:
             discount=slots["discount"],
             next_state=states("next"),
             turn=slots["turn"].long(),
+            only=torch.from_numpy(only).long() - 1 if only.any() else None,
         )
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
@@ -124,7 +134,7 @@ class Replay:
         """All transitions held, and how many were ever added."""
         held = len(self)
         state = {
-            f"{block}.{name}": torch.from_numpy(values[:held].copy())
+            f"{block}.{name}": torch.from_numpy(_used(name, values[:held]).copy())
             for block, columns in self._blocks.items()
             for name, values in columns.items()
         }
@@ -135,4 +145,12 @@ class Replay:
         self.added = int(state["added"])
         for block, columns in self._blocks.items():
             for name, values in columns.items():
-                values[: len(self)] = state[f"{block}.{name}"].numpy()
+                saved = state[f"{block}.{name}"].numpy()
+                values[(slice(len(self)), *map(slice, saved.shape[1:]))] = saved
+
+
+def _used(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """What is worth keeping: of `only` the columns up to the last that is not empty."""
+    if name != "only":
+        return values
+    return values[:, : int(np.flatnonzero(values.any(0)).max(initial=-1)) + 1]

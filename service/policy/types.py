@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 EMPTY_SLOT = -1
+MAX_NAMED = 50  # items that a request may name as the only ones, for a transition to keep them
 
 
 class Response(IntEnum):
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
     discount: Tensor  # [B] float32, gamma, or 0 at the end of a session
     next_state: States
     turn: Tensor  # [B] int64, how many slates of the session came before
+    only: Tensor | None = None  # [B, C] int64, item index or EMPTY_SLOT: what could be shown, where a request named it
 
 
 Key = TypeVar("Key")
@@ -87,6 +89,7 @@ class Transition:
     next_history: tuple[Interaction, ...]
     turn: int = 0
     owner: int = 0  # whose it is: a hash, 0 for nobody's
+    only: tuple[int, ...] = ()  # what could be shown; empty: everything but the history, as far as is known
 
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:

@@ -43,8 +43,6 @@ _REMAINS = [
     " versions; it does not name them.",
     "The worker drops what it holds of their slates, in its checkpoints too, when it reads of this erasure in the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
-    "Events of /personalizer that wait for a reward name the user, and one that waits for its activation what they did"
-    " before, for at most twice IALP_REWARD_WINDOW_S.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
     "Files written by `export` before are not ours any more.",
 ]
@@ -52,9 +50,11 @@ _REMAINS = [
 
 @router.delete("/users/{user_id:opaque}")
 async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
-    """Forget a user: session, impressions and feedback in the log at once; the worker drops what it holds of them."""
+    """Forget a user: session, impressions and feedback in the log, and events that wait for a reward, at once; the
+    worker drops what it holds of them."""
     user = sessions.user_key(user_id, None)
     session = await sessions.erase(state.redis, state.keys, user)
+    await state.ranked.erase(user)
     await state.log.append(UserErased(user))
     removed = await state.log.erase(user)
     return ErasedResponse(session=session, **removed, remains=_REMAINS)

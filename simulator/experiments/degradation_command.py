@@ -15,14 +15,23 @@ from rich.console import Console
 from offline.artefacts import write_atomic
 from offline.processes import usable_cores
 from service.command_line.progress import progress
+from simulator.experiments.command_options import (
+    DATA,
+    FILES,
+    PLAYED,
+    WORK,
+    Data,
+    Environments,
+    Processes,
+    Work,
+)
 from simulator.experiments.experiment_command import chosen_names
-from simulator.experiments.files import EXPERIMENTS_FILE, PUBLISHED, names_of
+from simulator.experiments.files import ALL_PUBLISHED, EXPERIMENTS_FILE
 
 if TYPE_CHECKING:
     from simulator.experiments.degradation import Fault, Plan
 
 _FAULTS: tuple[Fault, ...] = ("none", "bad_update", "taste_shift")
-_PLAYED, _FILES = "What is played", "Files"
 
 
 @dataclass(frozen=True)
@@ -35,34 +44,23 @@ class _Task:
 
 
 def degradation(
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
-        "../shared/data"
-    ),
-    work: Annotated[
-        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
-    ] = Path("runs/experiments"),
+    data: Data = DATA,
+    work: Work = WORK,
     out: Annotated[
-        Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=_FILES)
+        Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=FILES)
     ] = Path("docs/results/reliability/degradation.jsonl"),
-    environments: Annotated[
-        str,
-        typer.Option(
-            help="Only these environments, by comma; * is a wildcard.",
-            rich_help_panel=_PLAYED,
-            autocompletion=names_of("environments"),
-        ),
-    ] = ",".join(PUBLISHED),
+    environments: Environments = ALL_PUBLISHED,
     seeds: Annotated[
-        int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=_PLAYED)
+        int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=PLAYED)
     ] = 3,
     stationary: Annotated[
         int,
-        typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=_PLAYED),
+        typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=PLAYED),
     ] = 200,
     page: Annotated[
-        Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=_FILES)
+        Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=FILES)
     ] = Path("docs/reliability.md"),
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
+    processes: Processes = None,
 ) -> None:
     """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does.
 
@@ -102,10 +100,14 @@ def degradation(
         progress("degradation", len(missing), "runs", console=console) as told,
         ProcessPoolExecutor(processes or usable_cores(), mp_context=context, initializer=start_worker) as pool,
     ):
-        for future in as_completed([pool.submit(_play, task) for task in missing]):
-            lines.append(future.result() | {"code": code_version()})
-            write_atomic(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
-            told.advance()
+        try:
+            for future in as_completed([pool.submit(_play, task) for task in missing]):
+                lines.append(future.result() | {"code": code_version()})
+                write_atomic(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+                told.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun would be waited for
+            raise
     if page is not None:
         write_page(out, page)
 

@@ -14,59 +14,49 @@ from rich.console import Console
 from offline.processes import usable_cores
 from service.command_line.progress import progress
 from simulator.errors import SimulatorError
-from simulator.experiments.files import EXPERIMENTS_FILE, names_of
+from simulator.experiments.command_options import (
+    DATA,
+    FILES,
+    PLAYED,
+    WORK,
+    Data,
+    Environments,
+    Methods,
+    Processes,
+    Results,
+    Work,
+)
+from simulator.experiments.files import EXPERIMENTS_FILE
 
 if TYPE_CHECKING:
     from simulator.experiments.config import Experiments
     from simulator.experiments.record import Record
     from simulator.experiments.runner import Run
 
-_PLAYED, _FILES = "What is played", "Files"
-
 
 def experiment(
     config: Annotated[
         Path,
-        typer.Option(help="The declarative file.", rich_help_panel=_FILES, show_default="the file of this package"),
+        typer.Option(help="The declarative file.", rich_help_panel=FILES, show_default="the file of this package"),
     ] = EXPERIMENTS_FILE,
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
-        "../shared/data"
-    ),
-    work: Annotated[
-        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
-    ] = Path("runs/experiments"),
-    results: Annotated[
-        Path, typer.Option(help="Folder of the results, one .jsonl an environment.", rich_help_panel=_FILES)
-    ] = Path("docs/results"),
-    environments: Annotated[
-        str,
-        typer.Option(
-            help="Only these environments, by comma; * is a wildcard.",
-            rich_help_panel=_PLAYED,
-            autocompletion=names_of("environments"),
-        ),
-    ] = "*",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Only these methods, by comma; * is a wildcard.",
-            rich_help_panel=_PLAYED,
-            autocompletion=names_of("methods"),
-        ),
-    ] = "*",
+    data: Data = DATA,
+    work: Work = WORK,
+    results: Results = Path("docs/results"),
+    environments: Environments = "*",
+    methods: Methods = "*",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=_PLAYED, show_default="the file's")
+        int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     first_seed: Annotated[
-        int | None, typer.Option(min=0, help="The first of them.", rich_help_panel=_PLAYED, show_default="the file's")
+        int | None, typer.Option(min=0, help="The first of them.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     sessions: Annotated[
         int | None,
         typer.Option(
-            min=100, help="Sessions of every run.", rich_help_panel=_PLAYED, show_default="the file's, by method"
+            min=100, help="Sessions of every run.", rich_help_panel=PLAYED, show_default="the file's, by method"
         ),
     ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
+    processes: Processes = None,
     again: Annotated[bool, typer.Option(help="Also run what has a result; it is replaced.")] = False,
 ) -> None:
     """Play environments x methods x seeds; what has a result already is not played again.

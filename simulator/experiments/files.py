@@ -9,6 +9,7 @@ from pathlib import Path
 EXPERIMENTS_FILE = Path(__file__).with_name("experiments.toml")
 TUNING_FILE = Path(__file__).with_name("tuning.toml")
 PUBLISHED = ("lfm", "industry", "coat")  # environments on which goals are judged
+ALL_PUBLISHED = ",".join(PUBLISHED)
 
 
 def names_of(section: str) -> Callable[[str], list[str]]:

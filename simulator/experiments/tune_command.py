@@ -11,15 +11,24 @@ import typer
 from rich.console import Console
 
 from offline.artefacts import write_atomic
+from simulator.experiments.command_options import (
+    DATA,
+    FILES,
+    WORK,
+    Data,
+    Environments,
+    Methods,
+    Processes,
+    Results,
+    Work,
+)
 from simulator.experiments.experiment_command import chosen_names, play_missing
-from simulator.experiments.files import EXPERIMENTS_FILE, PUBLISHED, TUNING_FILE, names_of
+from simulator.experiments.files import ALL_PUBLISHED, EXPERIMENTS_FILE, TUNING_FILE
 
 if TYPE_CHECKING:
     from simulator.experiments.config import Experiments, Protocol
     from simulator.experiments.record import Record
     from simulator.experiments.tuning import Tuning
-
-_PLAYED, _FILES = "What is played", "Files"
 
 HEAD = """\
 # Tuning
@@ -33,43 +42,23 @@ def tune(
         Path,
         typer.Option(
             help="The declarative file of the experiments.",
-            rich_help_panel=_FILES,
+            rich_help_panel=FILES,
             show_default="the file of this package",
         ),
     ] = EXPERIMENTS_FILE,
     settings: Annotated[
         Path,
         typer.Option(
-            help="The settings that are tried.", rich_help_panel=_FILES, show_default="the file of this package"
+            help="The settings that are tried.", rich_help_panel=FILES, show_default="the file of this package"
         ),
     ] = TUNING_FILE,
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
-        "../shared/data"
-    ),
-    work: Annotated[
-        Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=_FILES)
-    ] = Path("runs/experiments"),
-    results: Annotated[
-        Path, typer.Option(help="Folder of the results, one .jsonl an environment.", rich_help_panel=_FILES)
-    ] = Path("docs/results/tuning"),
-    out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=_FILES)] = Path("docs/tuning.md"),
-    environments: Annotated[
-        str,
-        typer.Option(
-            help="Only these environments, by comma; * is a wildcard.",
-            rich_help_panel=_PLAYED,
-            autocompletion=names_of("environments"),
-        ),
-    ] = ",".join(PUBLISHED),
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Only these methods, by comma; * is a wildcard.",
-            rich_help_panel=_PLAYED,
-            autocompletion=names_of("methods"),
-        ),
-    ] = "*",
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="one a core")] = None,
+    data: Data = DATA,
+    work: Work = WORK,
+    results: Results = Path("docs/results/tuning"),
+    out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=FILES)] = Path("docs/tuning.md"),
+    environments: Environments = ALL_PUBLISHED,
+    methods: Methods = "*",
+    processes: Processes = None,
 ) -> None:
     """Play as many settings of each method, on seeds that are not reported, and say which earned most.
 

@@ -44,6 +44,7 @@ for line in sys.stdin:
             traceback.print_exc(file=said)
     print(json.dumps([worked, said.getvalue()]), file=answers, flush=True)
 """
+_NOT_THE_READERS = ("IALP_", "OPENAI_", "OTEL_", "REDIS_")
 _START_S, _RUN_S, _STOP_S = 60.0, 120.0, 30.0
 
 _FENCE = re.compile(
@@ -96,7 +97,7 @@ class Reader:
     def __post_init__(self) -> None:
         shown = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
         ours = {"IALP_PORT": str(self.port), "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("IALP_", "OPENAI_"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_THE_READERS)}
         self.environment = {**inherited, **shown, **ours, **self.environment}
         (self.folder / ".curlrc").write_text("fail-with-body\n")  # an answer that is an error fails its command
         self.environment["CURL_HOME"] = str(self.folder)

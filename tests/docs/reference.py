@@ -97,7 +97,7 @@ def _type(schema: Json) -> str:
 
 def api() -> str:
     """Every route with its parameters, body and answers, from the OpenAPI document."""
-    document = create_app(Settings()).openapi()
+    document = create_app(Settings.model_construct()).openapi()
     groups: dict[str, list[str]] = {}
     for path, method, operation in _operations(document):
         groups.setdefault(operation["tags"][0], []).append(_operation(path, method, operation))
@@ -263,9 +263,10 @@ def _kind(option: Any, hint: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return "required"
+    if isinstance(option.show_default, str):
+        return option.show_default
     default = getattr(option.default, "value", option.default)
-    told = str(default).replace(f"{ROOT}/", "").replace(str(Path.home()), "~")  # not of this machine
-    return "" if default in (None, False) else f"`{told}`"
+    return "" if default in (None, False) else f"`{default}`"
 
 
 PAGES = {"settings.md": settings, "api.md": api, "metrics.md": metrics, "commands.md": commands}

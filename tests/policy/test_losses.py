@@ -128,10 +128,12 @@ def test_mask_history_forbids_the_items_of_the_session_and_no_others() -> None:
     assert softmax(masked)[forbidden.numpy()].max() == 0
 
 
-def test_a_slate_that_repeats_something_of_its_session_was_masked_nothing() -> None:
-    logits = normal(17, 3, 4)
-    states = States(torch.tensor([[1], [0], [2]]), torch.ones(3, 1, dtype=torch.int64), torch.tensor([1, 1, 1]))
-    actions = torch.tensor([[3, 1], [2, EMPTY_SLOT], [0, 1]])  # an empty slot is not item 0
-    masked = losses.mask_history(logits, states, actions)
-    assert torch.equal(masked[0], logits[0])
-    assert torch.equal(masked[1:], losses.mask_history(logits, states)[1:])
+def test_what_could_be_shown_is_what_was_named_or_all_but_the_session() -> None:
+    logits = normal(17, 2, 4)
+    states = States(torch.tensor([[1], [2]]), torch.ones(2, 1, dtype=torch.int64), torch.tensor([1, 1]))
+    only = torch.tensor([[3, 1, EMPTY_SLOT], [EMPTY_SLOT] * 3])  # an empty place is not item 0
+    masked = losses.mask_unavailable(logits, states, only)
+    assert torch.equal(masked[0, [1, 3]], logits[0, [1, 3]])
+    assert softmax(masked)[0, [0, 2]].max() == 0
+    assert torch.equal(masked[1], losses.mask_history(logits, states)[1])
+    assert torch.equal(losses.mask_unavailable(logits, states, None), losses.mask_history(logits, states))

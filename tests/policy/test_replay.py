@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policy_examples import RESPONSES
 
 from service.policy.replay import Replay
-from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, Transition
+from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, Response, Transition
 
 HISTORY, SLOTS = 4, 3
 
@@ -32,6 +32,7 @@ def transitions(draw: st.DrawFn) -> Transition:
         discount=draw(st.floats(0, 1, width=32)),
         next_history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
         turn=draw(st.integers(0, 100)),
+        only=tuple(draw(st.lists(st.integers(0, 2**31 - 2), max_size=3) | st.just(range(MAX_NAMED)))),
     )
 
 
@@ -39,7 +40,8 @@ def numbered(n: int) -> Transition:
     """One that can be told from the others."""
     history = tuple(Interaction(n + i, Response.POSITIVE) for i in range(n % 6))
     after = (*history, Interaction(n, Response.NEGATIVE))
-    return Transition(history, (n, n + 1), (float(n), 0.0), (0.5, 0.25), 0.9, after, turn=n)
+    only = (n + 1, 0, n)[: n % 4]
+    return Transition(history, (n, n + 1), (float(n), 0.0), (0.5, 0.25), 0.9, after, turn=n, only=only)
 
 
 def unpacked(batch: Batch) -> list[Transition]:
@@ -54,6 +56,7 @@ def unpacked(batch: Batch) -> list[Transition]:
         return tuple(Interaction(item, Response(response)) for item, response in pairs)
 
     read = []
+    named: list[list[int]] = batch.only.tolist() if batch.only is not None else [[]] * len(batch.actions)
     for row in range(len(batch.actions)):
         filled = [k for k in range(SLOTS) if batch.actions[row, k] != EMPTY_SLOT]
         assert filled == list(range(len(filled)))
@@ -69,6 +72,7 @@ def unpacked(batch: Batch) -> list[Transition]:
                 discount=float(batch.discount[row]),
                 next_history=history("next_state", row),
                 turn=int(batch.turn[row]),
+                only=tuple(item for item in named[row] if item != EMPTY_SLOT),
             )
         )
     return read

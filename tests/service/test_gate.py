@@ -43,17 +43,28 @@ def batch(rewards_of_first: float, n: int = 300) -> Batch:
     return Batch(states, actions, rewards, torch.full((n, 2), 1 / 29), torch.zeros(n), states, torch.zeros(n))
 
 
-def test_what_was_shown_although_it_was_in_its_history_counts() -> None:
-    """As /personalizer does, which masks nothing: under the uniform policy that drew it every ratio is one."""
-    histories = [[Interaction(row % 3, Response.POSITIVE)] for row in range(6)]
-    actions = torch.tensor([[row % 3, EMPTY_SLOT] for row in range(6)])
-    states, rewards = pack_states(histories, 5), torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 0.0]] * 3)
-    propensities = torch.tensor([[1 / N_ITEMS, 1.0]] * 6)
-    judged = gate.off_policy(
-        policy(torch.zeros(N_ITEMS)),
-        Batch(states, actions, rewards, propensities, torch.zeros(6), states, torch.zeros(6)),
-    )
-    assert (judged.value, judged.ess) == (pytest.approx(0.5), pytest.approx(6.0))
+@pytest.mark.parametrize("paid", [(0,), (1, 2)], ids=["what was used before", "what was not"])
+def test_requests_that_named_what_could_be_shown_are_judged_by_that(paid: tuple[int, ...]) -> None:
+    """As /personalizer does, which shows things again: for the uniform policy that drew them every ratio is one."""
+    named, history = [0, 1, 2], [Interaction(0, Response.POSITIVE)]
+    actions = torch.tensor([[row % 3, EMPTY_SLOT] for row in range(9)])
+    rewards = torch.tensor([[float(row % 3 in paid), 0.0] for row in range(9)])
+    states, zeros = pack_states([history] * 9, 5), torch.zeros(9)
+    propensities, only = torch.tensor([[1 / 3, 1.0]] * 9), torch.tensor([named] * 9)
+    batch = Batch(states, actions, rewards, propensities, zeros, states, zeros, only)
+    judged = gate.off_policy(policy(torch.zeros(N_ITEMS)), batch)
+    assert (judged.value, judged.logged) == (pytest.approx(len(paid) / 3), pytest.approx(len(paid) / 3))
+    assert judged.ess == pytest.approx(9.0)
+
+
+def test_one_request_that_names_what_can_be_shown_changes_nothing_for_the_others() -> None:
+    histories = [[Interaction(29, Response.POSITIVE)]] * 2
+    states, zeros = pack_states(histories, 5), torch.zeros(2)
+    actions, rewards = torch.tensor([[29], [3]]), torch.tensor([[1.0], [1.0]])
+    batch = Batch(states, actions, rewards, torch.tensor([[1 / 2], [1 / 29]]), zeros, states, zeros)
+    only = torch.tensor([[29, 4], [EMPTY_SLOT, EMPTY_SLOT]])
+    assert gate.off_policy(policy(torch.zeros(N_ITEMS)), batch._replace(only=only)).ess == pytest.approx(2.0)
+    assert gate.off_policy(policy(torch.zeros(N_ITEMS)), batch).ess == pytest.approx(1.0)
 
 
 def test_the_off_policy_estimate_by_hand() -> None:

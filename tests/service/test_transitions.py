@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from service.events import Feedback, Impression
@@ -119,6 +120,24 @@ def test_a_restored_joiner_goes_on_alike() -> None:
         assert waiting.add_feedback(feedback(name="r1")) == Joined.LATE
     assert one.dump() == other.dump()
     assert one.close(10 * WINDOW_MS) == other.close(10 * WINDOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "masked", "only"),
+    [
+        (None, ("a",), ()),
+        (("c", "a", "b"), ("b", "gone"), (2, 0)),
+        (tuple(f"item-{n}" for n in range(51)), (), ()),
+    ],
+    ids=["nothing was named", "named, less what was taken away", "too many to keep"],
+)
+def test_a_transition_says_what_a_request_let_be_shown(
+    candidates: tuple[str, ...] | None, masked: tuple[str, ...], only: tuple[int, ...]
+) -> None:
+    waiting = joiner(msgspec.structs.replace(impression(), candidates=candidates, masked=masked))
+    index = {"a": 0, "b": 1, "c": 2} | {f"item-{n}": 3 + n for n in range(51)}
+    (closed,) = waiting.close(10 * WINDOW_MS)
+    assert transition_of(closed, index, gamma=0.9).only == only
 
 
 def test_a_transition_leaves_out_items_without_a_row() -> None:
