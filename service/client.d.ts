@@ -495,7 +495,8 @@ export interface paths {
         post?: never;
         /**
          * Erase User
-         * @description Forget a user: session, impressions and feedback in the log at once; the worker drops what it holds of them.
+         * @description Forget a user: session, impressions and feedback in the log, and events that wait for a reward, at once; the
+         *     worker drops what it holds of them.
          */
         delete: operations["erase_user_users__user_id__delete"];
         options?: never;
@@ -1133,7 +1134,7 @@ export interface components {
             deferActivation?: boolean | null;
             /**
              * Eventid
-             * @description Chosen by the client, or made here. Sent again it has the same answer, and counts once.
+             * @description Chosen by the client, or made here. Sent again it gets the same action, and counts once.
              */
             eventId?: string | null;
             /**

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -107,7 +108,7 @@ def api() -> None:
     gc.collect()
     gc.freeze()  # what the imports made stays: later collections need not walk through it
     gc.set_threshold(50_000, 20, 20)  # nearly all of a request goes by its reference counts
-    server.run()
+    _serve(server.run)
 
 
 def worker() -> None:
@@ -129,7 +130,7 @@ def worker() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Worker(settings, stop).run()
+    _serve(Worker(settings, stop).run)
 
 
 def _begin(role: Literal["api", "worker", "dev"]) -> Settings:
@@ -148,6 +149,15 @@ def _begin(role: Literal["api", "worker", "dev"]) -> Settings:
             exits.tell(str(error))
             raise typer.Exit(exits.MISTAKE) from None
     return settings
+
+
+def _serve(run: Callable[[], None]) -> None:
+    """What ends a server is no mistake of whoever started it, and is told in full."""
+    try:
+        run()
+    except OSError:
+        log.exception("ended by an error")
+        raise typer.Exit(exits.FAILED) from None
 
 
 def _require_snapshot(settings: Settings) -> None:

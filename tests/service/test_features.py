@@ -48,6 +48,8 @@ for _ in range(20_000):
         ([{"grams": [{"fat": 3}, 5]}], "grams: 5; fat: 3"),
         ([{"title": "<script>alert('x')</script> {{7*7}}"}], "<script>alert('x')</script> {{7*7}}"),
         ([{"title": "half \ud83d"}], "half "),
+        ([{"videoTitle": "A"}, {"video_name": "B"}, {"HEADLINE": "C"}], "A; B; C"),
+        ([{"context": "A"}, {"filename": "B"}], "context: A; filename: B"),
         ([{"title": "\ud83d"}], "the id"),
         ([{"text": "x" * 5_000}], "x" * MAX_TEXT),
         ([DEEP], "Ground"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -183,11 +184,47 @@ def test_what_is_forgotten_or_unreadable_is_unknown(api: httpx.Client, redis: sy
 def test_while_the_learner_is_far_behind_events_are_answered_and_not_remembered(
     api: httpx.Client, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = rank(api, *FILMS)["eventId"]
+    first = rank(api, *FILMS)
+    before, deferred = first["eventId"], rank(api, *FILMS, deferActivation=True)["eventId"]
     with monkeypatch.context() as behind:
         behind.setattr(Lag, "too_far", True)
         event = rank(api, *FILMS)["eventId"]
+        again = [rank(api, *FILMS, eventId=before)["rewardActionId"] for _ in range(8)]
+        assert set(again) == {first["rewardActionId"]}, "what is remembered still counts"
+        rank(api, *FILMS, eventId=before, excludedActions=[first["rewardActionId"]])
+        for path, body in ((f"{before}/reward", {"value": 1.0}), (f"{deferred}/activate", None)):
+            refused = api.post(f"/personalizer/v1.0/events/{path}", json=body)
+            assert problem_of(refused, 503)["code"] == "learner_behind"
         assert redis.xlen(keys.events) == 1
-        refused = api.post(f"/personalizer/v1.0/events/{before}/reward", json={"value": 1.0})
-        assert problem_of(refused, 503)["code"] == "learner_behind"
-    assert (reward(api, before), reward(api, event)) == (204, 404)
+    assert (reward(api, before), reward(api, event), activate(api, deferred)) == (204, 404, 204)
+
+
+def test_an_erased_user_does_not_come_back_by_their_events(
+    api: httpx.Client, redis: syncredis.Redis, settings: Settings, keys: Keys
+) -> None:
+    ann: dict[str, Any] = {"contextFeatures": [{"userId": "ann"}]}
+    bobs = rank(api, *FILMS, contextFeatures=[{"userId": "bob"}])["eventId"]
+    shown, later = rank(api, *FILMS, **ann)["eventId"], rank(api, *FILMS, deferActivation=True, **ann)["eventId"]
+    assert 180 < redis.ttl(keys.ranked_of("u:ann")) <= 364
+    assert api.delete("/users/ann").status_code == 200
+    assert (reward(api, shown), activate(api, later), reward(api, bobs)) == (404, 404, 204)
+    names = [name.decode() for name in redis.scan_iter(f"{settings.key_prefix}*")]
+    assert not [name for name in names if "ann" in name]
+    assert {event.user for event in [*impressions(redis, settings), *rewards(redis, settings)]} == {"u:bob"}
+    assert reward(api, rank(api, *FILMS, **ann)["eventId"]) == 204, "ann may come again"
+
+
+def test_events_that_are_over_leave_their_users_list(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
+    ann: dict[str, Any] = {"contextFeatures": [{"userId": "ann"}]}
+    redis.zadd(keys.ranked_of("u:ann"), {"long ago": 1.0})
+    event = rank(api, *FILMS, **ann)["eventId"]
+    assert redis.zrange(keys.ranked_of("u:ann"), 0, -1) == [event.encode()]
+
+
+def test_an_event_of_nobodys_leaves_no_session(
+    api: httpx.Client, redis: syncredis.Redis, settings: Settings, keys: Keys
+) -> None:
+    event = rank(api, *FILMS)["eventId"]
+    assert reward(api, event) == 204
+    assert len(impressions(redis, settings)) == len(rewards(redis, settings)) == 1
+    assert not list(redis.scan_iter(f"{keys.session('')}*")) and not redis.exists(keys.ranked_of(f"s:{event}"))
