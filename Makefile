@@ -46,6 +46,7 @@ $(VENV)/.stamp-smollm2: pyproject.toml
 	@touch $@
 
 demo:
+	@test -e $(VENV)/.stamp-demo || echo "installing into $(VENV): about 2 GB of packages, a minute or more"
 	@started=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.stamp-demo && \
 	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
 

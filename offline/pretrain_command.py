@@ -113,10 +113,14 @@ def command(
     results = {"report": report, "rounds": list(result.rounds)}
     (run / STAGE).mkdir(exist_ok=True)
     write_manifest(run / STAGE, STAGE, config=json.loads(json.dumps(asdict(config))), results=results, inputs=inputs)
+    measured = (
+        f"rank correlation with held-out judgements {report['held_out']:.2f}, entropy {report['entropy']:.1f} nats,"
+        f" kept round {report['kept_round']:.0f}"
+        if report["entropy"]
+        else "not measured how good (no state was judged: give `distil` more time)"
+    )
     console.print(
-        f"pretrain: {len(dataset.items)} items, rank correlation with held-out judgements"
-        f" {report['held_out']:.2f}, entropy {report['entropy']:.1f} nats, kept round {report['kept_round']:.0f},"
-        f" {n_asked} new judgements; {target}",
+        f"pretrain: {len(dataset.items)} items, {measured}, {n_asked} new judgements; {target}",
         highlight=False,
         soft_wrap=True,
     )

@@ -72,7 +72,8 @@ def _warn_of_another(given: Path, first: Path) -> None:
         return
     if not same:
         log.warning(
-            "the registry began with another snapshot than %s; to use this one, change key prefix and data directory",
+            "%s is not used: the registry began with another snapshot. A deployment of its own has an IALP_KEY_PREFIX "
+            "and an IALP_DATA_DIR of its own (in `service dev` the latter is enough)",
             given,
         )
 

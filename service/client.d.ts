@@ -959,10 +959,14 @@ export interface components {
          * @description The live pointer after a change.
          */
         LiveResponse: {
-            /** Live Version */
+            /**
+             * Live Version
+             * @description What serves; while frozen, what would if it were not.
+             */
             live_version: number;
             /**
              * Mode
+             * @description auto: the worker's newer versions take its place; held: they wait; frozen: everybody gets the pre-trained policy.
              * @enum {string}
              */
             mode: "auto" | "held" | "frozen";

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -16,12 +18,16 @@ if TYPE_CHECKING:
 
 _PREFIX = "IALP_"
 _FIX = "change it or leave it out"
+_NO_SETTINGS = ("IALP_API_KEY", "IALP_API_KEY_FILE", "IALP_DATA", "IALP_LONG", "IALP_SUPERVISED")  # read elsewhere
 
 
 def settings_or_exit() -> Settings:
     """The settings of the environment; raises typer.Exit(2) if they are wrong, having said which."""
     from service.settings import Settings  # takes torch along, which `--help` need not wait for
 
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).lower() not in Settings.model_fields:
+            _warn(name, [variable((field,)) for field in Settings.model_fields])
     try:
         return Settings()
     except SettingsError as error:  # a value that should be JSON and is not; the message names the field
@@ -29,6 +35,12 @@ def settings_or_exit() -> Settings:
         refuse([f"setting {variable((field,))}: is not valid JSON; {_FIX}" if field else str(error)])
     except ValidationError as error:
         refuse([f"setting {variable(item['loc'])}: {_said(item['msg'])}; {_FIX}" for item in error.errors()])
+
+
+def _warn(name: str, known: list[str]) -> None:
+    if name not in _NO_SETTINGS:
+        close = difflib.get_close_matches(name, known, 1)
+        typer.echo(f"warning: {name} is no setting{f'; did you mean {close[0]}?' if close else ''}", err=True)
 
 
 def variable(place: tuple[int | str, ...]) -> str:

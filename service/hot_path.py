@@ -243,7 +243,7 @@ async def drawn_for(
 def count(arm: str, impression: Impression | None, state: State) -> None:
     """Something was shown, by a policy if there is an impression of it."""
     if impression is not None:
-        state.metrics.entropy.set(impression.entropy)
+        state.metrics.entropy.set(impression.entropy + 0.0)  # no -0.0
         state.metrics.mix_weight.set(impression.weight)
     state.metrics.impressions.labels(arm).inc()
 

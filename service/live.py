@@ -25,7 +25,7 @@ from service.catalogue import Catalogue, CatalogueStore
 from service.circuit import AWAY, Circuit
 from service.keys import Keys
 from service.policy import item_index
-from service.policy.adaptive import Arm, Query, ServingPolicy
+from service.policy.adaptive import Arm, Query, ServingPolicy, Variant
 from service.policy.fast_scorer import FastScorer
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
 from service.policy.text import TextProjection
@@ -58,6 +58,12 @@ class LivePolicy(Loaded):
     _: KW_ONLY
     live: Live
     apprentice: Loaded | None = None  # a version that shows nothing, and what it would show
+    only_pretrained: bool = False  # by the settings, whatever the version was made for
+
+    @property
+    def is_frozen(self) -> bool:
+        """Everybody gets the pre-trained policy."""
+        return self.only_pretrained or self.live.mode == "frozen"
 
 
 AnyLoaded = TypeVar("AnyLoaded", bound=Loaded)
@@ -139,7 +145,12 @@ class PolicyWatch:
                 if self._live is not None and (instead or _may_serve(version, self._live)):
                     apprentice = self.current.apprentice if self.current else None
                     self.current = LivePolicy(
-                        loaded.snapshot, loaded.policy, loaded.catalogue, live=self._live, apprentice=apprentice
+                        loaded.snapshot,
+                        loaded.policy,
+                        loaded.catalogue,
+                        live=self._live,
+                        apprentice=apprentice,
+                        only_pretrained=self._settings.variant == Variant.FROZEN,
                     )
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:

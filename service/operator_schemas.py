@@ -75,8 +75,11 @@ class PoliciesResponse(BaseModel):
 class LiveResponse(BaseModel):
     """The live pointer after a change."""
 
-    live_version: int
-    mode: Literal["auto", "held", "frozen"]
+    live_version: int = Field(description="What serves; while frozen, what would if it were not.")
+    mode: Literal["auto", "held", "frozen"] = Field(
+        description="auto: the worker's newer versions take its place; held: they wait; frozen: everybody gets the"
+        " pre-trained policy."
+    )
     shadow_version: int | None
 
 

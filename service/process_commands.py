@@ -55,11 +55,13 @@ def dev(
         python -m service dev --snapshot runs/demo/snapshot
         IALP_DATA_DIR=runs/other python -m service dev --port 8080
     """
+    from service.settings import LOOPBACK
+
     if snapshot is not None:
         os.environ["IALP_SNAPSHOT"] = str(snapshot)
     if port is not None:
         os.environ["IALP_PORT"] = str(port)
-    open_by_default = "IALP_AUTH" not in os.environ
+    open_by_default = "IALP_AUTH" not in os.environ and os.environ.get("IALP_HOST", LOOPBACK[0]) in LOOPBACK
     if open_by_default:
         os.environ["IALP_AUTH"] = "off"
     settings = _begin("dev")
@@ -161,11 +163,19 @@ def _serve(run: Callable[[], None]) -> None:
 
 
 def _require_snapshot(settings: Settings) -> None:
-    """Processes that come up without a policy wait for one; who names a folder here wants to be told at once."""
+    """Processes that come up without a policy wait for one; whoever runs all of them wants to be told at once."""
+    from service.policy.snapshot import SnapshotError, read_manifest
+
     folder = settings.snapshot
-    if folder is not None and not (folder / "manifest.json").is_file():
-        exits.tell(f"{folder}: is no snapshot; `python -m offline pretrain --run RUN` writes RUN/snapshot")
-        raise typer.Exit(exits.MISTAKE)
+    written_by = "`python -m offline pretrain --run RUN` writes RUN/snapshot"
+    if folder is None:
+        if not any(settings.data_dir.glob("policies/*")):
+            refuse([f"there is no policy in {settings.data_dir} yet: give --snapshot FOLDER; {written_by}"])
+        return
+    try:
+        read_manifest(folder)
+    except SnapshotError as error:
+        refuse([f"{folder}: is no snapshot ({error}); {written_by}"])
 
 
 def _require_free(settings: Settings) -> None:

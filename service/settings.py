@@ -16,7 +16,7 @@ from service.policy.factory import configured
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Settings(BaseSettings):
@@ -92,8 +92,14 @@ class Settings(BaseSettings):
 
     # Traffic and variant
     control_share: Share = Field(0.1, description="Share of users that always get the frozen pre-trained policy.")
-    variant: Variant = Field(Variant.AP, description="What the adaptive arm serves: frozen, ft or ap.")
-    mixture: Mixture = Field(Mixture.ADAPTIVE, description="How ap weighs its two policies: fixed or adaptive.")
+    variant: Variant = Field(
+        Variant.AP,
+        description="What the adaptive arm serves: the pre-trained policy (frozen, at once) or, from the next version "
+        "on, a fine-tuned one (ft) or both (ap).",
+    )
+    mixture: Mixture = Field(
+        Mixture.ADAPTIVE, description="How ap weighs its two policies, from the next version on: fixed or adaptive."
+    )
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
     mixture_temperature: float = Field(0.001, gt=0, description="Of the adaptive mixture, in units of Q.")
     candidates: int = Field(
@@ -109,7 +115,7 @@ class Settings(BaseSettings):
     )
 
     # The worker
-    learner: str = Field("boltzmann", pattern="^(boltzmann|a2c)$", description="Learning algorithm: boltzmann or a2c.")
+    learner: Literal["boltzmann", "a2c"] = Field("boltzmann", description="Learning algorithm.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Discount of the next slate's value (a2c).")
     reward_window_s: float = Field(600.0, gt=0, description="How long feedback to an impression is waited for.")
@@ -175,9 +181,9 @@ class Settings(BaseSettings):
     @field_validator("auth")
     @classmethod
     def _off_on_loopback_only(cls, auth: str, info: ValidationInfo) -> str:
-        host = info.data.get("host", _LOOPBACK[0])  # absent if it is itself wrong
-        if auth == "off" and host not in _LOOPBACK:
-            raise ValueError(f"IALP_AUTH=off needs IALP_HOST to be one of {', '.join(_LOOPBACK)}, and it is {host!r}")
+        host = info.data.get("host", LOOPBACK[0])  # absent if it is itself wrong
+        if auth == "off" and host not in LOOPBACK:
+            raise ValueError(f"IALP_AUTH=off needs IALP_HOST to be one of {', '.join(LOOPBACK)}, and it is {host!r}")
         return auth
 
     @model_validator(mode="after")

@@ -139,7 +139,7 @@ def wishes(
     the same with and without one.
     """
     known = interactions(history, catalogue.index)
-    serving_arm = Arm.CONTROL if live.live.mode == "frozen" else arm
+    serving_arm = Arm.CONTROL if live.is_frozen else arm
     wanted = [Wish(live.policy, Query(known, chosen.available, serving_arm), k, rng)]
     if live.apprentice is not None:
         wanted.append(Wish(live.apprentice.policy, Query(known, chosen.available), k, shadow_rng))

@@ -62,7 +62,7 @@ class Worker:
         )
         self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
         self._alive_at = 0.0
-        self._standing_by = False
+        self._standing_by = self._is_waiting = False
         self._checkpoints: CheckpointStore[Meta]
         self._learning: Learning | None = None
         self._first = 1  # the version whose policy is the frozen one
@@ -138,7 +138,9 @@ class Worker:
         asyncio.run(self._bootstrap())
         live = registry.get_live(self._redis, self._keys)
         if live is None:
-            log.info("waiting for a first policy")
+            if not self._is_waiting:
+                log.info("waiting for a first policy: IALP_SNAPSHOT names the folder of one")
+            self._is_waiting = True
             return None
         published = [int(v) for v in self._redis.hkeys(self._keys.policies)]
         self._first, self._since_checkpoint = min(published), 0

@@ -27,7 +27,7 @@ async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
-    arm = Arm.CONTROL if live.live.mode == "frozen" else state.arm_of(user)
+    arm = Arm.CONTROL if live.is_frozen else state.arm_of(user)
     history = [(place, reward) for place, reward in session.history if place < len(catalogue)]
     liked = list(dict.fromkeys(place for place, reward in reversed(history) if reward > 0))
     asked = [catalogue.index[item] for item in dict.fromkeys(request.item_ids) if item in catalogue.index]

@@ -69,7 +69,8 @@ ok "nothing is lost: all $before versions are there and the first event is known
 before=$(value 'max(policy["version"] for policy in policies["policies"])' policies)
 simulate 2
 holds_policies "max(policy['version'] for policy in policies['policies']) > $before"
-compose logs --no-color worker 2>&1 | grep -q "resuming at" || fail "the worker did not resume from its checkpoint"
+compose logs --no-color worker &>"$work/worker.log" || fail "compose logs: $(tail -n 5 "$work/worker.log")"
+grep -q "resuming at" "$work/worker.log" || fail "the worker did not resume from its checkpoint"
 ok "the worker resumed and went on: version $(value 'policies["live_version"]' policies) serves"
 
 SECONDS=0

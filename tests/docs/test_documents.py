@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codeop
 import json
 import re
 import shutil
@@ -82,3 +83,15 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
     assert {block.language for block in blocks(text)} <= {"bash", "python", "json", "csv", "text", "typescript"}
     outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert not re.findall(r"^    (?:\.venv/bin/)?(?:python|curl|docker|pip) ", outside, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [DOCS / "tutorial.md", *GUIDES], ids=lambda page: page.stem)
+def test_python_can_be_typed_as_it_stands(page: Path) -> None:
+    """As an interactive Python wants it: a blank line after what is indented."""
+    for block in blocks(page.read_text(encoding="utf-8")):
+        waiting: list[str] = []
+        for line in [*block.text.splitlines(), ""] if block.language == "python" else ():
+            waiting.append(line)
+            if codeop.compile_command("\n".join(waiting), f"{page.name}:{block.line}", "single") is not None:
+                waiting = []
+        assert not waiting

@@ -179,3 +179,14 @@ def test_it_stays_thrown_while_redis_is_away(snapshot_folder: Path, tmp_path: Pa
 def test_no_setting_delays_it_by_a_second() -> None:
     with pytest.raises(ValidationError, match="refresh_interval_s"):
         Settings.model_validate({"refresh_interval_s": 0.6})
+
+
+def test_the_variant_frozen_holds_for_versions_that_were_made_for_another(
+    settings: Settings, redis: syncredis.Redis
+) -> None:
+    with serving(settings) as client:
+        publish(redis, settings, 2)
+        until(lambda: sources(client) == LEARNED, "version 2")
+    with serving(settings.model_copy(update={"variant": Variant.FROZEN})) as client:
+        until(lambda: client.get("/readyz").json()["policy_version"] == 2, "version 2")
+        assert sources(client) == FROZEN
