@@ -183,6 +183,8 @@ MISTAKES = [
     ("simulator results --results nowhere", "python -m simulator experiment"),
     ("simulator tune --settings none.toml", "check the path"),
     ("service dev --snapshot run/dataset/none", "python -m offline pretrain"),
+    ("service dev", "give --snapshot FOLDER"),
+    ("service dev --snapshot run/dataset", "is no snapshot"),
     ("service dev --port 70000", "65535"),
     ("service keys creat", "'create'"),
     ("service keys create --name x --scopes all", "feedback"),
@@ -226,9 +228,34 @@ def test_a_wrong_setting_is_named_by_its_variable(
     assert "s3cret" not in err
 
 
-@pytest.mark.parametrize("command", ["api", "dev"])
-def test_a_port_in_use(command: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_no_setting_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IALP_CONTROL_SHAR", "0.2")
+    monkeypatch.setenv("IALP_API_KEY_FILE", "known elsewhere")
+    _, _, err = run("service", "keys", "list")
+    warned = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert warned == ["warning: IALP_CONTROL_SHAR is no setting; did you mean IALP_CONTROL_SHARE?"]
+
+
+@pytest.mark.parametrize(("host", "auth"), [("192.0.2.1", "on"), ("127.0.0.1", "off")])
+def test_dev_asks_for_keys_where_others_can_reach_it(
+    host: str, auth: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(settings: Any) -> None:
+        sys.exit(f"auth {settings.auth}")
+
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("service.process_commands._require_snapshot", stop)
+    monkeypatch.setenv("IALP_HOST", host)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it sets its own
+    with pytest.raises(ValueError, match=f"auth {auth}"):
+        run("service", "dev")
+
+
+@pytest.mark.parametrize("command", ["api", "dev"])
+def test_a_port_in_use(command: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    (tmp_path / "policies/00000001").mkdir(parents=True)  # of a deployment that has one
+    monkeypatch.setenv("IALP_DATA_DIR", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("IALP_PORT", str(taken.getsockname()[1]))
         monkeypatch.setenv("IALP_AUTH", "off")
