@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from service.client_calls import (
     JSON,
+    KEPT_S,
     NO_CONNECTION,
     Attempts,
     Call,
@@ -85,7 +86,8 @@ class Client:
             ValueError: no attempt is allowed.
         """
         self._tries = Attempts(url, api_key, timeout_s, attempts, seed, observe)
-        self._http = httpx.Client(transport=transport, **self._tries.options)
+        limits = httpx.Limits(keepalive_expiry=KEPT_S)
+        self._http = httpx.Client(transport=transport, limits=limits, **self._tries.options)
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +214,9 @@ class AsyncClient:
             ValueError: no attempt is allowed.
         """
         self._tries = Attempts(url, api_key, timeout_s, attempts, seed, observe)
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEPT_S
+        )
         self._http = httpx.AsyncClient(transport=transport, limits=limits, trust_env=trust_env, **self._tries.options)
         self._connections = asyncio.Semaphore(connections)
 

@@ -28,6 +28,7 @@ from service.schemas import (
 )
 
 NO_CONNECTION = "no connection"
+KEPT_S = 2.0  # an idle connection: the service ends it after 5 s, and a call that is sent just then is lost
 _RETRIED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 Model = TypeVar("Model", bound=BaseModel)

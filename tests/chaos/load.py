@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 _TIMEOUT_S = 5.0
+_KEPT_S = 2.0  # an idle connection: shorter than the server keeps it, or a request may meet its end
 _SETTLE_S = 60.0  # for feedback that is still to be acknowledged when the load ends
 _VISIT = 5  # slates before the next user comes: there are only so many items to show
 _WAITING = 20  # clicks that wait for a 202, of all users: more of them would keep this process, not the service, busy
@@ -69,7 +70,8 @@ class Load:
         self._thread.join()
 
     async def _run(self) -> None:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client, asyncio.TaskGroup() as group:
+        limits = httpx.Limits(keepalive_expiry=_KEPT_S)
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits) as client, asyncio.TaskGroup() as group:
             for number in range(self._users):
                 group.create_task(self._user(client, number, group))
 
