@@ -50,8 +50,10 @@ demo:
 	@started=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.stamp-demo && \
 	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
 
+# Two at a time, but for those that judge how a deployment takes faults and load: these have the machine to themselves.
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/service --ignore tests/chaos
+	$(BIN)/python -m pytest tests/service tests/chaos
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
