@@ -52,8 +52,8 @@ demo:
 
 # Two at a time, but for those that judge how a deployment takes faults and load: these have the machine to themselves.
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/service --ignore tests/chaos
-	$(BIN)/python -m pytest tests/service tests/chaos
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/chaos --ignore-glob 'tests/service/test_*'
+	$(BIN)/python -m pytest tests/service/test_* tests/chaos
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
