@@ -14,7 +14,7 @@ export MKL_NUM_THREADS := 1
 .PHONY: demo test docs reference bench screenshots chaos lint security audit sbom experiments tune results types container-test observability-test clean help
 
 help:
-	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 15 minutes)"
+	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 10 minutes)"
 	@echo "make test            lint, types and all tests"
 	@echo "make docs            the documents as a site, in runs/site"
 	@echo "make reference       write docs/reference again: settings, HTTP API, metrics, commands"

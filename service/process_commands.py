@@ -181,15 +181,23 @@ def _require_snapshot(settings: Settings) -> None:
 def _require_free(settings: Settings) -> None:
     """Address and port can be had. The server tells of it late, and `dev` only that its API ended."""
     host, port = settings.host, settings.port
+    told, works = "it is no address of this machine", False
     try:
         for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            refuse([f"port {port} of {host} is in use: stop what listens there, or choose another (IALP_PORT, --port)"])
-        refuse([f"IALP_HOST={host} and IALP_PORT={port} cannot be listened on ({error.strerror})"])
+            try:
+                with socket.socket(family, kind) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(address)
+                works = True
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    fix = "stop what listens there, or choose another (IALP_PORT, --port)"
+                    refuse([f"port {port} of {host} is in use: {fix}"])
+                told = error.strerror or told  # a name may stand for a family that this machine has not
+    except socket.gaierror as error:
+        told = error.strerror or told
+    if not works:
+        refuse([f"IALP_HOST={host} and IALP_PORT={port} cannot be listened on ({told})"])
 
 
 def _supervise(url: str, stop: threading.Event) -> int:

@@ -84,13 +84,11 @@ class RankedStore:
         data: bytes | None = await self._redis.get(self._keys.ranked(event_id))
         return data
 
-    async def erase(self, user: str) -> int:
-        """Forget a user's events; returns how many were remembered."""
+    async def erase(self, user: str) -> None:
+        """Forget a user's events."""
         remembered = await self._redis.zrange(self._keys.ranked_of(user), 0, -1)
         names = [self._keys.ranked(event_id.decode()) for event_id in remembered]
-        removed = int(await self._redis.delete(*names)) if names else 0
-        await self._redis.delete(self._keys.ranked_of(user))
-        return removed
+        await self._redis.delete(*names, self._keys.ranked_of(user))
 
     async def remember(
         self, event_id: str, ranked: Ranked, shown: Impression, place: int, replaced: bytes = b""

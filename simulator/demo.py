@@ -70,7 +70,7 @@ def demo(
         float, typer.Option(min=0, help="Seconds that the installation took, for the summary.", rich_help_panel=_TIMES)
     ] = 0,
 ) -> None:
-    """From nothing to a service that visibly learns, with a report; about 15 minutes on two cores.
+    """From nothing to a service that visibly learns, with a report; about 10 minutes on two cores.
 
     Needs: the extra `demo`; no network, no key. Its stages are the commands `offline datasets`, `distil`, `pretrain`,
     `evaluate`, `service dev` and `simulator load`, each with its own progress.
