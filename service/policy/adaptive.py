@@ -257,7 +257,7 @@ class ServingPolicy:
         near = after.near(sessions, rows)
         response = of_after + after.repeated(near)
         if repeated is not None:
-            response += after.prior_gain * repeated
+            response += after.prior_gain[1] * repeated
         advantage = after.advantage(response, near)
         learned, settled = after.policy(advantage, rows, absent)
         if before is None:
@@ -278,9 +278,10 @@ class ServingPolicy:
     def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
         """What sessions ask of the networks that take part in a variant."""
         before, after = variant != Variant.FT, variant != Variant.FROZEN
+        prior = self.pretrained if before else None
         return Asked(
             Part(self.pretrained, self.pretrained.hidden(sessions)) if before else None,
-            Part(self.learned, self.learned.hidden(sessions)) if after else None,
+            Part(self.learned, self.learned.hidden(sessions, prior)) if after else None,
         )
 
     @property

@@ -1,12 +1,12 @@
 """The learner we deploy (ours): a critic of what every impression tells exactly, and its Boltzmann policy as the actor.
 
-Every shown item tells two things without delay: was it answered, and did the session go on? The critic learns both by
-maximum likelihood from a replay of everything that was shown, whichever policy showed it, so it needs neither
+Every slate tells two things without delay: which items were answered, and did the session go on? The critic learns both
+by maximum likelihood from a replay of everything that was shown, whichever policy showed it, so it needs neither
 importance ratios nor bootstrapped targets:
 
-    L = BCE(f(s, a_k), reward_k) + leave_weight BCE(l_t(s, a_k), ended)        mean over filled slots
+    L = BCE(f(s, a_k), reward_k)        mean over filled slots, + the prior of items' taste vectors
 
-where l_t has a baseline for each turn t of a session (`Hazard`), and l, which the policy uses, their mean.
+Sessions' ends have a model of their own (`Hazard`), of which the policy uses the mean over turns.
 
 The actor needs no gradient of its own: the policy that maximises E[Q] + temperature * entropy is
 softmax(Q / temperature) (Haarnoja et al. 2017, eq. 6), which `ItemScorer.forward` computes in log odds, with a share of
@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.policy import losses
-from service.policy.hazard import N_TURNS, Hazard
+from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
-from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable
+from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
@@ -40,11 +40,15 @@ class BoltzmannConfig:
 
     vector_learning_rate: float = 0.001  # of items' own vectors
     shared_learning_rate: float = 0.001  # of matrices
-    leave_learning_rate: float = 0.02
+    taste_learning_rate: float = 0.002  # of items' own taste vectors
+    taste_text_learning_rate: float = 0.001
+    taste_level_learning_rate: float = 0.005
+    taste_precision: float = 20.0  # of items' own taste vectors, around what their texts say
+    taste_start: float = 1.0  # how far texts tell taste before anything is learned
+    taste_level_start: float = 0.3
     weight_decay: float = 1e-4
     batch_size: int = 256
     updates_per_transition: float = 0.02  # gradient steps for each transition that comes in
-    leave_weight: float = 0.2
     reward_scale: float = 1.0  # the reward that counts as a full response; less counts in part, more no further
 
 
@@ -55,7 +59,7 @@ class _Seen(NamedTuple):
     encoded: Encoded
     close: Closeness
     actions: Tensor  # 0 for an empty slot
-    prior: Tensor
+    prior: Prior
     response: Tensor
     wanted: Tensor
 
@@ -68,6 +72,8 @@ class Boltzmann:
         self.actor, self.config, self.prior = actor, config, prior
         # A network comes without the weights' precision, so that of its biases would say too much.
         actor.information.zero_()
+        if not actor.taste_level.detach().any():
+            actor.begin_taste(config.taste_start, config.taste_level_start)
         self.posterior, self.hazard = Posterior(actor), Hazard()
         self._prior_table: ItemTable | None = None  # it does not change
         self._due = 0.0
@@ -85,56 +91,49 @@ class Boltzmann:
             {"params": [actor.project.weight], "lr": config.shared_learning_rate},
             # No decay: part of it is the posterior's.
             {"params": [actor.mixing], "lr": config.shared_learning_rate, "weight_decay": 0.0},
-            {"params": [actor.leave], "lr": config.leave_learning_rate},
+            {"params": [actor.taste_id], "lr": config.taste_learning_rate, "weight_decay": 0.0},
+            {"params": [actor.taste_text.weight], "lr": config.taste_text_learning_rate, "weight_decay": 0.0},
+            {"params": [actor.taste_level], "lr": config.taste_level_learning_rate, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
-    def step(self, batch: Batch) -> Metrics:
-        """One gradient step."""
-        response_loss, leave_loss = self.loss(batch)
+    def step(self, batch: Batch, n_transitions: int) -> Metrics:
+        """One gradient step, on a batch of the `n_transitions` that are kept."""
+        loss = self.loss(batch)
+        own = 0.5 * self.config.taste_precision * self.actor.taste_id.square().sum()
         self._optimizer.zero_grad(set_to_none=True)
-        (response_loss + self.config.leave_weight * leave_loss).backward()  # type: ignore[no-untyped-call]
+        (loss + own / (n_transitions * batch.actions.shape[1])).backward()  # type: ignore[no-untyped-call]
         if self.actor.mixing.grad is not None:
             self.actor.mixing.grad[0].diagonal()[:N_LEADING].zero_()
         self._optimizer.step()
-        return {
-            "response_loss": response_loss.item(),
-            "leave_loss": leave_loss.item(),
-            "prior_gain": self.actor.prior_gain.item(),
-        }
+        item, personal = self.actor.prior_gain.tolist()
+        return {"response_loss": loss.item(), "prior_gain_item": item, "prior_gain_personal": personal}
 
     def _seen(self, batch: Batch) -> _Seen:
         actions = batch.actions.clamp_min(0)
         table = self.actor.table()
-        encoded = self.actor.encode(batch.state, table)
-        close = self.actor.closeness(encoded, table, actions)
-        response = self.actor.response(encoded, table, close, actions)
-        prior = torch.zeros_like(response)
+        prior = None
         if self.prior is not None:
             with torch.no_grad():
                 if self._prior_table is None:
                     self._prior_table = self.prior.table()
-                known = self._prior_table
-                before = self.prior.encode(batch.state, known)
-                prior = self.prior.response(before, known, self.prior.closeness(before, known, actions), actions)
-            response = response + self.actor.prior_gain * prior
+                prior = self.prior.as_prior(batch.state, self._prior_table, actions)
+        of_items = None if self._prior_table is None else self._prior_table.bias
+        encoded = self.actor.encode(batch.state, table, of_items)
+        close = self.actor.closeness(encoded, table, actions)
+        response = self.actor.response(encoded, table, close, actions)
+        if prior is None:
+            prior = Prior(torch.zeros_like(response), torch.zeros_like(response))
+        else:
+            response = response + self.actor.trusted(prior)
         wanted = (batch.rewards / self.config.reward_scale).clamp(0.0, 1.0)
         return _Seen(table, encoded, close, actions, prior, response, wanted)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both parts of the loss, in nats per filled slot."""
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross entropy of the responses, in nats per filled slot."""
         seen = self._seen(batch)
-        turn = batch.turn.clamp_max(N_TURNS - 1)
-        by_itself, usual = (part[turn].float().unsqueeze(1) for part in self.hazard.by_turn())
-        leaving = by_itself + self.actor.leave[1] * (seen.close.nearest - usual)
-        ended = (batch.discount == 0).to(leaving.dtype).unsqueeze(1).expand_as(leaving)
-        # Nothing bores at the start of a session.
-        continued = batch.actions.masked_fill(~seen.encoded.is_latest.any(1, keepdim=True), EMPTY_SLOT)
-        cross_entropy = functional.binary_cross_entropy_with_logits
-        return (
-            losses.slot_mean(cross_entropy(seen.response, seen.wanted, reduction="none"), batch.actions),
-            losses.slot_mean(cross_entropy(leaving, ended, reduction="none"), continued),
-        )
+        cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.wanted, reduction="none")
+        return losses.slot_mean(cross_entropy, batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
         """Take the posterior from before to after these transitions."""
@@ -144,19 +143,14 @@ class Boltzmann:
             self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown]
         )
 
-    @torch.no_grad()
-    def count_ends(self, batch: Batch) -> None:
-        """Count after which slots of these transitions the session ended."""
-        self._count_ends(batch, self._seen(batch))
-
-    def _count_ends(self, batch: Batch, seen: _Seen) -> None:
-        counted = (batch.actions != EMPTY_SLOT) & seen.encoded.is_latest.any(1, keepdim=True)
-        turn, ended = (part.unsqueeze(1).expand_as(counted)[counted] for part in (batch.turn, batch.discount == 0))
-        self.hazard.add(turn, ended, seen.close.nearest[counted])
-
-    @torch.no_grad()
-    def renew_baseline(self) -> None:
-        """Let the network's leave_0 follow from the counts and leave_1."""
+    def _learn_leaving(self, batch: Batch, seen: _Seen) -> None:
+        """Count after which slates sessions ended, and learn what closeness had to do with it."""
+        shown = batch.actions != EMPTY_SLOT
+        counted = seen.encoded.is_latest.any(1) & shown.any(1)  # nothing bores at the start of a session
+        close = (seen.close.nearest.square() * shown).sum(1) / shown.sum(1).clamp_min(1)
+        turn, ended, close = (part[counted] for part in (batch.turn, batch.discount == 0, close))
+        self.actor.leave[1] = self.hazard.better_slope(turn, ended, close, self.actor.leave[1].item())
+        self.hazard.add(turn, ended, close)
         if (baseline := self.hazard.baseline(self.actor.leave[1].item())) is not None:
             self.actor.leave[0] = baseline
 
@@ -164,7 +158,7 @@ class Boltzmann:
     def _take_in(self, latest: Batch) -> None:
         """All that is learned from transitions but once."""
         seen = self._seen(latest)
-        self._count_ends(latest, seen)
+        self._learn_leaving(latest, seen)
         self._filter(latest, seen)
 
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
@@ -175,8 +169,7 @@ class Boltzmann:
         metrics: Metrics = {}
         while self._due >= 1:
             self._due -= 1
-            metrics = self.step(replay.sample(self.config.batch_size, generator))
-        self.renew_baseline()
+            metrics = self.step(replay.sample(self.config.batch_size, generator), len(replay))
         return metrics
 
     def grow(self, text: Tensor) -> None:
@@ -193,7 +186,8 @@ class Boltzmann:
         """Weights, optimiser and the fraction of a step that is due."""
         return {
             "due": torch.tensor(self._due, dtype=torch.float64),
-            "hazard": self.hazard.counts.clone(),
+            "hazard.counts": self.hazard.counts.clone(),
+            "hazard.curvature": self.hazard.curvature.clone(),
             **prefixed("actor", self.actor.state_dict()),
             **prefixed("posterior", self.posterior.state_dict()),
             **prefixed("optimizer", optimizer_tensors(self._optimizer)),
@@ -204,5 +198,6 @@ class Boltzmann:
         self.actor.load_state_dict(under("actor", state))
         self.posterior.load_state_dict(under("posterior", state))
         self._due = state["due"].item()
-        self.hazard.counts = state["hazard"].clone()
+        self.hazard.counts = state["hazard.counts"].clone()
+        self.hazard.curvature = state["hazard.curvature"].clone()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))

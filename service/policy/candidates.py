@@ -27,8 +27,9 @@ class Asked(NamedTuple):
     def plain(self, rows: Places | None) -> tuple[Floats | None, Floats | None]:
         """f without closeness of items `rows` [B, R] or of all items; the learned one with what it builds on."""
         of_before, of_after = (part.net.plain(part.hidden, rows) if part is not None else None for part in self)
-        if of_before is not None and of_after is not None and self.after is not None:
-            of_after += self.after.net.prior_gain * of_before
+        if of_before is not None and of_after is not None and self.before is not None and self.after is not None:
+            net, level = self.before.net, self.before.hidden.level
+            self.after.net.with_prior(of_after, net, of_before, level, rows)
         return of_before, of_after
 
     def of(self, state: int) -> Asked:

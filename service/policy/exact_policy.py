@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from service.policy.adaptive import (
     Arm,
@@ -23,7 +22,7 @@ from service.policy.adaptive import (
     mixture_weights,
     variant_of,
 )
-from service.policy.networks import ItemScorer
+from service.policy.networks import ItemScorer, Prior
 from service.policy.sampling import Probs
 from service.policy.types import States, unpack_states
 
@@ -82,14 +81,15 @@ class ExactPolicy:
         """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
         variant = variant_of(self.config, arm)
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
-        known: Tensor | None = None
+        known: Prior | None = None
         pretrained = np.empty(0)
         if variant != Variant.FT:
             scorer, table = self._pretrained
             encoded = scorer.encode(states, table)
             close = scorer.closeness(encoded, table)
-            known = scorer.response(encoded, table, close)  # what the learned network may build on
-            logits = scorer.logits(scorer.advantage(close, known).masked_fill(absent, -torch.inf))
+            known = Prior(table.bias, scorer.personal(encoded, table, close))  # what the learned network may build on
+            response = encoded.level + known.item + known.personal
+            logits = scorer.logits(scorer.advantage(close, response).masked_fill(absent, -torch.inf))
             pretrained = masked_softmax(logits.numpy(), available)
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)

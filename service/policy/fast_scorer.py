@@ -19,12 +19,14 @@ from torch import Tensor
 from service.policy.networks import BIAS_PRECISION, N_LATEST, N_LIKED_LATEST, SHRINKAGE, ItemScorer, NetworkConfig
 from service.policy.rows import Rows
 from service.policy.sampling import Probs
+from service.policy.taste import TASTE_DIM, most_likely_np
 from service.policy.types import Interaction, Response
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]  # of items in the catalogue
 Mask = npt.NDArray[np.bool_]
 
+LIKED, IN_VAIN = 1, 2
 _COPIED = 200_000  # items up to which a copy of their vectors is worth its memory
 
 
@@ -34,7 +36,8 @@ class Sessions(NamedTuple):
     items: Places  # [B, L]
     responses: npt.NDArray[np.int8]  # [B, L] Response
     latest: Places  # [B, N_LATEST] the last few liked items and the last ones shown in vain
-    n_latest: npt.NDArray[np.int64]  # [B]
+    kinds: npt.NDArray[np.int8]  # [B, N_LATEST] of the latest: LIKED, IN_VAIN or, where padded, 0
+    lengths: npt.NDArray[np.int64]  # [B]
 
 
 def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessions:
@@ -42,54 +45,57 @@ def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessio
     items = np.zeros((len(histories), max_history), np.intp)
     responses = np.zeros((len(histories), max_history), np.int8)
     latest = np.zeros((len(histories), N_LATEST), np.intp)
-    n_latest = np.zeros(len(histories), np.int64)
+    kinds = np.zeros((len(histories), N_LATEST), np.int8)
+    lengths = np.zeros(len(histories), np.int64)
     for row, history in enumerate(histories):
         if recent := history[-max_history:]:
             items[row, : len(recent)], responses[row, : len(recent)] = zip(*recent, strict=True)
             wanted = latest_items(recent)
-            latest[row, : len(wanted)] = wanted
-            n_latest[row] = len(wanted)
-    return Sessions(items, responses, latest, n_latest)
+            latest[row, : len(wanted)], kinds[row, : len(wanted)] = zip(*wanted, strict=True)
+            lengths[row] = len(recent)
+    return Sessions(items, responses, latest, kinds, lengths)
 
 
-def latest_items(history: Sequence[Interaction]) -> list[int]:
-    """The last few liked items and the last ones shown in vain, newest first."""
+def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int]]:
+    """The last few liked items and the last ones shown in vain, newest first, each with its kind."""
     wanted, liked = [], 0
     for item, response in reversed(history):
         if response == Response.POSITIVE:
             liked += 1
             if liked > N_LIKED_LATEST:
                 continue
-        wanted.append(item)
+        wanted.append((item, LIKED if response == Response.POSITIVE else IN_VAIN))
         if len(wanted) == N_LATEST:
             break
     return wanted
 
 
 class Near(NamedTuple):
-    """Closeness of items to the latest ones of their session, [B, R] each; 0 where there are none."""
+    """Closeness of items to the latest ones of their session, [B, R] each; 0 where there are none (`Closeness`)."""
 
-    nearest: Floats
+    liked: Floats
+    in_vain: Floats
     mean: Floats
 
 
 class Hidden(NamedTuple):
     """Sessions as scores need them: f without closeness is row.item + level for a row of `FastScorer.items`."""
 
-    item: Floats  # [B, dim + 3] h(s), one for the bias, zeros
+    item: Floats  # [B, width + 3] h(s), z(s), one for the bias, zeros
     level: Floats  # [B, 1]
 
 
 class FastScorer:
     """The numbers of an `ItemScorer` and its table, which must not change any more.
 
-    `items` [A, dim + 3] has a row for each item, one place in memory for all that is read of it: its vector, its bias,
-    what optimism adds to its advantage, and one over the vector's length.
+    `items` [A, width + 3] has a row for each item, one place in memory for all that is read of it: its two vectors, its
+    bias, what optimism adds to its advantage, and one over the first vector's length.
     """
 
     def __init__(self, scorer: ItemScorer, items: Rows[np.float32], n_items: int, is_curious: bool) -> None:
         """`scorer`, which has no items, tells all but their numbers, and these are the first of `items`."""
         self.config = config = scorer.config
+        self.width = width_of(config)
         self.is_curious = is_curious
         self.items: Floats = items.array[:n_items]
         self._rows, self._scorer = items, scorer
@@ -99,7 +105,7 @@ class FastScorer:
         self._level: Floats = scorer.level.detach().numpy()
         self._repeat = tuple(np.float32(x) for x in scorer.repeat.tolist())
         self._leave = tuple(np.float32(x) for x in scorer.leave.tolist())
-        self.prior_gain = np.float32(scorer.prior_gain.item())
+        self.prior_gain: Floats = scorer.prior_gain.detach().numpy()  # of the prior's item part and its personal part
 
     @classmethod
     def of(cls, scorer: ItemScorer) -> FastScorer:
@@ -119,19 +125,28 @@ class FastScorer:
     @cached_property
     def _columns(self) -> Tensor:
         items = torch.from_numpy(self.items)
-        return items.T if len(self) > _COPIED else items[:, : self.config.dim + 1].T.contiguous()
+        return items.T if len(self) > _COPIED else items[:, : self.width + 1].T.contiguous()
 
     @cached_property
     def _direction_columns(self) -> Tensor:
         items = torch.from_numpy(self.items)
         return (items[:, : self.config.dim] * items[:, -1:]).T.contiguous()
 
+    @cached_property
+    def _has_taste(self) -> bool:
+        """Whether there is anything to find out about a session's taste."""
+        return bool(self.items[:, self.config.dim : self.width].any())
+
+    def bias(self, rows: Places | None = None) -> Floats:
+        """What is said of items whoever comes, of all of them [A] or of `rows`."""
+        return self.items[:, self.width] if rows is None else self.items[rows, self.width]
+
     def optimism(self, rows: Places | None = None) -> Floats:
         """What is added to the advantage of what is little known, of all items [A] or of `rows`."""
         return self.items[:, -2] if rows is None else self.items[rows, -2]
 
-    def hidden(self, sessions: Sessions) -> Hidden:
-        """The sessions, encoded."""
+    def hidden(self, sessions: Sessions, prior: FastScorer | None = None) -> Hidden:
+        """The sessions, encoded; `prior` is the network that ours builds on."""
         liked, disliked, ignored = (
             sessions.responses == int(kind) for kind in (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
         )
@@ -139,15 +154,26 @@ class FastScorer:
         last = np.where(liked, steps, 0).max(1, keepdims=True)
         weights = np.stack([liked, liked & (steps == last), disliked, ignored], 1).astype(np.float32)
         counts = weights.sum(2)
-        dim = self.config.dim
-        profiles = (weights @ self.items[sessions.items][:, :, :dim]) / (
-            counts[:, :, np.newaxis] + np.float32(SHRINKAGE)
-        )
-        item = np.zeros((len(counts), self.items.shape[1]), np.float32)
+        dim, width = self.config.dim, self.width
+        shown = self.items[sessions.items]  # [B, L, width + 3]
+        profiles = (weights @ shown[:, :, :dim]) / (counts[:, :, np.newaxis] + np.float32(SHRINKAGE))
+        item = np.zeros((len(counts), width + 3), np.float32)
         item[:, :dim] = profiles.reshape(len(profiles), -1) @ self._mixing
-        item[:, dim] = 1.0
+        if self._has_taste:
+            usual = self._level[0] + shown[:, :, width]
+            if prior is not None:
+                usual += self.prior_gain[0] * prior.bias(sessions.items)
+            present = (steps <= sessions.lengths[:, np.newaxis]).astype(np.float32)
+            item[:, dim:width] = most_likely_np(shown[:, :, dim:width], usual, liked.astype(np.float32), present)
+        item[:, width] = 1.0
         level = self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:]
         return Hidden(item, level[:, np.newaxis])
+
+    def with_prior(self, own: Floats, prior: FastScorer, of_prior: Floats, level: Floats, rows: Places | None) -> None:
+        """Add to our own plain f [B, R] what we trust of the prior's, given its plain f and its level; in place."""
+        of_item, personal = self.prior_gain
+        own += personal * (of_prior - level)
+        own += (of_item - personal) * prior.bias(rows)
 
     def plain(self, hidden: Hidden, rows: Places | None) -> Floats:
         """f without closeness and prior of each session's own items `rows` [B, R], or of all items [B, A]."""
@@ -162,36 +188,45 @@ class FastScorer:
 
     def near(self, sessions: Sessions, rows: Places | None) -> Near:
         """Closeness of each session's own items `rows` [B, R], or of all items, to its latest ones."""
-        recent = self.items[sessions.latest]  # [B, N_LATEST, dim + 3]
+        dim = self.config.dim
+        recent = self.items[sessions.latest]  # [B, N_LATEST, width + 3]
         recent *= recent[:, :, -1:]
-        recent[:, :, self.config.dim :] = 0.0
-        recent[np.arange(N_LATEST) >= sessions.n_latest[:, np.newaxis]] = 0.0
-        counts = np.maximum(sessions.n_latest, 1).astype(np.float32)[:, np.newaxis]
+        recent[:, :, dim:] = 0.0
+        recent[sessions.kinds == 0] = 0.0
+        counts = np.maximum((sessions.kinds != 0).sum(1), 1).astype(np.float32)[:, np.newaxis]
         if rows is None:
-            flat = torch.from_numpy(recent[:, :, : self.config.dim].reshape(-1, self.config.dim))
+            flat = torch.from_numpy(np.ascontiguousarray(recent[:, :, :dim]).reshape(-1, dim))
             cosines = torch.mm(flat, self._direction_columns).numpy().reshape(*recent.shape[:2], -1)
             lengths = None
         else:
-            of = self.items.take(rows, 0)  # [B, R, dim + 3]
+            of = self.items.take(rows, 0)  # [B, R, width + 3]
             cosines = torch.bmm(torch.from_numpy(recent), torch.from_numpy(of).transpose(1, 2)).numpy()
             lengths = of[:, :, -1]  # what is left of the division
         np.maximum(cosines, 0.0, out=cosines)
-        nearest, mean = cosines.max(1), cosines.sum(1)
+        mean = cosines.sum(1)
         mean /= counts
+        in_vain = (cosines * (sessions.kinds == IN_VAIN)[:, :, np.newaxis]).max(1)
+        liked = np.multiply(cosines, (sessions.kinds == LIKED)[:, :, np.newaxis], out=cosines).max(1)
+        near = Near(liked, in_vain, mean)
         if lengths is not None:
-            nearest *= lengths
-            mean *= lengths
-        return Near(nearest, mean)
+            for part in near:
+                part *= lengths
+        return near
 
     def repeated(self, near: Near) -> Floats:
         """What closeness adds to f."""
-        added = near.nearest * self._repeat[0]
-        added += near.mean * self._repeat[1]
+        added = near.liked * self._repeat[0]
+        added += near.in_vain * self._repeat[1]
+        added += near.mean * self._repeat[2]
         return added
 
     def advantage(self, response: Floats, near: Near) -> Floats:
         """f - horizon sigmoid(l) for the f that is given."""
-        leaving = sigmoid(near.nearest * self._leave[1] + self._leave[0])
+        leaving = np.maximum(near.liked, near.in_vain)
+        leaving *= leaving
+        leaving *= self._leave[1]
+        leaving += self._leave[0]
+        leaving = sigmoid(leaving)
         leaving *= np.float32(self.config.horizon)
         return np.subtract(response, leaving, out=leaving)
 
@@ -209,14 +244,19 @@ class FastScorer:
         return probs, known
 
 
+def width_of(config: NetworkConfig) -> int:
+    """Numbers of an item that meet those of a session: its vector and its taste."""
+    return config.dim + TASTE_DIM + 1
+
+
 def item_numbers(scorer: ItemScorer) -> Floats:
-    """[A, dim + 3] what `FastScorer.items` holds, of a network's items."""
+    """[A, width + 3] what `FastScorer.items` holds, of a network's items."""
     with torch.inference_mode():
         table, config = scorer.table(), scorer.config
         lengths = table.vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)  # as functional.normalize has it
         optimism = config.optimism * (BIAS_PRECISION + scorer.information).rsqrt()
         numbers: Floats = torch.cat(
-            [table.vectors, table.bias.unsqueeze(1), optimism.unsqueeze(1), 1 / lengths], dim=1
+            [table.vectors, table.tastes, table.bias.unsqueeze(1), optimism.unsqueeze(1), 1 / lengths], dim=1
         ).numpy()
         return numbers
 

@@ -52,7 +52,7 @@ class ItemIndex:
     def __init__(self, nets: Sequence[FastScorer], examples: Sequence[Asked], seed: int = 0) -> None:
         """Of all items of `nets`, the pre-trained and perhaps the learned one; `examples` of what will be asked."""
         faiss = _faiss()
-        self._dims = [net.config.dim for net in nets]
+        self._dims = [net.width for net in nets]
         self._are_curious = [net.is_curious for net in nets]
         asked = np.concatenate([self._views(example).reshape(-1, self._n_asked) for example in examples])
         n_items, rng = len(nets[0]), np.random.default_rng(seed)
@@ -132,9 +132,11 @@ class ItemIndex:
     def _views(self, asked: Asked) -> Floats:
         """[B, V, D] of each score by which candidates are chosen how much every part of an item counts."""
         after = asked.after
-        gain = float(after.net.prior_gain) if after is not None and asked.before is not None else 0.0
+        builds = after is not None and asked.before is not None
+        of_item, personal = after.net.prior_gain.tolist() if after is not None and builds else (0.0, 0.0)
+        alone = ((1.0, 0.0), (personal, 1.0))  # shares of both networks' vectors in either view
         views = []
-        for place, (part, shares) in enumerate(zip(asked, ((1.0, 0.0), (gain, 1.0)), strict=True)):
+        for place, (part, shares) in enumerate(zip(asked, alone, strict=True)):
             if part is None:
                 continue
             vectors = [
@@ -143,7 +145,8 @@ class ItemIndex:
             ]
             for optimistic in (False, True)[: 1 + part.net.is_curious]:
                 optimism = [optimistic and net == place for net, curious in enumerate(self._are_curious) if curious]
-                biases = np.array([*shares[: len(self._dims)], *optimism], np.float32)
+                of_biases = (of_item, 1.0) if place else shares
+                biases = np.array([*of_biases[: len(self._dims)], *optimism], np.float32)
                 views.append(np.concatenate([*vectors, np.tile(biases, (len(vectors[0]), 1))], axis=1))
         return np.stack(views, axis=1)
 
@@ -182,9 +185,9 @@ class ItemIndex:
 def _parts(nets: Sequence[FastScorer], rows: slice | Places) -> tuple[Floats, Floats]:
     """Of some items the vectors [n, sum of dims], and what is added to scores: biases, then optimism."""
     items = [net.items[rows] for net in nets]
-    vectors = np.concatenate([of[:, : net.config.dim] for net, of in zip(nets, items, strict=True)], axis=1)
-    biases = [of[:, net.config.dim] for net, of in zip(nets, items, strict=True)]
-    optimism = [of[:, net.config.dim + 1] for net, of in zip(nets, items, strict=True) if net.is_curious]
+    vectors = np.concatenate([of[:, : net.width] for net, of in zip(nets, items, strict=True)], axis=1)
+    biases = [of[:, net.width] for net, of in zip(nets, items, strict=True)]
+    optimism = [of[:, net.width + 1] for net, of in zip(nets, items, strict=True) if net.is_curious]
     return vectors, np.stack([*biases, *optimism], axis=1)
 
 

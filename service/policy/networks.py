@@ -2,19 +2,23 @@
 
     v(a)      = W text(a) + id(a)
     h(s)      = sum_c (M_c + g_c I) profile_c(s)
-    c(s, a)   = max_j, mean_j of the positive part of cos(v(a), v(j)), j among the latest items
-    f(s, a)   = level(s) + bias(a) + v(a).h(s) + repeat.c(s, a) + prior_gain f_prior(s, a)    logit of a response
-    l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j))                             logit of the session's end
+    x(a)      = [T text(a) + taste_id(a), taste_level],  z(s) the session's most probable taste      (`taste`)
+    c(s, a)   = max_j, max_j, mean_j of the positive part of cos(v(a), v(j)), j among the last liked items, among those
+                last shown in vain, among both
+    f(s, a)   = level(s) + bias(a) + v(a).h(s) + repeat.c(s, a) + x(a).z(s) + gain.prior(s, a)  logit of a response
+    l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j))^2                           logit of the session's end
     Q(s, a)   = sigmoid(f - horizon sigmoid(l))                                     the critic
     pi(u)     = softmax((f - horizon sigmoid(l) + u d(a)) / temperature)
     pi        = (1 - curiosity) pi(0) + curiosity pi(optimism)                      the actor
 
 Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
-linear view of the session, as a factor model would take it. No recurrent encoder: on the simulated worlds one learned
-less per impression and cost several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further
-items shown: to first order sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a) is the
-standard deviation of the item's own bias, given all else: a share of what is shown goes to the upper confidence bound,
-where items that were hardly shown come first, and the rest to what is best as far as is known.
+linear view of the session, as a factor model would take it. Taste is the Bayesian view of the same: an item pulls by as
+much as its response was not expected. No recurrent encoder: one learned less per impression and cost several times as
+much (docs/decisions.md). `horizon` is what a stay is worth, in further items shown: to first order
+sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a) is the standard deviation of the
+item's own bias, given all else: a share of what is shown goes to the upper confidence bound, where items that were
+hardly shown come first, and the rest to what is best as far as is known. `prior` is the frozen policy that ours builds
+on in A-iALP_ap, in two parts, what it says of the item and what it says of this session, each with a gain of its own.
 
 Items come in through their text, so a new item has a score at once; `id` and `bias` start at zero and learn what the
 text cannot tell. There is no user id: a user is what happened in the session (ours; the paper leaves the encoder open).
@@ -31,6 +35,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.policy.taste import TASTE_DIM, most_likely
 from service.policy.types import Response, States
 
 N_PROFILES = 4
@@ -39,7 +44,7 @@ SHRINKAGE = 2.0
 N_LIKED_LATEST, N_LATEST = 4, 14
 N_LEADING = 24  # directions of the projected texts, which come by variance, that have weights of their own
 BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the item
-ITEM_STATE = ("id_vectors", "id_bias", "information")  # of the state dict what has a row for each item
+ITEM_STATE = ("id_vectors", "id_bias", "taste_id", "information")  # of the state dict what has a row for each item
 RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 
 
@@ -66,6 +71,7 @@ class ItemTable(NamedTuple):
     vectors: Tensor  # [A, dim]
     directions: Tensor  # [A, dim] the same with length one
     bias: Tensor  # [A]
+    tastes: Tensor  # [A, TASTE_DIM + 1]
 
 
 class Encoded(NamedTuple):
@@ -75,6 +81,8 @@ class Encoded(NamedTuple):
     level: Tensor  # [B, 1]
     latest: Tensor  # [B, M] items shown lately
     is_latest: Tensor  # [B, M] bool, False where padded
+    was_liked: Tensor  # [B, M] bool, of the latest
+    taste: Tensor  # [B, TASTE_DIM + 1]
     profiles: Tensor  # [B, N_PROFILES, dim]
     seen: Tensor  # [B, 2] log(1 + liked), log(1 + ignored)
 
@@ -82,8 +90,21 @@ class Encoded(NamedTuple):
 class Closeness(NamedTuple):
     """Of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
 
-    nearest: Tensor
+    liked: Tensor  # to the nearest of the last liked ones
+    in_vain: Tensor  # to the nearest of those last shown in vain or disliked
     mean: Tensor
+
+    @property
+    def nearest(self) -> Tensor:
+        """To the nearest of all of them."""
+        return torch.maximum(self.liked, self.in_vain)
+
+
+class Prior(NamedTuple):
+    """The frozen policy's f without its level, in parts that are trusted apart."""
+
+    item: Tensor  # [A], or [B, K] of the actions asked about
+    personal: Tensor  # [B, A] or [B, K]
 
 
 class ItemScorer(nn.Module):
@@ -104,17 +125,20 @@ class ItemScorer(nn.Module):
         self.text_bias = nn.Linear(config.text_dim, 1, bias=False)
         self.mixing = nn.Parameter(torch.zeros(N_PROFILES, config.dim, config.dim))
         self.gain = nn.Parameter(torch.zeros(N_PROFILES))
-        self.repeat = nn.Parameter(torch.zeros(2))
+        self.repeat = nn.Parameter(torch.zeros(3))
         self.level = nn.Parameter(torch.tensor([RARE, 0.0, 0.0]))  # of a stranger, per log(1 + liked), log(1 + ignored)
         self.leave = nn.Parameter(torch.tensor([RARE, 1.0]))
-        self.prior_gain = nn.Parameter(torch.zeros(()))
+        self.prior_gain = nn.Parameter(torch.zeros(2))  # of the item's part and of the personal one
+        self.taste_id = nn.Parameter(torch.zeros(len(text), TASTE_DIM))
+        self.taste_text = nn.Linear(config.text_dim, TASTE_DIM, bias=False)
+        self.taste_level = nn.Parameter(torch.zeros(()))  # deviation of how much sessions like whatever they are shown
         self.value = nn.Linear(config.dim, 1)
         # What is known of each item's own bias, in impressions that could have gone either way times 1/4.
         self.register_buffer("information", torch.zeros(len(text)))
         # All items score alike: the first policy is uniform. Vectors start as the texts themselves.
         with torch.no_grad():
             self.project.weight.zero_().fill_diagonal_(1.0)  # not eye_, which on "meta" imports half of torch: a second
-        for layer in (self.text_bias, self.value):
+        for layer in (self.text_bias, self.value, self.taste_text):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.value.bias)
 
@@ -127,10 +151,14 @@ class ItemScorer(nn.Module):
         """Vectors and biases of all items, [A, ...]."""
         vectors = self.project(self.text) + self.id_vectors
         bias = self.text_bias(self.text).squeeze(-1) + self.id_bias
-        return ItemTable(vectors, functional.normalize(vectors, dim=1), bias)
+        tastes = torch.cat([self.taste_text(self.text) + self.taste_id, self.taste_level.expand(self.n_items, 1)], 1)
+        return ItemTable(vectors, functional.normalize(vectors, dim=1), bias, tastes)
 
-    def encode(self, states: States, table: ItemTable) -> Encoded:
-        """Encode B states; an empty session is the zero vector at the stranger's level."""
+    def encode(self, states: States, table: ItemTable, prior: Tensor | None = None) -> Encoded:
+        """Encode B states; an empty session is the zero vector at the stranger's level.
+
+        `prior` [A] is what the network that ours builds on says of the items (`Prior.item`).
+        """
         items, responses, lengths = states
         steps = torch.arange(items.shape[1])
         present = steps < lengths.unsqueeze(1)  # [B, L]
@@ -144,38 +172,60 @@ class ItemScorer(nn.Module):
         hidden = torch.einsum("bcd,cde->be", profiles, self.mixing) + torch.einsum("bcd,c->bd", profiles, self.gain)
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
-        latest, is_latest = _latest(items, liked, ignored | disliked)
-        return Encoded(hidden, level, latest, is_latest, profiles, seen)
+        latest, is_latest, was_liked = _latest(items, liked, ignored | disliked)
+        bias = table.bias if prior is None else table.bias + self.prior_gain[0] * prior
+        usual = (self.level[0] + bias)[items]
+        taste = most_likely(table.tastes[items], usual, liked.to(usual.dtype), present.to(usual.dtype))
+        return Encoded(hidden, level, latest, is_latest, was_liked, taste, profiles, seen)
 
     def closeness(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Closeness:
         """How much `actions` [B, K], or every item [B, A], are like the session's latest items."""
         latest = table.directions[encoded.latest]  # [B, M, dim]
         counts = encoded.is_latest.sum(1, keepdim=True).clamp_min(1)
+        weights = torch.stack([encoded.was_liked, encoded.is_latest & ~encoded.was_liked]).to(latest.dtype)  # [2, B, M]
         if actions is not None:
-            close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0) * encoded.is_latest.unsqueeze(1)
-            return Closeness(close.amax(-1), close.sum(-1) / counts)
-        nearest = latest.new_zeros(len(latest), len(table.bias))
-        total = torch.zeros_like(nearest)
+            close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0)  # [B, K, M]
+            liked, in_vain = ((close * weight.unsqueeze(1)).amax(-1) for weight in weights)
+            return Closeness(liked, in_vain, (close @ weights.sum(0).unsqueeze(2)).squeeze(2) / counts)
+        liked = in_vain = total = latest.new_zeros(len(latest), len(table.bias))
         for j in range(latest.shape[1]):  # one at a time: [B, M, A] at once is slower and large
-            close = (latest[:, j] @ table.directions.T).clamp_min(0.0) * encoded.is_latest[:, j : j + 1]
-            nearest, total = torch.maximum(nearest, close), total + close
-        return Closeness(nearest, total / counts)
+            close = (latest[:, j] @ table.directions.T).clamp_min(0.0)
+            was_liked, was_in_vain = (close * weights[:, :, j : j + 1]).unbind()
+            liked, in_vain = torch.maximum(liked, was_liked), torch.maximum(in_vain, was_in_vain)
+            total = total + was_liked + was_in_vain
+        return Closeness(liked, in_vain, total / counts)
+
+    def personal(self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None) -> Tensor:
+        """The part of f that is this session's, without the prior: of `actions` [B, K], or of every item [B, A]."""
+        again = sum(weight * part for weight, part in zip(self.repeat, close, strict=True))
+        if actions is None:
+            return encoded.hidden @ table.vectors.T + encoded.taste @ table.tastes.T + again
+        own = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
+        return own + (table.tastes[actions] @ encoded.taste.unsqueeze(2)).squeeze(2) + again
 
     def response(self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None) -> Tensor:
         """f without the prior: logit of a positive response to `actions` [B, K], or to every item [B, A]."""
-        again = self.repeat[0] * close.nearest + self.repeat[1] * close.mean
-        if actions is None:
-            return encoded.level + encoded.hidden @ table.vectors.T + table.bias + again
-        chosen = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
-        return encoded.level + chosen + table.bias[actions] + again
+        bias = table.bias if actions is None else table.bias[actions]
+        return encoded.level + bias + self.personal(encoded, table, close, actions)
+
+    def as_prior(self, states: States, table: ItemTable, actions: Tensor | None = None) -> Prior:
+        """What a network that builds on ours takes of us: of `actions` [B, K], or of every item."""
+        encoded = self.encode(states, table)
+        close = self.closeness(encoded, table, actions)
+        item = table.bias if actions is None else table.bias[actions]
+        return Prior(item, self.personal(encoded, table, close, actions))
+
+    def trusted(self, prior: Prior) -> Tensor:
+        """What the prior adds to f."""
+        return self.prior_gain[0] * prior.item + self.prior_gain[1] * prior.personal
 
     def linear_features(
-        self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor, prior: Tensor
+        self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor, prior: Prior
     ) -> Tensor:
-        """x [B, K, P], where f depends on `linear_weights` w as w.x; `prior` is f_prior of the actions [B, K]."""
+        """x [B, K, P], where f depends on `linear_weights` w as w.x; `prior` is of the actions, [B, K]."""
         vectors = table.vectors[actions]
         liked = encoded.profiles[:, 0, :N_LEADING]
-        ones = torch.ones_like(prior).unsqueeze(2)
+        ones = torch.ones_like(close.mean).unsqueeze(2)
         parts = (
             self.text[actions][:, :, :N_LEADING],
             liked.unsqueeze(1) * vectors[:, :, :N_LEADING],
@@ -183,7 +233,7 @@ class ItemScorer(nn.Module):
             torch.stack(close, dim=2),
             ones,
             ones * encoded.seen.unsqueeze(1),
-            prior.unsqueeze(2),
+            torch.stack(prior, dim=2),
         )
         return torch.cat(parts, dim=2)
 
@@ -191,23 +241,23 @@ class ItemScorer(nn.Module):
         """Views of the parameters that `linear_features` speak of, in its order: to write to them changes us."""
         mixing = self.mixing.detach()[0].diagonal()
         text_bias = self.text_bias.weight.detach()[0]
-        own = (self.gain.detach(), self.repeat.detach(), self.level.detach(), self.prior_gain.detach().view(1))
+        own = (self.gain.detach(), self.repeat.detach(), self.level.detach(), self.prior_gain.detach())
         return [text_bias[:N_LEADING], mixing[:N_LEADING], *own]
 
     def leaving(self, close: Closeness) -> Tensor:
         """l: logit of the session's end once the item was shown, of the shape of `close`."""
-        return self.leave[0] + self.leave[1] * close.nearest
+        return self.leave[0] + self.leave[1] * close.nearest.square()
 
     def advantage(self, close: Closeness, response: Tensor) -> Tensor:
         """f - horizon sigmoid(l) [B, A] in log odds, for the f that is given."""
         return response - self.config.horizon * torch.sigmoid(self.leaving(close))
 
-    def scores(self, states: States, table: ItemTable, prior: Tensor | None = None) -> Tensor:
-        """The advantage [B, A] of every item; `prior` [B, A] is f of the network that ours builds on."""
-        encoded = self.encode(states, table)
+    def scores(self, states: States, table: ItemTable, prior: Prior | None = None) -> Tensor:
+        """The advantage [B, A] of every item; `prior` is of the network that ours builds on."""
+        encoded = self.encode(states, table, None if prior is None else prior.item)
         close = self.closeness(encoded, table)
         response = self.response(encoded, table, close)
-        return self.advantage(close, response if prior is None else response + self.prior_gain * prior)
+        return self.advantage(close, response if prior is None else response + self.trusted(prior))
 
     def logits(self, advantage: Tensor) -> Tensor:
         """The actor's logits [B, A] for the advantage that is given, -inf where an item is not available.
@@ -234,17 +284,24 @@ class ItemScorer(nn.Module):
         value: Tensor = self.value(self.encode(states, self.table()).hidden).squeeze(-1)
         return value
 
-    def residual(self) -> ItemScorer:
-        """A network that has learned nothing yet but, given our f as its prior, scores as we do (A-iALP_ap starts so).
+    @torch.no_grad()
+    def begin_taste(self, text: float, level: float) -> None:
+        """Let taste be what texts say, `text` times their leading directions, before anything is learned of it."""
+        weight = self.taste_text.weight[:TASTE_DIM, :TASTE_DIM]
+        weight.zero_().fill_diagonal_(text)
+        self.taste_level.fill_(level)
 
-        What it learns later leaves our f as it is; `prior_gain` tells how far that can be trusted.
+    def residual(self) -> ItemScorer:
+        """A network that has learned nothing yet but, given us as its prior, scores as we do (A-iALP_ap starts so).
+
+        What it learns later leaves our f as it is; `prior_gain` tells how far each part of that can be trusted.
         """
         fresh = ItemScorer(self.config, self.text)
         with torch.no_grad():
             fresh.project.weight.copy_(self.project.weight)
             fresh.id_vectors.copy_(self.id_vectors)
             fresh.leave.copy_(self.leave)
-            fresh.level.zero_()
+            fresh.level.copy_(self.level)
             fresh.prior_gain.fill_(1.0)
         return fresh
 
@@ -270,10 +327,11 @@ class ItemScorer(nn.Module):
         return grown
 
 
-def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The last few liked items and the last ones shown in vain, [B, M] each with what is real."""
+def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The last few liked items and the last ones shown in vain, [B, M] each, with what is real and what was liked."""
     from_end = liked.flip(1).cumsum(1).flip(1)
     wanted = (liked & (from_end <= N_LIKED_LATEST)) | others
     steps = torch.arange(items.shape[1])
     places = torch.where(wanted, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
-    return items.gather(1, places), wanted.gather(1, places)
+    is_latest = wanted.gather(1, places)
+    return items.gather(1, places), is_latest, is_latest & liked.gather(1, places)

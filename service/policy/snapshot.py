@@ -32,7 +32,7 @@ from torch import Tensor
 
 from service.policy.adaptive import ServingConfig, ServingPolicy
 from service.policy.exact_policy import ExactPolicy
-from service.policy.fast_scorer import FastScorer, is_curious, item_numbers
+from service.policy.fast_scorer import FastScorer, is_curious, item_numbers, width_of
 from service.policy.learner import prefixed, under
 from service.policy.networks import ITEM_STATE, ItemScorer, NetworkConfig
 from service.policy.rows import Rows
@@ -165,7 +165,7 @@ class Snapshot:
     def _fast_scorers(self, names: Sequence[str], embeddings: npt.NDArray[np.floating]) -> dict[str, FastScorer]:
         """Networks for all items; made part by part, so that nothing else of their size is needed."""
         sizes, n_items = self.manifest.network, len(embeddings)
-        numbers = {name: np.empty((n_items + _ROOM, sizes.dim + 3), np.float32) for name in names}
+        numbers = {name: np.empty((n_items + _ROOM, width_of(sizes) + 3), np.float32) for name in names}
         for start in range(0, n_items, _AT_ONCE):
             part = slice(start, min(n_items, start + _AT_ONCE))
             text = self.projection(torch.from_numpy(embeddings[part].astype(np.float32)))

@@ -122,8 +122,9 @@ class LearnedAgent:
         self._policy = self._current()
 
     def diagnostics(self) -> dict[str, float]:
-        gain = float(self._learner.actor.prior_gain.detach())
-        return {"mixture_weight_last": float(np.mean(self._weights[-100:])), "prior_gain": gain}
+        item, personal = self._learner.actor.prior_gain.tolist()
+        weight = float(np.mean(self._weights[-100:]))
+        return {"mixture_weight_last": weight, "prior_gain_item": item, "prior_gain_personal": personal}
 
 
 def _learned(setting: Setting) -> Agent:
