@@ -25,7 +25,7 @@ from simulator.rollout import PolicyFn, RolloutStats, oracle_slate, popularity_p
 from simulator.users import mean_user_auc
 from simulator.worlds import build_world
 
-N_RESPONSES, N_SHOWN = 20, 10  # of a session that the policy sees, as the service's defaults
+N_RESPONSES, N_SHOWN = 20, 30  # of a session that the policy sees, as the service's defaults
 
 
 @dataclass(frozen=True)

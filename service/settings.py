@@ -64,7 +64,7 @@ class Settings(BaseSettings):
 
     # Sessions
     history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
-    shown_length: int = Field(10, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
+    shown_length: int = Field(30, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
     seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user; never shown again.")
     session_ttl_s: int = Field(30 * 86_400, ge=1, description="A user is forgotten after so long without a request.")
 

@@ -58,7 +58,7 @@ class NetworkConfig:
 
     dim: Size = 64
     text_dim: Size = 64  # after TextProjection
-    max_history: Size = 30
+    max_history: Size = 50
     temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.1  # of the policy, in units of log odds
     curiosity: Annotated[float, Meta(ge=0, le=1)] = 0.2  # share of the optimistic policy
     optimism: Strength = 1.5  # in standard deviations of an item's own bias

@@ -8,7 +8,7 @@ import torch
 from service.policy.types import Response, States
 from simulator.experiments.agent import Bools, Ints, Sessions
 
-N_RESPONSES, N_SHOWN = 20, 10  # of a session that a policy sees: the service's defaults
+N_RESPONSES, N_SHOWN = 20, 30  # of a session that a policy sees: the service's defaults
 
 
 def states_of(sessions: Sessions, n_responses: int = N_RESPONSES, n_shown: int = N_SHOWN) -> States:
