@@ -26,6 +26,7 @@ from offline.states import (
 # A policy that starts without logs lives on the items' priors: they may take this share of the budget. Where it ends
 # before all items have both wordings, those with one are noisier and crowd the top.
 PRIOR_SHARE = 0.75
+_NAME_SHARE = 0.1
 # States planned at a time; each batch has a random stream of its own, so that a restart plans the same ones again.
 _STATES_A_BATCH = 32
 
@@ -42,7 +43,7 @@ class DistilConfig:
 
 
 def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: DistilConfig) -> Preferences:
-    """Ask about priors first (at most PRIOR_SHARE of the budget), then about states; all answers stay in the cache.
+    """Ask about names and priors first (at most PRIOR_SHARE of the budget), then about states; answers stay in the cache.
 
     Args:
         embeddings: unit rows [A, d] of the items' texts.
@@ -52,6 +53,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
     """
     if not dataset.items:
         raise OfflineError(f"data set {dataset.name!r} has no items")
+    judge.names(within=judge.budget.part(_NAME_SHARE))
     prior = decompose(judge.priors(within=judge.budget.part(PRIOR_SHARE)), []).priors
     prior_z = np.array([prior[i.item_id].z if i.item_id in prior else 0.0 for i in dataset.items])
     for questions in question_batches(dataset, embeddings, prior_z, config):
@@ -64,7 +66,8 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
 def collect(judge: Judge, dataset: Dataset) -> Preferences:
     """Everything this model has ever judged about these items, from the cache, decomposed and calibrated."""
     known = {item.item_id for item in dataset.items}
-    common = judge.priors(within=Budget(max_judgements=0))
+    nothing = Budget(max_judgements=0)
+    common = [*judge.priors(within=nothing), *judge.names(within=nothing)]
     scorer = judge.scorer
     users = [
         j

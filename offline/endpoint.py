@@ -172,7 +172,7 @@ class EndpointLLM:
         return Score({positive: TEXT_LOGIT, negative: -TEXT_LOGIT}.get(word, 0.0), 1)
 
     async def _likelihood(self, ask: Ask) -> Answer:
-        prefix = likelihood_prefix(self.scenario, ask.history)
+        prefix = likelihood_prefix(self.scenario, ask.history, ask.name_only)
         prompts = [prefix + likelihood_continuation(c) for c in ask.candidates]
         body = {"model": self.config.model, "prompt": prompts}
         options = {"temperature": 0, "max_tokens": 1, "echo": True, "logprobs": 1}

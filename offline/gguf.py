@@ -95,7 +95,7 @@ class GgufLLM:
             while True:
                 while len(running) <= self.processes and (item := next(waiting, None)) is not None:
                     index, ask = item
-                    prefix = likelihood_prefix(self.scenario, ask.history)
+                    prefix = likelihood_prefix(self.scenario, ask.history, ask.name_only)
                     continuations = [likelihood_continuation(text) for text in ask.candidates]
                     running[self._pool.submit(_score_in_worker, prefix, continuations)] = index
                 if not running:

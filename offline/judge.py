@@ -24,6 +24,7 @@ _CHUNK = 32
 # judged first; so a run that stopped before it knew all priors goes on with the same one.
 _TYPICAL_SIZE = 6
 _TYPICAL_FROM = 512
+_NAMES = 128  # items whose mere names are judged, spread evenly over the catalogue: a correlation needs no more
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ class Judge:
         others = [item_id for item_id in ids if (item_id, 1) not in history]
         return found + self.ask(_chunks(history, others, "baseline") if history else [], within=within)
 
+    def names(self, *, within: Budget | None = None) -> list[Judgement]:
+        """How likely the mere names of some items are, for likelihoods; what a prior has of it is not people's taste."""
+        if self.scorer.style != "likelihood":
+            return []
+        ids = list(self._items)
+        chosen = [ids[place * len(ids) // min(_NAMES, len(ids))] for place in range(min(_NAMES, len(ids)))]
+        return self.ask(_chunks((), chosen, "name"), within=within)
+
     def _typical_history(self, scores: Mapping[str, float]) -> tuple[tuple[str, int], ...]:
         first = list(self._items)[:_TYPICAL_FROM]
         if any(item_id not in scores for item_id in first):
@@ -125,7 +134,9 @@ class Judge:
         if self._over(within) or self.stopped:
             return
         plan = self._plan(questions, keys, self._judgements_left(within))
-        asks = [Ask(self._shown(q), tuple(self._text(i) for i in places.values())) for q, places in plan]
+        asks = [
+            Ask(self._shown(q), tuple(self._text(i) for i in places.values()), q.role == "name") for q, places in plan
+        ]
         scoring = self.scorer.score(asks)
         try:
             for index, answer in scoring:
@@ -207,6 +218,7 @@ class Judge:
             scorer.model_id, scorer.style, PROMPT_VERSION, list(astuple(scorer.scenario)),
             self._shown(question),
             sorted(texts) if scorer.style == "choose" else [],
+            *(["name"] if question.role == "name" else []),
         ]  # fmt: skip
         start = hashlib.sha256(json.dumps(common, ensure_ascii=True).encode())
         keys = []

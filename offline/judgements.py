@@ -14,8 +14,9 @@ import msgspec
 from offline.errors import OfflineError
 from offline.prompts import Style
 
-# What a question is for: an item's prior, the baseline that a typical history gives, or a user's preferences.
-Role = Literal["prior", "baseline", "user"]
+# What a question is for: an item's prior, the baseline that a typical history gives, a user's preferences, or how likely
+# the mere name is, whatever it names.
+Role = Literal["prior", "baseline", "user", "name"]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Ask(NamedTuple):
 
     history: tuple[Shown, ...]
     candidates: tuple[str, ...]
+    name_only: bool = False  # how likely is the mere name? Likelihoods only
 
 
 class Score(NamedTuple):

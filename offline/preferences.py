@@ -17,7 +17,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,7 @@ class Preferences:
     priors: Mapping[str, Prior]
     personal: tuple[Preference, ...]
     calibration: Calibration
+    names: Mapping[str, float] = field(default_factory=dict)  # as `evidence`: how likely items' mere names are
 
 
 def evidence(judgement: Judgement) -> float:
@@ -89,7 +90,7 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
     """Take judgements apart into priors and personal preferences; one of an item without a prior is left out.
 
     Args:
-        common: judgements of roles "prior" and "baseline" (`Judge.priors`).
+        common: judgements of roles "prior", "baseline" (`Judge.priors`) and "name" (`Judge.names`).
         users: judgements of role "user".
     """
     alone = {j.item_id: evidence(j) for j in common if j.role == "prior"}
@@ -99,6 +100,7 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
     # Two wordings err differently: their mean follows true popularity better than either. Where one is missing, what it
     # would say is predicted from the other; its value alone would be more extreme than a mean, and crowd the top.
     second = _regressed(alone, judged)
+    names = {j.item_id: evidence(j) for j in common if j.role == "name"}
     raw = {i: (value + judged.get(i, second(value)) - shift) / 2 for i, value in alone.items()}
     prior_center, prior_scale = robust_center_scale(np.array(list(raw.values())))
     priors = {i: Prior(value, _z(value, prior_center, prior_scale)) for i, value in raw.items()}
@@ -110,7 +112,8 @@ def decompose(common: Sequence[Judgement], users: Sequence[Judgement]) -> Prefer
         Preference(j, raw[j.item_id], float(value), priors[j.item_id].z, _z(float(rest), 0.0, scale))
         for j, value, rest in zip(kept, personal, centred, strict=True)
     )
-    return Preferences(priors, preferences, Calibration(LENGTH_WEIGHT, prior_center, prior_scale, center, scale))
+    calibration = Calibration(LENGTH_WEIGHT, prior_center, prior_scale, center, scale)
+    return Preferences(priors, preferences, calibration, names)
 
 
 def _regressed(first: Mapping[str, float], second: Mapping[str, float]) -> Callable[[float], float]:

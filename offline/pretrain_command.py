@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,18 +15,15 @@ import typer
 from rich.console import Console
 
 from offline.artefacts import read_manifest, sha256_file, write_manifest
-from offline.datasets import Dataset, Interactions, read_dataset
-from offline.defaults import DISTIL_STEPS, PERSONAL_WEIGHT, PRIOR_WEIGHT, ROUNDS, TARGET_ENTROPY
+from offline.datasets import Dataset, read_dataset
+from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
 from offline.distil import collect, embed_items
 from offline.distil_command import CACHE_FILE
 from offline.errors import OfflineError
-from offline.judge import Budget, Judge
-from offline.judgements import JudgementCache, Question
-from offline.llm import Scorer
+from offline.judge import Judge
+from offline.judgements import JudgementCache
 from offline.preferences import Preferences
-from offline.scorers import RecordedScorer, ScorerConfig, open_scorer
-from offline.states import Embeddings
-from service.command_line.progress import progress
+from offline.scorers import RecordedScorer
 
 if TYPE_CHECKING:
     from offline.pretrain import PretrainConfig, Pretrained
@@ -34,51 +31,52 @@ if TYPE_CHECKING:
 
 STAGE = "pretrain"
 SNAPSHOT = "snapshot"
-_TASTE, _TRAINING = "What the policy is like", "Training"
+_TASTE = "What the policy is like"
 
 
 def command(
     run: Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset and RUN/distil, writes RUN/snapshot.")],
-    ask_seconds: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds for asking the model of RUN/distil about states that the policy visits."),
-    ] = 0,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Gradient steps of distillation in a round.", rich_help_panel=_TRAINING)
-    ] = DISTIL_STEPS,
-    rounds: Annotated[int, typer.Option(min=1, help="Interaction rounds.", rich_help_panel=_TRAINING)] = ROUNDS,
-    target_entropy: Annotated[
-        float,
-        typer.Option(min=0.05, max=0.99, help="Exploration: entropy as a share of log(items).", rich_help_panel=_TASTE),
-    ] = TARGET_ENTROPY,
     prior_weight: Annotated[
-        float, typer.Option(help="Weight of what everybody likes.", rich_help_panel=_TASTE)
+        float,
+        typer.Option(
+            help="Log odds of a like for each standard deviation of what everybody likes.", rich_help_panel=_TASTE
+        ),
     ] = PRIOR_WEIGHT,
     personal_weight: Annotated[
-        float, typer.Option(help="Weight of what this user likes.", rich_help_panel=_TASTE)
+        float,
+        typer.Option(
+            help="Log odds of a like for each standard deviation of what this user likes.", rich_help_panel=_TASTE
+        ),
     ] = PERSONAL_WEIGHT,
-    states_from_logs: Annotated[
-        bool,
-        typer.Option(help="Take histories from observed users; the manifest says whether.", rich_help_panel=_TRAINING),
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=_TRAINING)] = 0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=100,
+            help="Differences of log odds that make an item e times as likely; raise it to explore more.",
+            rich_help_panel=_TASTE,
+            show_default="0.1",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing RUN/snapshot.")] = False,
 ) -> None:
-    """Pre-train a policy from a language model's preferences (iALP); needs no user logs.
+    """Pre-train a policy from a language model's preferences (iALP); needs no user logs, and seconds.
 
-    Needs: RUN/dataset and RUN/distil, which `datasets` and `distil` write; for --ask-seconds the same model again.
+    Needs: RUN/dataset and RUN/distil, which `datasets` and `distil` write.
 
-    Writes: RUN/snapshot, which `service dev --snapshot` serves, and RUN/pretrain with what was measured.
+    Writes: RUN/snapshot, which `service dev --snapshot` serves, and RUN/pretrain with how far the judgements can be
+    trusted.
 
-    Ctrl-C: no snapshot was written, an older one stands; what the model was asked is kept. Run the same command again.
+    Ctrl-C: no snapshot was written, an older one stands. Run the same command again.
 
     Examples:
         python -m offline pretrain --run runs/mine
-        python -m offline pretrain --run runs/mine --ask-seconds 60 --overwrite
+        python -m offline pretrain --run runs/mine --temperature 0.3 --overwrite
     """
     import torch
 
-    from offline.pretrain import PretrainConfig
+    from offline.pretrain import PretrainConfig, pretrain
     from service.policy.snapshot import CatalogueItem, SnapshotCatalogue
 
     torch.set_num_threads(1)
@@ -86,90 +84,59 @@ def command(
     if target.exists() and not overwrite:
         raise OfflineError(f"{target}: exists; use --overwrite to replace it")
     dataset = read_dataset(run / "dataset")
-    if states_from_logs and dataset.interactions is None:
-        raise OfflineError("--states-from-logs: this data set has no interactions; leave it out")
     distilled = read_manifest(run / "distil", "distil")
     default = PretrainConfig()
     config = replace(
         default,
         seed=seed,
         encoder=distilled["config"]["encoder"],
-        distil_steps=steps,
-        rounds=rounds,
-        target_entropy=target_entropy,
-        reward=replace(default.reward, prior_weight=prior_weight, personal_weight=personal_weight),
+        network=default.network if temperature is None else replace(default.network, temperature=temperature),
+        prior_weight=prior_weight,
+        personal_weight=personal_weight,
     )
     started = time.monotonic()
     console = Console(stderr=True)
+    preferences = recorded_preferences(run, dataset, distilled)
+    if not preferences.priors:
+        raise OfflineError(f"{run / 'distil'}: no item has a prior yet; give `distil` more time")
     with console.status("embedding the items' texts"):
         embeddings = embed_items(dataset, config.encoder)
-    logs = dataset.interactions if states_from_logs else None
-    result, n_asked = _pretrained(run, dataset, embeddings, distilled, config, ask_seconds, logs, console)
-    report = {**result.report, "judgements_asked": float(n_asked), "seconds": time.monotonic() - started}
-    snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report, states_from_logs)
+    result = pretrain([item.item_id for item in dataset.items], embeddings, preferences, config)
+    report = {**result.report, "seconds": time.monotonic() - started}
+    snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report)
     items = tuple(CatalogueItem(item.item_id, item.text, item.categories) for item in dataset.items)
     _replace_snapshot(target, snapshot, SnapshotCatalogue(items, embeddings))
     inputs = {"distil/manifest.json": sha256_file(run / "distil" / "manifest.json")}
-    results = {"report": report, "rounds": list(result.rounds)}
+    results = {"report": report, "warnings": list(result.alignment.warnings)}
     (run / STAGE).mkdir(exist_ok=True)
     write_manifest(run / STAGE, STAGE, config=json.loads(json.dumps(asdict(config))), results=results, inputs=inputs)
-    measured = (
-        f"rank correlation with held-out judgements {report['held_out']:.2f}, entropy {report['entropy']:.1f} nats,"
-        f" kept round {report['kept_round']:.0f}"
-        if report["entropy"]
-        else "not measured how good (no state was judged: give `distil` more time)"
-    )
-    console.print(
-        f"pretrain: {len(dataset.items)} items, {measured}, {n_asked} new judgements; {target}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _tell(console, dataset, result, preferences, target)
 
 
-def _pretrained(
-    run: Path,
-    dataset: Dataset,
-    embeddings: Embeddings,
-    distilled: Mapping[str, Any],
-    config: PretrainConfig,
-    ask_seconds: float,
-    logs: Interactions | None,
-    console: Console,
-) -> tuple[Pretrained, int]:
-    """Train with progress; also how many judgements were made meanwhile, which stay in the cache of `distil`."""
-    from offline.pretrain import Pretraining
+def _tell(console: Console, dataset: Dataset, result: Pretrained, preferences: Preferences, target: Path) -> None:
+    alignment = result.alignment
+    lines = [
+        f"pretrain: {len(dataset.items)} items, {len(preferences.priors)} of them judged, "
+        f"{len(preferences.personal)} personal judgements; {target}",
+        f"the item prior gets {alignment.prior_share:.0%} of its weight: correlation with mere names "
+        f"{alignment.names}, with what texts predict {alignment.texts}",
+        f"personal judgements {'correct' if alignment.uses_personal else 'do not change'} closeness of texts: "
+        f"correlation with it {alignment.personal}",
+        *(f"warning: {warning}" for warning in alignment.warnings),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
-    with ExitStack() as stack:
-        cache = stack.enter_context(closing(JudgementCache(run / "distil" / CACHE_FILE)))
-        scorer: Scorer = RecordedScorer(distilled["results"]["model"], distilled["config"]["style"], dataset.scenario)
-        if ask_seconds > 0:
-            recorded = ScorerConfig.of(distilled["config"]["scorer"])
-            scorer = stack.enter_context(closing(open_scorer(recorded, dataset.scenario)))
-        # The budget of asking runs only while asking: its clock is advanced by hand.
-        clock = _Stopwatch()
-        judge = Judge(scorer, dataset.items, cache, Budget(max_seconds=ask_seconds or None), clock=clock.read)
-        preferences = collect(judge, dataset)
-        if not preferences.priors:
-            raise OfflineError(f"{run / 'distil'}: no item has a prior yet; give `distil` more time")
-        n_steps = config.rounds * config.distil_steps
-        told = stack.enter_context(progress(STAGE, n_steps, "steps", console=console))
 
-        def ask(questions: Sequence[Question]) -> Preferences:
-            told.advance(0, what="asking the language model")
-            with clock:
-                judge.ask(questions)
-            return collect(judge, dataset)
+def recorded_preferences(run: Path, dataset: Dataset, distilled: Mapping[str, Any]) -> Preferences:
+    """Everything that the model of RUN/distil has judged, given that stage's manifest; nothing is asked.
 
-        training = Pretraining(
-            [item.item_id for item in dataset.items],
-            embeddings,
-            preferences,
-            config,
-            ask=ask if ask_seconds > 0 else None,
-            logs=logs,
-            progress=lambda stage, share: told.reach(share * n_steps, what=stage),
-        )
-        return training.run(), judge.judged
+    Raises:
+        OfflineError: the judgements are in use by another process, or damaged.
+    """
+    scorer = RecordedScorer(distilled["results"]["model"], distilled["config"]["style"], dataset.scenario)
+    with closing(JudgementCache(run / "distil" / CACHE_FILE)) as cache:
+        return collect(Judge(scorer, dataset.items, cache), dataset)
 
 
 def _replace_snapshot(target: Path, snapshot: Snapshot, catalogue: SnapshotCatalogue) -> None:
@@ -183,32 +150,10 @@ def _replace_snapshot(target: Path, snapshot: Snapshot, catalogue: SnapshotCatal
     beside.rename(target)
 
 
-class _Stopwatch:
-    """A clock that runs only inside its context."""
-
-    def __init__(self) -> None:
-        self._elapsed, self._started = 0.0, None
-
-    _started: float | None
-
-    def read(self) -> float:
-        return self._elapsed + (0.0 if self._started is None else time.monotonic() - self._started)
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._elapsed, self._started = self.read(), None
-
-
 def make_snapshot(
-    dataset: Dataset,
-    model: str,
-    config: PretrainConfig,
-    result: Pretrained,
-    report: dict[str, float],
-    states_from_logs: bool,
+    dataset: Dataset, model: str, config: PretrainConfig, result: Pretrained, report: dict[str, float]
 ) -> Snapshot:
+    """The first version; `model` names the language model that judged."""
     from service.policy.adaptive import ServingConfig
     from service.policy.snapshot import Snapshot
 
@@ -224,6 +169,6 @@ def make_snapshot(
         learned=result.actor,
         critic=result.actor,
         learner={"name": "ialp", **json.loads(json.dumps(asdict(config)))},
-        lineage={"dataset": dataset.name, "language_model": model, "states_from_logs": states_from_logs},
+        lineage={"dataset": dataset.name, "language_model": model},
         metrics=report,
     )

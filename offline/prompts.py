@@ -62,8 +62,13 @@ def sanitise(text: str) -> str:
     return " ".join(marks.split())[:MAX_TEXT_CHARS].strip() or "untitled"
 
 
-def likelihood_prefix(scenario: Scenario, history: Sequence[Shown]) -> str:
-    """The sentence whose next words would be an item's name, up to its opening quote."""
+def likelihood_prefix(scenario: Scenario, history: Sequence[Shown], name_only: bool = False) -> str:
+    """The sentence whose next words would be an item's name, up to its opening quote.
+
+    With `name_only` it asks for nothing: what it makes likely is how names are written.
+    """
+    if name_only:
+        return 'The name is "'
     if not history:
         return f'The most popular {scenario.nouns} of all time are "'
     recent = history[-MAX_HISTORY:]

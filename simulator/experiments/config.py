@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
 from offline.sources import FOLDER_SOURCES
 from simulator.errors import SimulatorError
 from simulator.experiments.files import EXPERIMENTS_FILE
@@ -53,9 +54,8 @@ class PriorSpec:
     title: str
     judge: str
     shuffled: bool = False  # judgements of one item go to another: a compromised prior
-    prior_weight: float = 1.0
-    personal_weight: float = 0.5
-    target_entropy: float = 0.7
+    prior_weight: float = PRIOR_WEIGHT
+    personal_weight: float = PERSONAL_WEIGHT
 
 
 @dataclass(frozen=True)

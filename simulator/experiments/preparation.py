@@ -24,9 +24,8 @@ from offline.distil_command import CACHE_FILE, STAGE, is_whole, run_stage
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
 from offline.preferences import Preferences
-from offline.pretrain import PretrainConfig, Pretraining
+from offline.pretrain import PretrainConfig, pretrain
 from offline.pretrain_command import make_snapshot
-from offline.rewards import RewardConfig
 from offline.scorers import RecordedScorer, ScorerConfig, open_scorer
 from offline.sources import FOLDER_SOURCES, movielens
 from offline.states import Embeddings
@@ -111,11 +110,7 @@ class Prepared:
         """The pre-trained snapshot of a prior, made if it is not there."""
         spec = experiments.priors[name]
         judge = experiments.judges[spec.judge]
-        config = replace(
-            PretrainConfig(),
-            target_entropy=spec.target_entropy,
-            reward=RewardConfig(prior_weight=spec.prior_weight, personal_weight=spec.personal_weight),
-        )
+        config = PretrainConfig(prior_weight=spec.prior_weight, personal_weight=spec.personal_weight)
         sources = sources_hash("service/policy", "offline")
         judged = self._judged_hash(spec.judge, judge, console)
         key = _hash([asdict(spec), asdict(judge), asdict(config), judged, sources])
@@ -123,10 +118,9 @@ class Prepared:
         if not (folder / "manifest.json").exists():
             started = time.monotonic()
             preferences = self._preferences(spec, judge)
-            result = Pretraining(
-                [item.item_id for item in self.dataset.items], self.embeddings, preferences, config
-            ).run()
-            snapshot = make_snapshot(self.dataset, spec.judge, config, result, result.report, states_from_logs=False)
+            ids = [item.item_id for item in self.dataset.items]
+            result = pretrain(ids, self.embeddings, preferences, config)
+            snapshot = make_snapshot(self.dataset, spec.judge, config, result, result.report)
             save_snapshot(snapshot, folder)
             console.print(f"{self.name}: prior {name} pre-trained in {time.monotonic() - started:.0f} s")
         return folder
