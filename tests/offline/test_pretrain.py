@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from offline.imagination import ImaginationConfig, staying
+from offline.rewards import RewardConfig
 from policy_examples import responses
 
-from offline.imagination import ImaginationConfig, staying
 from offline.judgements import Judgement, Question
 from offline.preferences import Calibration, Preference, Preferences, Prior
 from offline.pretrain import PretrainConfig, Pretraining, rank_correlation
-from offline.rewards import RewardConfig
 from service.policy import losses
 from service.policy.networks import NetworkConfig
 from service.policy.text import TEXT_DIM

@@ -7,10 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
-
-from offline.judgements import Judgement
-from offline.preferences import Preference, Prior
 from offline.rewards import (
     BayesianRegression,
     RewardConfig,
@@ -19,6 +15,10 @@ from offline.rewards import (
     log_evidence,
     personal_features,
 )
+from scipy.stats import multivariate_normal
+
+from offline.judgements import Judgement
+from offline.preferences import Preference, Prior
 from service.policy.types import Interaction, Response, pack_states
 
 
