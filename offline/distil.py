@@ -43,7 +43,7 @@ class DistilConfig:
 
 
 def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: DistilConfig) -> Preferences:
-    """Ask about names and priors first (at most PRIOR_SHARE of the budget), then about states; answers stay in the cache.
+    """Ask about names and priors first (at most PRIOR_SHARE of the budget), then about states; all stays in the cache.
 
     Args:
         embeddings: unit rows [A, d] of the items' texts.

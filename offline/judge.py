@@ -116,7 +116,7 @@ class Judge:
         return found + self.ask(_chunks(history, others, "baseline") if history else [], within=within)
 
     def names(self, *, within: Budget | None = None) -> list[Judgement]:
-        """How likely the mere names of some items are, for likelihoods; what a prior has of it is not people's taste."""
+        """How likely the mere names of some items are, for likelihoods; what a prior has of it is no taste."""
         if self.scorer.style != "likelihood":
             return []
         ids = list(self._items)

@@ -14,8 +14,8 @@ import msgspec
 from offline.errors import OfflineError
 from offline.prompts import Style
 
-# What a question is for: an item's prior, the baseline that a typical history gives, a user's preferences, or how likely
-# the mere name is, whatever it names.
+# What a question is for: an item's prior, the baseline that a typical history gives, a user's preferences, or how
+# likely the mere name is, whatever it names.
 Role = Literal["prior", "baseline", "user", "name"]
 
 
