@@ -27,7 +27,9 @@ from torch import Tensor
 from offline.regression import BayesianRegression
 
 UNEXPLAINED = 0.313  # 1 - rho^2 of a prior that is known to tell something: Gemma's on MovieLens latest-small
-CONSISTENT = 0.2  # correlation with what texts predict from which on nothing is held against a prior (Gemma's: 0.39)
+# Correlation with what texts predict, up to which a prior is not believed, and from which on nothing is held against it
+# (Gemma's on MovieLens: 0.39).
+UNRELATED, CONSISTENT = 0.1, 0.2
 _FOLDS = 5
 _DRAWS = 200
 _Z95 = 1.96
@@ -77,8 +79,8 @@ class Alignment:
         catalogue's prior is not discarded by chance.
         """
         names = min(1.0, (1 - self.names.value**2) / UNEXPLAINED) if self.names.n else 1.0
-        texts = min(max(self.texts.high / CONSISTENT, 0.0), 1.0) if self.texts.n else 1.0
-        return names * texts
+        unrelated = (CONSISTENT - self.texts.high) / (CONSISTENT - UNRELATED) if self.texts.n else 0.0
+        return names * (1.0 - min(max(unrelated, 0.0), 1.0))
 
     @property
     def uses_personal(self) -> bool:
