@@ -14,10 +14,12 @@ their vectors, and what is alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.likeness import Indices
 from simulator.users import Floats, UserModel, sigmoid
@@ -38,29 +40,31 @@ class Drift:
         self._basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
         self._other_bias = users.item_bias[rng.permutation(n_items)]
         self._means = users.affinity.mean(axis=1)
-        self.population = lru_cache(_KEPT)(self._population)
+        self._populations: Callable[[int], UserModel] = lru_cache(_KEPT)(partial(self._of, np.arange(len(self._means))))
 
-    def began(self, sessions: Indices) -> Indices:
-        """The first session of the step that each session is in: sessions of one step have one truth."""
+    def steps(self, sessions: Indices) -> Indices:
+        """The step that each session is in, by its first session: sessions of one step have one truth."""
         return np.asarray(sessions // self._step * self._step)
 
-    def angle(self, session: int) -> float:
+    def angle(self, step: int) -> float:
         """Radians, from 0 (the fitted truth) to pi / 2 (the other one)."""
-        began = session // self._step * self._step
-        return math.pi / 4 * (1.0 - math.cos(2.0 * math.pi * began / self._period))
+        return math.pi / 4 * (1.0 - math.cos(2.0 * math.pi * step / self._period))
+
+    def population(self, step: int) -> UserModel:
+        """The truth of all users in a step."""
+        return self._populations(step)
 
     def affinity(self, user: int, session: int) -> Floats:
         """[A] what this user likes in this session.
 
         Computed for one user at a time, so that a session does not depend, bit by bit, on those beside it.
         """
-        return self._of(np.array([user]), session).affinity[0]
+        (step,) = self.steps(np.array([session])).tolist()
+        affinity: Floats = self._of(np.array([user]), step).affinity[0]
+        return affinity
 
-    def _population(self, began: int) -> UserModel:
-        return self._of(np.arange(len(self._users.user_factors)), began)
-
-    def _of(self, chosen: Indices, session: int) -> UserModel:
-        users, angle = self._users, self.angle(session)
+    def _of(self, chosen: Indices, step: int) -> UserModel:
+        users, angle = self._users, self.angle(step)
         factors = users.user_factors[chosen] @ rotation(self._basis, angle).T
         mean = users.item_bias.mean()
         own, other = users.item_bias - mean, self._other_bias - mean
@@ -69,12 +73,12 @@ class Drift:
         user_bias = users.user_bias[chosen]
         for _ in range(_NEWTON):
             p = sigmoid(logits + user_bias[:, None])
-            step = (self._means[chosen] - p.mean(axis=1)) / (p * (1.0 - p)).mean(axis=1)
-            user_bias = user_bias + np.clip(step, -2.0, 2.0)
+            lacking = (self._means[chosen] - p.mean(axis=1)) / (p * (1.0 - p)).mean(axis=1)
+            user_bias = user_bias + np.clip(lacking, -2.0, 2.0)
         return replace(users, user_factors=factors, user_bias=np.asarray(user_bias, np.float32), item_bias=item_bias)
 
 
-def rotation(basis: np.ndarray[tuple[int, ...], np.dtype[np.float64]], angle: float) -> Floats:
+def rotation(basis: npt.NDArray[np.float64], angle: float) -> Floats:
     """[d, d] turns each plane of two consecutive columns of `basis` [d, d] by `angle`; an odd last column stays."""
     dim = len(basis)
     turns = np.eye(dim)

@@ -59,7 +59,7 @@ def response_probability(affinity: Floats, shift: Floats) -> Floats:
 
 
 def leave_probability(in_vain: Indices, hazard: float, frustration: float) -> Floats:
-    """P(leave) = min(1, hazard * frustration^(m - 1)), m = `in_vain` [n]: slates in a row, up to now, without a like."""
+    """P(leave) = min(1, hazard * frustration^(m - 1)) after `in_vain` = m [n] slates in a row without a like."""
     return np.asarray(np.minimum(1.0, hazard * frustration ** (in_vain - 1.0)), np.float32)
 
 
@@ -169,10 +169,10 @@ class SessionBatch:
     def populations(self) -> Iterator[tuple[UserModel, Indices]]:
         """All users' truth at the time of the sessions, with the rows of those: once where tastes stay."""
         drift = self.world.drift
-        began = np.zeros_like(self.sessions) if drift is None else drift.began(self.sessions)
-        for step in np.unique(began):
+        steps = np.zeros_like(self.sessions) if drift is None else drift.steps(self.sessions)
+        for step in np.unique(steps):
             truth = self.world.users if drift is None else drift.population(int(step))
-            yield truth, np.flatnonzero(began == step)
+            yield truth, np.flatnonzero(steps == step)
 
     def show(self, slates: Indices, rows: Indices | None = None) -> tuple[Floats, Bools]:
         """Show a slate to every session, or to those at `rows` (each at most once).

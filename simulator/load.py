@@ -1,4 +1,4 @@
-"""Synthetic users against the running service: each visit is a new user with a hidden taste, who leaves by the world's rules.
+"""Synthetic users against the running service: each visit is a new user with a hidden taste.
 
 Closed loop: `concurrency` users at a time, the next comes when one leaves. Open loop: users arrive by a Poisson process
 that was drawn in advance and does not wait for the service. Every latency counts from when the request was meant to

@@ -125,7 +125,9 @@ class _Entry:
         self, *, slate_size: int | None = None, history: int = 20, world: WorldName = DEFAULT_WORLD, **unknown: Any
     ) -> RecommendEnv:
         if unknown:
-            raise SimulatorError(f"{', '.join(unknown)}: unknown; these environments take slate_size, history and world")
+            raise SimulatorError(
+                f"{', '.join(unknown)}: unknown; these environments take slate_size, history and world"
+            )
         if world not in WORLDS:
             raise SimulatorError(f"world {world!r}: expected one of {', '.join(WORLDS)}")
         if self._users is None:
