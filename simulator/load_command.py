@@ -147,8 +147,8 @@ def load(
     console = Console()
     asyncio.run(_check(url, api_key, seed))  # before anything that takes time
     built = _world(data, dataset, users, world)
-    told = f"in the world `{world}`: {WORLDS[world].users}"
-    console.print(f"{built.n_users} synthetic users of {data.name}, held-out AUC {built.users.auc:.3f}, {told}")
+    console.print(f"{built.n_users} synthetic users of {data.name}, held-out AUC {built.users.auc:.3f}")
+    console.print(f"in the world `{world}`: {WORLDS[world].users}")
     reference = _reference(built, seed, baseline_sessions)
     run, statuses, interrupted = asyncio.run(_run(url, api_key, built, data, config, console))
     if not any(record.complete for record in run.records):
