@@ -28,6 +28,7 @@ from rich.table import Table
 from offline.distil_command import is_whole
 from service.command_line import exits
 from simulator.errors import SimulatorError
+from simulator.world_kinds import DEFAULT_WORLD, WorldName
 
 # The demo's users answer within milliseconds and come in thousands; a real deployment waits longer.
 SERVICE = {
@@ -56,6 +57,9 @@ def demo(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes 8000, or any that is free.")
     ] = 0,
+    world: Annotated[
+        WorldName, typer.Option(help="How simulated users take what they are shown; docs/experiments.md tells.")
+    ] = DEFAULT_WORLD,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     stay: Annotated[
         bool | None,
@@ -101,8 +105,8 @@ def demo(
         with _timed("serve and simulate", times, console):
             load = ["--url", url, "--dataset", str(run / "dataset"), "--out", str(run / "load")]
             bounds = ["--max-seconds", str(load_seconds), "--concurrency", str(concurrency)]
-            _command("simulator", "load", *load, *bounds, *seeded)
-        _summary(run, times, console)
+            _command("simulator", "load", *load, *bounds, "--world", world, *seeded)
+        _summary(run, times, console, world)
         if sys.stdout.isatty() if stay is None else stay:
             _wait_for_the_end(url, console)
 
@@ -222,7 +226,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise SimulatorError(f"the service did not become ready; see {log}")
 
 
-def _summary(run: Path, times: Mapping[str, float], console: Console) -> None:
+def _summary(run: Path, times: Mapping[str, float], console: Console, world: WorldName) -> None:
     evaluated: dict[str, Any] = json.loads((run / "evaluate" / "results.json").read_text())
     results: dict[str, Any] = json.loads((run / "load" / "results.json").read_text())
     table = Table(title="Time", show_header=False)
@@ -230,9 +234,9 @@ def _summary(run: Path, times: Mapping[str, float], console: Console) -> None:
         table.add_row(stage, f"{seconds:.0f} s")
     table.add_row("together", f"{sum(times.values()):.0f} s")
     console.print(table)
-    console.print(
-        f"Before any feedback the pre-trained policy earns {evaluated['pretrained_over_random']:.2f}x what random does."
-    )
+    where = "" if world == DEFAULT_WORLD else f", in the world `{DEFAULT_WORLD}`"  # `evaluate` knows no other
+    ratio = evaluated["pretrained_over_random"]
+    console.print(f"Before any feedback the pre-trained policy earns {ratio:.2f}x what random does{where}.")
     gain = results["gain"]
     if gain is not None:
         console.print(

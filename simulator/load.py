@@ -1,4 +1,4 @@
-"""Synthetic users against the running service: each visit is a new user with a hidden taste, who stays until bored.
+"""Synthetic users against the running service: each visit is a new user with a hidden taste.
 
 Closed loop: `concurrency` users at a time, the next comes when one leaves. Open loop: users arrive by a Poisson process
 that was drawn in advance and does not wait for the service. Every latency counts from when the request was meant to
@@ -22,7 +22,7 @@ from simulator.client import ServiceClient, ServiceError
 from simulator.environment import SessionBatch, World
 from simulator.errors import SimulatorError
 
-Outcome = Literal["bored", "finished", "failed", "cut"]
+Outcome = Literal["bored", "finished", "failed", "cut"]  # bored: left by the rules before the last turn
 _GRACE_S = 5.0  # for running sessions to end by themselves once no new ones start
 
 
@@ -154,7 +154,7 @@ class Load:
         """One session. Its user and luck depend on seed and number only, not on what else is running."""
         rng = np.random.default_rng([self._config.seed, 1, n])
         batch = SessionBatch(self._world, rng)
-        batch.reset(rng.integers(self._world.n_users, size=1))
+        batch.reset(rng.integers(self._world.n_users, size=1), first=n)
         record = SessionRecord(n, int(batch.users[0]), due - self._began)
         self.records.append(record)
         clock = asyncio.get_running_loop().time

@@ -19,6 +19,7 @@ from offline.artefacts import write_atomic
 from offline.datasets import Dataset, read_dataset
 from service.command_line.progress import Told, progress
 from simulator.errors import SimulatorError
+from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
 
 if TYPE_CHECKING:
     from simulator.environment import World
@@ -95,6 +96,10 @@ def load(
             show_default="0, with --rate 1",
         ),
     ] = None,
+    world: Annotated[
+        WorldName,
+        typer.Option(help="How they take what they are shown; docs/experiments.md tells.", rich_help_panel=_TRUTH),
+    ] = DEFAULT_WORLD,
     seed: Annotated[
         int,
         typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
@@ -141,22 +146,23 @@ def load(
     data = read_dataset(dataset)
     console = Console()
     asyncio.run(_check(url, api_key, seed))  # before anything that takes time
-    world = _world(data, dataset, users)
-    console.print(f"{world.n_users} synthetic users of {data.name}, held-out AUC {world.users.auc:.3f}")
-    reference = _reference(world, seed, baseline_sessions)
-    run, statuses, interrupted = asyncio.run(_run(url, api_key, world, data, config, console))
+    built = _world(data, dataset, users, world)
+    console.print(f"{built.n_users} synthetic users of {data.name}, held-out AUC {built.users.auc:.3f}")
+    console.print(f"in the world `{world}`: {WORLDS[world].users}")
+    reference = _reference(built, seed, baseline_sessions)
+    run, statuses, interrupted = asyncio.run(_run(url, api_key, built, data, config, console))
     if not any(record.complete for record in run.records):
         if interrupted:
             raise SimulatorError("interrupted before a session came to its end; nothing is written")
         raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
-    settings = {"url": url, "data set": data.name, "users' AUC": round(world.users.auc, 4)}
+    settings = {"url": url, "data set": data.name, "world": world, "users' AUC": round(built.users.auc, 4)}
     report = summarise(
         run.records,
-        world,
+        built,
         seconds=run.seconds,
         statuses=statuses,
         baselines=reference,
-        settings=settings | asdict(config) | asdict(world.config),
+        settings=settings | asdict(config) | built.config.rules(),
     )
     _write(report, run.records, out, console)
     if interrupted:
@@ -174,21 +180,23 @@ def _reference(world: World, seed: int, n_sessions: int) -> dict[str, Interval]:
         return baselines(world, seed, n_sessions, told.advance)
 
 
-def _world(data: Dataset, folder: Path, users: Path | None) -> World:
-    from simulator.environment import EnvironmentConfig, World
+def _world(data: Dataset, folder: Path, users: Path | None, name: WorldName) -> World:
+    from simulator.environment import World
     from simulator.users import UserModel
-    from simulator.worlds import PRESETS, build_world
+    from simulator.worlds import build_world, rules_of
 
+    rules = rules_of(data.name, name)
     if users is None or not users.exists():
         with progress("fitting users", None, "epochs") as told:
-            world = build_world(data, cache=folder.parent if users is None else None, progress=told.reach)
+            cache = folder.parent if users is None else None
+            world = build_world(data, config=rules, cache=cache, progress=told.reach)
         if users is not None:
             world.users.save(users)
         return world
     model = UserModel.load(users)
     if len(model.item_factors) != len(data.items):
         raise SimulatorError(f"{users}: fitted on another data set ({len(model.item_factors)} items); delete it")
-    return World(model, PRESETS[data.name][1] if data.name in PRESETS else EnvironmentConfig())
+    return World(model, rules)
 
 
 async def _check(url: str, api_key: str | None, seed: int) -> None:

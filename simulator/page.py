@@ -10,6 +10,7 @@ from html import escape
 from simulator.plot import DARK, LIGHT, draw
 from simulator.report import Report
 from simulator.statistics import Interval
+from simulator.world_kinds import WORLDS
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --faint: #5d646d; --line: #d9dde2; --mark: #0072b2; }
@@ -91,8 +92,10 @@ def with_range(interval: Interval) -> str:
 
 def _facts(report: Report) -> str:
     cut = ", ".join(f"{count} {outcome}" for outcome, count in report.incomplete.items())
+    kind = WORLDS.get(report.settings.get("world", ""))
+    world = f"In this world {kind.users}. " if kind is not None else ""
     return (
-        f"{report.sessions:,} sessions in {report.seconds:.1f} s, {report.requests:,} requests"
+        f"{world}{report.sessions:,} sessions in {report.seconds:.1f} s, {report.requests:,} requests"
         f" ({report.requests_per_s:.0f} per second)" + (f"; not counted: {cut}" if cut else "")
     )
 
@@ -106,7 +109,7 @@ def _arms(report: Report) -> str:
         ("– last quarter of the run", *(with_range(arm.last_quarter) for arm in arms)),
         ("Reward per item shown", *(f"{arm.reward_per_item:.3f}" for arm in arms)),
         ("Turns per session", *(f"{arm.turns:.2f}" for arm in arms)),
-        ("Sessions that ended bored", *(f"{arm.bored:.1%}" for arm in arms)),
+        ("Sessions that users left early", *(f"{arm.bored:.1%}" for arm in arms)),
         ("Catalogue coverage", *(f"{arm.coverage:.1%}" for arm in arms)),
         ("Diversity within a session", *(f"{arm.diversity:.3f}" for arm in arms)),
     ]

@@ -1,4 +1,4 @@
-"""One simulated user behind Gymnasium's interface, and the four worlds under Gymnasium ids."""
+"""One simulated user behind Gymnasium's interface, and four data sets under Gymnasium ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from offline.datasets import Dataset
 from offline.sources import FOLDER_SOURCES, movielens
 from simulator.environment import SessionBatch, World
 from simulator.errors import SimulatorError
-from simulator.worlds import build_world
+from simulator.users import UserModel
+from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
+from simulator.worlds import build_world, rules_of
 
 Observation = dict[str, Any]
 Action = np.int64 | npt.NDArray[np.int64]
@@ -40,7 +42,8 @@ class RecommendEnv(gymnasium.Env[Observation, Action]):
 
     Action: one item (Discrete) where the slate has one place, else a slate (MultiDiscrete). Observation: the last
     `history` items shown, oldest first and padded with -1 in front, and the responses to them (0 or 1). Reward: the
-    number of positive responses. Terminated: the user left bored; truncated: the last turn is over.
+    number of positive responses. Terminated: the user left; truncated: the last turn is over. Episodes since the last
+    seed are numbered: where tastes drift, that is the time.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - the base class has it so
@@ -57,6 +60,7 @@ class RecommendEnv(gymnasium.Env[Observation, Action]):
         )
         self._history = history
         self._batch: SessionBatch | None = None
+        self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -64,13 +68,14 @@ class RecommendEnv(gymnasium.Env[Observation, Action]):
         """Begin a session of a random user, or of `options["user"]` (an index)."""
         super().reset(seed=seed)
         if self._batch is None or seed is not None:
-            self._batch = SessionBatch(self.world, self.np_random)
+            self._batch, self._episode = SessionBatch(self.world, self.np_random), 0
         user = (options or {}).get("user")
         if user is None:
             user = self.np_random.integers(self.world.n_users)
         elif not 0 <= user < self.world.n_users:
             raise SimulatorError(f"user {user}: expected an index from 0 to {self.world.n_users - 1}")
-        self._batch.reset(np.array([user], np.int64))
+        self._batch.reset(np.array([user], np.int64), first=self._episode)
+        self._episode += 1
         return self._observation(self._batch), {"user": int(user)}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -96,7 +101,7 @@ def register(data: Path, *, cache: Path | None = None, seed: int = 0) -> None:
     """Make `gymnasium.make("ialp/Coat-v0")` and the others work; data are read and users fitted at the first make.
 
     `data` holds the folders `coat`, `lastfm-2k` and `amazon-industrial`; MovieLens comes from its package. `make`
-    takes `slate_size` and `history`. Registering again replaces what was registered.
+    takes `slate_size`, `history` and `world`, a name of `WORLDS`. Registering again replaces what was registered.
     """
     folders = {"coat": data / "coat", "lfm": data / "lastfm-2k", "industry": data / "amazon-industrial"}
     for environment_id, name in ENVIRONMENT_IDS.items():
@@ -106,21 +111,29 @@ def register(data: Path, *, cache: Path | None = None, seed: int = 0) -> None:
 
 
 class _Entry:
-    """Builds the environment at `make`, the world only once. (Not a closure: Gymnasium deep-copies its arguments.)"""
+    """Builds the environment at `make`, its users only once. (Not a closure: Gymnasium deep-copies its arguments.)"""
 
     def __init__(self, load: Callable[[], Dataset], cache: Path | None, seed: int) -> None:
         self._load, self._cache, self._seed = load, cache, seed
-        self._world: World | None = None
+        self._name = ""
+        self._users: UserModel | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Entry:
         return self
 
-    def __call__(self, *, slate_size: int | None = None, history: int = 20, **unknown: Any) -> RecommendEnv:
+    def __call__(
+        self, *, slate_size: int | None = None, history: int = 20, world: WorldName = DEFAULT_WORLD, **unknown: Any
+    ) -> RecommendEnv:
         if unknown:
-            raise SimulatorError(f"{', '.join(unknown)}: unknown; these environments take slate_size and history")
-        if self._world is None:
-            self._world = build_world(self._load(), seed=self._seed, cache=self._cache)
-        world = self._world
+            raise SimulatorError(
+                f"{', '.join(unknown)}: unknown; these environments take slate_size, history and world"
+            )
+        if world not in WORLDS:
+            raise SimulatorError(f"world {world!r}: expected one of {', '.join(WORLDS)}")
+        if self._users is None:
+            dataset = self._load()
+            self._name, self._users = dataset.name, build_world(dataset, seed=self._seed, cache=self._cache).users
+        rules = rules_of(self._name, world)
         if slate_size is not None:
-            world = World(world.users, replace(world.config, slate_size=slate_size))
-        return RecommendEnv(world, history)
+            rules = replace(rules, slate_size=slate_size)
+        return RecommendEnv(World(self._users, rules), history)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.environment import Indices, SessionBatch, World, response_probability
+from simulator.environment import SessionBatch, World, response_probability
+from simulator.likeness import Indices
 from simulator.users import Floats
 
 PolicyFn = Callable[[SessionBatch], Indices]
@@ -47,7 +48,7 @@ def rollout(
     covered = np.zeros(world.n_items, np.bool_)
     rewards, lengths, bored, diversities = [], [], [], []
     for start in range(0, n_sessions, _BATCH):
-        batch.reset(users[start : start + _BATCH])
+        batch.reset(users[start : start + _BATCH], first=start)
         while not batch.done.all():
             batch.show(policy(batch))
         rewards.append(batch.responses.sum(axis=(1, 2), dtype=np.float32))
@@ -80,56 +81,56 @@ def random_policy(seed: int) -> PolicyFn:
 
 def popularity_policy(batch: SessionBatch) -> Indices:
     """The unseen items that users like most on average (the true average, which no honest policy knows)."""
-    return _best(np.broadcast_to(batch.world.popularity, batch.seen.shape), batch)
+    return _best(_popularity(batch), batch)
 
 
 def oracle_slate(batch: SessionBatch) -> Indices:
     """A ceiling: the unseen items with the highest true probability now; those that bore the user come last."""
-    return _greedy(batch.world.users.affinity[batch.users], batch)
+    return _greedy(batch.affinity, batch)
 
 
 def item_oracle_slate(batch: SessionBatch) -> Indices:
     """A ceiling for who knows all of items, how popular each is and what is alike, and nothing of users."""
-    return _greedy(np.broadcast_to(batch.world.popularity, batch.seen.shape), batch)
+    return _greedy(_popularity(batch), batch)
 
 
 class PopulationOracle:
     """A ceiling for strangers: knows every user's true taste, but not which of them this is.
 
     Its belief over the users is exact (Bayes, uniform before the first response); its slates are greedy by the belief's
-    mean affinity, of which satiation takes its share. It does not try things out in order to learn more of a user.
+    mean affinity, which the session moves as it moves everybody's. It does not try things out to learn more of a user.
+    When users leave tells nothing of who they are: that depends on what was shown and answered alone.
     """
 
     def __init__(self, world: World) -> None:
-        affinity = world.users.affinity
-        self._affinity, self._world = affinity, world
-        self._logits = np.ascontiguousarray((np.log(affinity) - np.log1p(-affinity)).T)  # [A, U]
         self.log_belief: Floats = np.zeros((0, world.n_users), np.float32)  # [B, U] not normalised
-        self._exposure: Floats = np.zeros((0, world.config.slate_size), np.float32)  # of the last slates
+        self._shift: Floats = np.zeros((0, world.config.slate_size), np.float32)  # of the last slates
 
     def __call__(self, batch: SessionBatch) -> Indices:
         """All sessions of the batch begin together, and every call is followed by `show` of its slates."""
         rows = np.arange(len(batch.users))
         if batch.turn.max() == 0:
-            self.log_belief = np.zeros((len(rows), self._world.n_users), np.float32)
+            self.log_belief = np.zeros((len(rows), batch.world.n_users), np.float32)
         else:
             self._learn(batch)
         belief = np.exp(self.log_belief - self.log_belief.max(axis=1, keepdims=True))
-        mean = (belief @ self._affinity) / belief.sum(axis=1, keepdims=True)
+        mean = np.empty(batch.seen.shape, np.float32)
+        for truth, at in batch.populations():
+            mean[at] = (belief[at] @ truth.affinity) / belief[at].sum(axis=1, keepdims=True)
         slates = _greedy(mean, batch)
-        self._exposure = batch.exposure(slates, rows)
+        self._shift = batch.shift(slates, rows)
         return slates
 
     def _learn(self, batch: SessionBatch) -> None:
         """From the responses to the last slates, of the sessions that had one."""
         turn = int(batch.turn.max())
-        rows = np.flatnonzero(batch.turn == turn)
-        shown, responses = batch.shown[rows, turn - 1], batch.responses[rows, turn - 1]
-        for slot in range(shown.shape[1]):
-            logits = self._logits[np.maximum(shown[:, slot], 0)]
-            logits = logits - self._world.config.satiation * self._exposure[rows, slot, None]
-            told = -np.logaddexp(0.0, np.where(responses[:, slot, None], -logits, logits))
-            self.log_belief[rows] += np.where(shown[:, slot, None] >= 0, told, 0.0)
+        for truth, at in batch.populations():
+            rows = at[batch.turn[at] == turn]
+            shown, responses = batch.shown[rows, turn - 1], batch.responses[rows, turn - 1]
+            for slot in range(shown.shape[1]):
+                logits = truth.logits_by_item[np.maximum(shown[:, slot], 0)] + self._shift[rows, slot, None]
+                told = -np.logaddexp(0.0, np.where(responses[:, slot, None], -logits, logits))
+                self.log_belief[rows] += np.where(shown[:, slot, None] >= 0, told, 0.0)
 
 
 CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {
@@ -139,10 +140,18 @@ CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {
 }
 
 
+def _popularity(batch: SessionBatch) -> Floats:
+    """[B, A] true mean affinity over all users, at the time of each session."""
+    popularity = np.empty(batch.seen.shape, np.float32)
+    for truth, at in batch.populations():
+        popularity[at] = truth.popularity
+    return popularity
+
+
 def _greedy(affinity: Floats, batch: SessionBatch) -> Indices:
     """[B, K] the unseen items that are likeliest to be answered now, were `affinity` [B, A] the users'."""
     rows = np.arange(len(batch.users))
-    probability = response_probability(affinity, batch.exposure(None, rows), batch.world.config.satiation)
+    probability = response_probability(affinity, batch.shift(None, rows))
     # Probabilities are below 1: every item that bores ranks below every item that does not.
     return _best(probability - batch.bores(None, rows), batch)
 

@@ -69,6 +69,16 @@ class UserModel:
         return sigmoid(logits)
 
     @cached_property
+    def popularity(self) -> Floats:
+        """[A] mean affinity over all users."""
+        return np.asarray(self.affinity.mean(axis=0), np.float32)
+
+    @cached_property
+    def logits_by_item(self) -> Floats:
+        """[A, U] log odds of the affinity, one item's users side by side."""
+        return np.ascontiguousarray((np.log(self.affinity) - np.log1p(-self.affinity)).T)
+
+    @cached_property
     def item_vectors(self) -> Floats:
         """[A, d] unit vectors of the items in the truth's own space, for similarity."""
         norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)

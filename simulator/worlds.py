@@ -1,11 +1,12 @@
-"""The worlds we simulate: for each data set how user truth is fitted and how sessions go, and a cache of the fit."""
+"""The worlds we simulate: how user truth is fitted for each data set, how sessions go, and a cache of the fit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from offline.datasets import Dataset
 from simulator.environment import EnvironmentConfig, World
 from simulator.errors import SimulatorError
 from simulator.users import Progress, UserModel, UserModelConfig, fit_users
+from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
 
 PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyType(
     {
@@ -33,7 +35,13 @@ PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyT
         ),
     }
 )
-"""By `Dataset.name`; every other data set gets the defaults."""
+"""By `Dataset.name`, in the world of boredom; every other data set gets the defaults."""
+
+
+def rules_of(dataset_name: str, world: WorldName = DEFAULT_WORLD) -> EnvironmentConfig:
+    """How sessions go in a world with the items and users of a data set."""
+    preset = PRESETS[dataset_name][1] if dataset_name in PRESETS else EnvironmentConfig()
+    return replace(preset, **WORLDS[world].rules)
 
 
 def build_world(
@@ -46,22 +54,28 @@ def build_world(
 ) -> World:
     """The world of a data set: its users fitted (or read from the folder `cache`, where the fit is kept) and its rules.
 
-    `config` overrides the preset's rules; `seed` is the fit's.
+    `config` are the rules, by default those of the default world; `seed` is the fit's.
 
     Raises:
         SimulatorError: the data set has no interactions, or none that is liked.
     """
     if dataset.interactions is None:
         raise SimulatorError(f"data set {dataset.name!r} has no interactions, so no user can be simulated; add some")
-    user_config, preset = PRESETS.get(dataset.name, (UserModelConfig(), EnvironmentConfig()))
+    user_config = PRESETS[dataset.name][0] if dataset.name in PRESETS else UserModelConfig()
     path = cache / f"users-{dataset.name}-{_key(dataset, user_config, seed)}.safetensors" if cache else None
     if path is not None and path.exists():
-        users = UserModel.load(path)
+        users = _kept(path)
     else:
         users = fit_users(dataset.interactions, len(dataset.items), user_config, seed, progress)
         if path is not None:
             users.save(path)
-    return World(users, config or preset)
+    return World(users, config or rules_of(dataset.name))
+
+
+@lru_cache(1)
+def _kept(path: Path) -> UserModel:
+    """The fit that is there, read once for all worlds of a data set."""
+    return UserModel.load(path)
 
 
 def _key(dataset: Dataset, config: UserModelConfig, seed: int) -> str:

@@ -13,6 +13,7 @@ from offline.sources import FOLDER_SOURCES
 from simulator.errors import SimulatorError
 from simulator.experiments.files import EXPERIMENTS_FILE
 from simulator.rollout import CEILINGS
+from simulator.world_kinds import BOREDOM, WORLDS, WorldName
 
 T = TypeVar("T")
 
@@ -29,12 +30,18 @@ class Protocol:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """Where a data set comes from: a source of `offline datasets`, with its folder below the data folder."""
+    """Where a data set comes from, and how its users are.
+
+    An environment with a `base` is another world of that environment's data set: it has all that it does not say of its
+    own from there, and shares what is prepared (fitted users, judgements, pre-trained policies).
+    """
 
     title: str
-    source: str
-    folder: str | None = None
+    source: str  # of `offline datasets`
+    folder: str | None = None  # below the data folder
     rules: Mapping[str, Any] = field(default_factory=dict)  # overrides of EnvironmentConfig
+    world: WorldName = BOREDOM
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class MethodSpec:
     prior: str | None = None
     logs: bool = False  # learned from the fixed log of a popularity policy
     environments: tuple[str, ...] | None = None
+    worlds: bool = True  # also played in the environments that have a base
     seeds: int | None = None
     sessions: int | None = None
 
@@ -84,10 +92,21 @@ class Experiments:
     priors: Mapping[str, PriorSpec]
     methods: Mapping[str, MethodSpec]
 
+    def data_set(self, environment: str) -> str:
+        """The environment's base, or itself: what all worlds of one data set have in common."""
+        return self.environments[environment].base or environment
+
     def options(self, method: str, environment: str) -> dict[str, Any]:
-        """A method's options in an environment."""
+        """A method's options in an environment: the same in all worlds of a data set."""
         spec = self.methods[method]
-        return {**spec.options, **spec.tuned.get(environment, {})}
+        return {**spec.options, **spec.tuned.get(self.data_set(environment), {})}
+
+    def plays(self, method: str, environment: str) -> bool:
+        """Is the method played there?"""
+        spec = self.methods[method]
+        if self.environments[environment].base is not None and not spec.worlds:
+            return False
+        return spec.environments is None or self.data_set(environment) in spec.environments
 
 
 def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
@@ -107,7 +126,7 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
         raise SimulatorError(f"{path}: unknown section {', '.join(unknown)}; known are {', '.join(sorted(sections))}")
     experiments = Experiments(
         protocol=read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
-        environments=_tables(EnvironmentSpec, raw, "environments", path),
+        environments=_tables(EnvironmentSpec, {"environments": _with_bases(raw, path)}, "environments", path),
         judges=_tables(JudgeSpec, raw, "judges", path),
         priors=_tables(PriorSpec, raw, "priors", path),
         methods=_tables(MethodSpec, raw, "methods", path),
@@ -120,6 +139,24 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
             for name, m in experiments.methods.items()
         },
     )
+
+
+def _with_bases(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The tables of the environments; those with a base have what it says, but for what they say themselves."""
+    tables: Mapping[str, Any] = raw.get("environments", {})
+    found = {}
+    for name, table in tables.items():
+        where, world, base = f"{path}: environments.{name}", table.get("world", BOREDOM), table.get("base")
+        if world not in WORLDS:
+            raise SimulatorError(f"{where}.world: expected one of {', '.join(WORLDS)}")
+        if base is None:
+            found[name] = table
+            continue
+        own = tables.get(base)
+        if own is None or "base" in own:
+            raise SimulatorError(f"{where}.base: expected an environment without a base")
+        found[name] = {**own, "title": f"{own.get('title')}, {WORLDS[world].title}", **table}
+    return found
 
 
 def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> dict[str, T]:

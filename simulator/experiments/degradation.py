@@ -148,7 +148,7 @@ class _Life:
         for start in range(0, plan.n_sessions, plan.concurrent):
             if self.fault_at is None and start >= plan.fault_at:
                 self._strike(batch)
-            batch.reset(users[start : start + plan.concurrent])
+            batch.reset(users[start : start + plan.concurrent], first=start)
             self._wave(batch)
         served = None if self.retreated_at is None else "the frozen policy" if self.frozen else "an older version"
         tally = self.tally

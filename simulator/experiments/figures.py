@@ -34,7 +34,7 @@ def draw_all(results: Results, file_format: str = "svg") -> dict[str, bytes]:
     """Name -> picture; what the records have nothing for is left out."""
     figures: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
-        for environment in results.cells:
+        for environment in results.data_sets:
             for name, draw in (("learning", _learning), ("bars", _bars), ("coverage", _coverage)):
                 if (figure := draw(results, environment)) is not None:
                     figures[f"{environment}-{name}"] = saved(figure, file_format)

@@ -10,6 +10,7 @@ EXPERIMENTS_FILE = Path(__file__).with_name("experiments.toml")
 TUNING_FILE = Path(__file__).with_name("tuning.toml")
 PUBLISHED = ("lfm", "industry", "coat")  # environments on which goals are judged
 ALL_PUBLISHED = ",".join(PUBLISHED)
+ALL_WORLDS = ",".join(f"{name}*" for name in PUBLISHED)  # of their data sets
 
 
 def names_of(section: str) -> Callable[[str], list[str]]:

@@ -20,7 +20,7 @@ _ALONE, _CORRECTED = "#b00020", "#000000"
 
 def windows(results: Results) -> Figure | None:
     """`ialp_ap` minus `ialp_frozen` in every window of sessions."""
-    pairs = {e: results.pair(e, "ialp_ap", "ialp_frozen", ALL) for e in results.cells}
+    pairs = {e: results.pair(e, "ialp_ap", "ialp_frozen", ALL) for e in results.data_sets}
     shown = {e: pair.seeds for e, pair in pairs.items() if not pair.missing}
     if not shown:
         return None
@@ -61,7 +61,7 @@ def _window_panel(results: Results, environment: str, seeds: tuple[int, ...], ax
 
 def judges(results: Results) -> Figure | None:
     """Benefit of a prior by the accuracy of its simulated judge."""
-    curves = {e: {s: judge_curve(results, e, measure) for s, measure in STRETCHES.items()} for e in results.cells}
+    curves = {e: {s: judge_curve(results, e, measure) for s, measure in STRETCHES.items()} for e in results.data_sets}
     shown = [e for e, by_stretch in curves.items() if any(by_stretch.values())]
     if not shown:
         return None

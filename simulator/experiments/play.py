@@ -27,7 +27,7 @@ class Played:
     length: npt.NDArray[np.int64]  # [n] turns
     bored: npt.NDArray[np.bool_]  # [n] the user left because of a slate, be it the last one
     diversity: npt.NDArray[np.float32]  # [n] mean of 1 - cos over pairs of items shown; NaN with fewer than two
-    novelty: npt.NDArray[np.float32]  # [n] mean of -log2 of the items' true popularity share
+    novelty: npt.NDArray[np.float32]  # [n] mean of -log2 of the items' true popularity share, before any drift
     counts: npt.NDArray[np.int64]  # [A] how often each item was shown
     counts_last: npt.NDArray[np.int64]  # [A] the same over the last 1,000 sessions
     seconds: float  # of CPU, the environment's own included
@@ -54,7 +54,7 @@ def play(
     counts, counts_last = np.zeros(world.n_items, np.int64), np.zeros(world.n_items, np.int64)
     rows = []
     for start in range(0, n_sessions, concurrent):
-        batch.reset(users[start : start + concurrent])
+        batch.reset(users[start : start + concurrent], first=start)
         play_wave(batch)
         shown = batch.shown.reshape(len(batch.users), -1)
         present = shown >= 0

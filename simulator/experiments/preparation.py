@@ -30,14 +30,15 @@ from offline.scorers import RecordedScorer, ScorerConfig, open_scorer
 from offline.sources import FOLDER_SOURCES, movielens
 from offline.states import Embeddings
 from service.policy.snapshot import save_snapshot
-from simulator.environment import EnvironmentConfig, World
+from simulator.environment import World
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Catalogue
 from simulator.experiments.config import EnvironmentSpec, Experiments, JudgeSpec, PriorSpec
 from simulator.experiments.judges import shuffled, synthetic_preferences, text_preferences
 from simulator.experiments.logs import record_log
 from simulator.experiments.play import STREAMS
-from simulator.worlds import PRESETS, build_world
+from simulator.world_kinds import BOREDOM
+from simulator.worlds import build_world, rules_of
 
 LOG_SEED = 1_000_000  # of the fixed log: users whom no reported run sees
 
@@ -47,12 +48,11 @@ class Prepared:
 
     def __init__(self, name: str, spec: EnvironmentSpec, data: Path, work: Path) -> None:
         self.name, self.spec, self._data = name, spec, data
-        self.folder = work / name
+        self.folder = work / (spec.base or name)  # all worlds of a data set share what is prepared
         self.dataset = self._dataset()
         self.embeddings = self._embeddings()
-        _, preset = PRESETS.get(self.dataset.name, (None, EnvironmentConfig()))
         try:
-            self.rules = replace(preset, **spec.rules)
+            self.rules = replace(rules_of(self.dataset.name, spec.world), **spec.rules)
         except TypeError as error:
             raise SimulatorError(f"environments.{name}.rules: {str(error).partition('() ')[2]}") from None
         self.world: World = build_world(self.dataset, config=self.rules, cache=self.folder)
@@ -66,11 +66,14 @@ class Prepared:
             "source": self.spec.source,
             "n_items": self.world.n_items,
             "n_users": self.world.n_users,
-            "rules": asdict(self.rules),
+            "rules": self.rules.rules(),
             "streams": STREAMS,
             "users": asdict(users.config),
             "held_out_auc": round(users.auc, 4),
             "mean_affinity": round(float(users.affinity.mean()), 4),
+            # Not said of boredom, so that results from before there were other worlds still count.
+            **({} if self.spec.world == BOREDOM else {"world": self.spec.world}),
+            **({} if self.spec.base is None else {"base": self.spec.base}),
         }
 
     def _dataset(self) -> Dataset:
@@ -99,7 +102,7 @@ class Prepared:
     def log(self) -> Path:
         """The fixed log of a popularity policy."""
         users = hashlib.sha256(self.world.users.affinity.tobytes()).hexdigest()
-        path = self.folder / f"log-{_hash([asdict(self.rules), users, sources_hash('simulator')])}.npz"
+        path = self.folder / f"log-{_hash([self.rules.rules(), users, sources_hash('simulator')])}.npz"
         if not path.exists():
             record_log(self.world, self.catalogue, path, LOG_SEED)
         return path

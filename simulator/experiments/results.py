@@ -15,6 +15,7 @@ from simulator.experiments.comparison import Floats
 from simulator.experiments.config import Protocol
 from simulator.experiments.files import PUBLISHED
 from simulator.experiments.record import BIN, EARLY, Record
+from simulator.world_kinds import BOREDOM
 
 PROTOCOL = Protocol()
 ENVIRONMENTS = PUBLISHED
@@ -117,13 +118,33 @@ class Results:
     left_out: tuple[str, ...] = ()  # a sentence each
     code: Mapping[Code, int] = field(default_factory=dict)  # -> runs
 
+    @property
+    def data_sets(self) -> list[str]:
+        """The environments that are not another world of one that is here, too."""
+        return [environment for environment in self.cells if self._base(environment) not in self.cells]
+
+    def worlds(self, data_set: str) -> dict[str, str]:
+        """World -> environment of a data set: its own world first, the others by name."""
+        others = {self.world(e): e for e in sorted(self.cells) if self._base(e) == data_set}
+        return {self.world(data_set): data_set, **others}
+
+    def world(self, environment: str) -> str:
+        """In which world an environment is; records from before there were several say nothing."""
+        return str(self._facts(environment).get("world", BOREDOM))
+
+    def _base(self, environment: str) -> str | None:
+        base = self._facts(environment).get("base")
+        return None if base is None else str(base)
+
+    def _facts(self, environment: str) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = next(iter(self.cells[environment].values())).configuration["environment"]
+        return facts
+
     def runs(self, environment: str, method: str) -> Runs | None:
         return self.cells.get(environment, {}).get(method)
 
     def environment_title(self, environment: str) -> str:
-        for runs in self.cells.get(environment, {}).values():
-            return str(runs.configuration["environment"]["title"])
-        return environment
+        return str(self._facts(environment)["title"]) if self.cells.get(environment) else environment
 
     def pair(self, environment: str, a: str, b: str, measure: Measure) -> Pair:
         """Both methods' values on the seeds that both have; none unless both ran as many sessions as it takes."""
@@ -146,16 +167,25 @@ class Results:
         return Pair(left, right, seeds)
 
     def strongest(
-        self, environment: str, groups: Sequence[str], measure: Measure = ALL, prefix: str = ""
+        self,
+        environment: str,
+        groups: Sequence[str],
+        measure: Measure = ALL,
+        prefix: str = "",
+        kinds: Sequence[str] = (),
     ) -> Runs | None:
         """The method without a language model that has the highest mean, of those with all the sessions.
 
-        `prefix`: only methods whose names start so.
+        `prefix`: only methods whose names start so. `kinds`: only methods of these kinds.
         """
         rivals = [
             runs
             for runs in self.cells.get(environment, {}).values()
-            if runs.group in groups and runs.method.startswith(prefix) and not runs.uses_llm and runs.has(measure)
+            if runs.group in groups
+            and runs.method.startswith(prefix)
+            and not runs.uses_llm
+            and runs.has(measure)
+            and (not kinds or runs.configuration["method"]["kind"] in kinds)
         ]
         return max(rivals, key=lambda runs: (float(runs.values(measure).mean()), runs.method), default=None)
 

@@ -10,6 +10,7 @@ from simulator.experiments.comparison import ONE_SIDED, WINDOW
 from simulator.experiments.goal_tables import goal_in_detail, goals_in_short
 from simulator.experiments.results import CONSTANT, PROTOCOL, Results, code_of
 from simulator.experiments.tables import reward_table, summary_table, table, variety_table
+from simulator.experiments.worlds_table import worlds_table
 
 HEAD = """\
 # Results
@@ -22,6 +23,15 @@ python -m simulator results --results docs/results --out docs/results.md
 ```
 
 The same result files give the same page and plots, byte for byte (with the same version of matplotlib).
+"""
+
+WORLDS_HEAD = """\
+## Worlds
+
+Cumulative reward relative to the strongest bandit, in worlds whose users take what they are shown in different ways
+(experiments.md has the equations). The strongest bandit of a world is the best of learned popularity, LinUCB and
+Thompson sampling there. What is ahead in one world alone is not ahead. The mean is over the worlds, without an
+interval: the same seeds bring the same users to all of them, so that they are not independent.
 """
 
 READING = f"""\
@@ -71,7 +81,8 @@ def results_page(results: Results, images: Mapping[str, str]) -> str:
         "## All environments\n\nCumulative reward relative to the strongest baseline of each environment.\n\n"
         + summary_table(results),
         *(_image(images, name, text) for name, text in _OVERALL.items()),
-        *(_environment(results, environment, images) for environment in results.cells),
+        _worlds(results),
+        *(_environment(results, environment, images) for environment in results.data_sets),
         "## The goals in detail\n",
         *(goal_in_detail(goal) for goal in judged),
         "## What was run\n\n" + _what_was_run(results),
@@ -114,6 +125,13 @@ def _warnings(results: Results) -> str:
     if results.left_out:
         warnings.append("Left out, because newer runs stand in their place: " + "; ".join(results.left_out) + ".")
     return "".join(f"> {warning}\n>\n" for warning in warnings).removesuffix(">\n")
+
+
+def _worlds(results: Results) -> str:
+    """A table for each data set of which there is more than one world."""
+    several = [data_set for data_set in results.data_sets if len(results.worlds(data_set)) > 1]
+    parts = [f"### {results.environment_title(data_set)}\n\n{worlds_table(results, data_set)}" for data_set in several]
+    return "\n".join([WORLDS_HEAD, *parts]) if parts else ""
 
 
 def _environment(results: Results, environment: str, images: Mapping[str, str]) -> str:

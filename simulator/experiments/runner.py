@@ -66,8 +66,7 @@ def plan(
         for name, environment in prepared.items():
             for method in methods:
                 spec = experiments.methods[method]
-                elsewhere = spec.environments is not None and name not in spec.environments
-                if elsewhere or seed - protocol.first_seed >= (spec.seeds or protocol.seeds):
+                if not experiments.plays(method, name) or seed - protocol.first_seed >= (spec.seeds or protocol.seeds):
                     continue
                 yield _run(experiments, environment, method, spec, seed, console)
 

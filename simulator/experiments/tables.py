@@ -89,16 +89,16 @@ def variety_table(results: Results, environment: str) -> str:
 
 def summary_table(results: Results) -> str:
     """Cumulative reward relative to the strongest baseline of each environment, the best first."""
-    strongest = {e: results.strongest(e, ("baseline",)) for e in results.cells}
+    strongest = {e: results.strongest(e, ("baseline",)) for e in results.data_sets}
     shown = [e for e, rival in strongest.items() if rival is not None]
     rows: list[tuple[float, list[str]]] = []
-    for method, title in _titles(results).items():
-        ratios = {e: _relative(results, e, method, strongest[e]) for e in shown}
+    for method, title in method_titles(results).items():
+        ratios = {e: relative(results, e, method, strongest[e]) for e in shown}
         if all(ratio is None for ratio in ratios.values()):
             continue
         published = [ratio for e in ENVIRONMENTS if (ratio := ratios.get(e)) is not None]
         mean = average(published) if len(published) == len(ENVIRONMENTS) else None
-        cells = [NONE if r is None else _relative_text(r) for r in (*ratios.values(), mean)]
+        cells = [NONE if r is None else gain(r) for r in (*ratios.values(), mean)]
         order = mean.mean if mean is not None else -1.0 + float(np.mean([r.mean for r in ratios.values() if r]))
         rows.append((order, [title, f"`{method}`", *cells]))
     rows.sort(key=lambda row: (-row[0], row[1][1]))
@@ -107,13 +107,16 @@ def summary_table(results: Results) -> str:
     return table(head, [cells for _, cells in rows], left=2)
 
 
-def _relative(results: Results, environment: str, method: str, rival: Runs | None) -> Interval | None:
-    assert rival is not None
+def relative(results: Results, environment: str, method: str, rival: Runs | None) -> Interval | None:
+    """All that a method earned over what the rival did; None where they cannot be compared."""
+    if rival is None:
+        return None
     pair = results.pair(environment, method, rival.method, ALL)
     return None if pair.missing else paired_ratio(pair.a, pair.b)
 
 
-def _relative_text(ratio: Interval) -> str:
+def gain(ratio: Interval) -> str:
+    """A ratio as what is gained, in percent; exactly 1 is the strongest itself."""
     if ratio.low == ratio.high == 1.0:
         return "**strongest**"
     return f"{100 * (ratio.mean - 1):+.1f}% ± {100 * (ratio.high - ratio.mean):.1f}"
@@ -124,7 +127,8 @@ def ranked(results: Results, environment: str) -> list[Runs]:
     return sorted(results.cells[environment].values(), key=lambda runs: (-float(runs.values(ALL).mean()), runs.method))
 
 
-def _titles(results: Results) -> dict[str, str]:
+def method_titles(results: Results) -> dict[str, str]:
+    """Of all methods that have records."""
     titles: dict[str, str] = {}
     for methods in results.cells.values():
         for method, runs in methods.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -23,12 +24,14 @@ from simulator.experiments.command_options import (
     Work,
 )
 from simulator.experiments.experiment_command import chosen_names, play_missing
-from simulator.experiments.files import ALL_PUBLISHED, EXPERIMENTS_FILE, TUNING_FILE
+from simulator.experiments.files import ALL_WORLDS, EXPERIMENTS_FILE, TUNING_FILE
 
 if TYPE_CHECKING:
     from simulator.experiments.config import Experiments, Protocol
     from simulator.experiments.record import Record
-    from simulator.experiments.tuning import Tuning
+    from simulator.experiments.tuning import Tried, Tuning
+
+Chosen = Mapping[tuple[str, str], Mapping[str, Any]]  # method and data set -> setting
 
 HEAD = """\
 # Tuning
@@ -56,11 +59,11 @@ def tune(
     work: Work = WORK,
     results: Results = Path("docs/results/tuning"),
     out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=FILES)] = Path("docs/tuning.md"),
-    environments: Environments = ALL_PUBLISHED,
+    environments: Environments = ALL_WORLDS,
     methods: Methods = "*",
     processes: Processes = None,
 ) -> None:
-    """Play as many settings of each method, on seeds that are not reported, and say which earned most.
+    """Play as many settings of each method, on seeds that are not reported, and say which earned most in all worlds.
 
     Needs: what `experiment` needs.
 
@@ -70,7 +73,7 @@ def tune(
 
     Examples:
         python -m simulator tune --data data
-        python -m simulator tune --data data --methods linucb --environments coat
+        python -m simulator tune --data data --methods linucb --environments 'coat*'
     """
     from simulator.experiments.config import read_experiments
     from simulator.experiments.record import read_records
@@ -92,45 +95,81 @@ def tune(
 
 def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record]) -> str:
     """What was tried, what it earned, and what is used."""
-    from simulator.experiments.tables import table
     from simulator.experiments.tuning import tried, winners
 
     protocol = tuning.protocol
     found = tried(experiments, tuning, records)
-    chosen = winners(tuning, found)
+    chosen = winners(experiments, tuning, found)
     n_settings = max((len(s) for s in tuning.settings.values()), default=0)
     parts = [
         HEAD,
         f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.sessions:,} sessions "
         f"(methods that had logs: fewer, since they learn nothing more) of each of these seeds, of which no result is "
-        f"reported: {_numbers(protocol)}. Numbers are rewards per session; the one in bold is used: the highest of an "
-        "environment.\n",
+        f"reported: {_numbers(protocol)}. Numbers are rewards per session. What is used with a data set, in bold, has "
+        "the highest mean of rewards relative to the defaults', over all worlds in which the method is played: never "
+        "the best of some of them.\n",
         *(
-            f"`{name}` has one setting for all environments, that of the highest mean of rewards relative to the "
-            "defaults'; all that runs the learner which we deploy has it, too.\n"
+            f"`{name}` has one setting for all environments, that of the highest mean over all of them; all that runs "
+            "the learner which we deploy has it, too.\n"
             for name in tuning.one_for_all
         ),
+        _undecided(experiments, found, chosen),
     ]
     for method in tuning.settings:
         of_method = [one for one in found if one.method == method]
-        if not of_method:
-            continue
-        titles = ["setting", *(experiments.environments[one.environment].title for one in of_method)]
-        used = [chosen[method, one.environment] for one in of_method]
-        rows = [
-            [_described(setting), *(_cell(one.means[i], setting == u) for one, u in zip(of_method, used, strict=True))]
-            for i, setting in enumerate(tuning.settings[method])
-        ]
-        parts.append(f"## {experiments.methods[method].title} (`{method}`)\n\n" + table(titles, rows, left=1))
-    return "\n".join(parts)
+        if of_method:
+            title = experiments.methods[method].title
+            rows = _table(experiments, tuning.settings[method], of_method, chosen)
+            parts.append(f"## {title} (`{method}`)\n\n{rows}")
+    return "\n".join(part for part in parts if part)
+
+
+def _undecided(experiments: Experiments, found: Sequence[Tried], chosen: Chosen) -> str:
+    """Of which data sets a method has been played in some of its worlds only."""
+    open_: dict[str, list[str]] = {}
+    for one in found:
+        data_set = experiments.data_set(one.environment)
+        title = experiments.environments[data_set].title
+        if (one.method, data_set) not in chosen and title not in open_.setdefault(one.method, []):
+            open_[one.method].append(title)
+    by_titles: dict[str, list[str]] = {}
+    for method, titles in open_.items():
+        by_titles.setdefault(", ".join(titles), []).append(f"`{method}`")
+    return "".join(
+        f"> **Not chosen yet**, for want of other worlds: {', '.join(methods)} in {titles}. What `tuned` holds of them "
+        "was the best in one world.\n"
+        for titles, methods in by_titles.items()
+    )
+
+
+def _table(
+    experiments: Experiments,
+    settings: Sequence[Mapping[str, Any]],
+    of_method: Sequence[Tried],
+    chosen: Chosen,
+) -> str:
+    """A row a setting; a column a world, and one for their mean where there are several."""
+    from simulator.experiments.tables import table
+
+    titles, columns = ["setting"], [[_described(setting) for setting in settings]]
+    for data_set in dict.fromkeys(experiments.data_set(one.environment) for one in of_method):
+        worlds = [one for one in of_method if experiments.data_set(one.environment) == data_set]
+        used = [setting == chosen.get((worlds[0].method, data_set)) for setting in settings]
+        titles += [experiments.environments[one.environment].title for one in worlds]
+        columns += [[_cell(f"{mean:.3f}", u) for mean, u in zip(one.means, used, strict=True)] for one in worlds]
+        if len(worlds) > 1:
+            means = np.mean([one.relative for one in worlds], axis=0)
+            titles.append("mean of these")
+            columns.append([_cell(f"{100 * (m - 1):+.1f}%", u) for m, u in zip(means, used, strict=True)])
+    return table(titles, list(zip(*columns, strict=True)), left=1)
 
 
 def _numbers(protocol: Protocol) -> str:
     return ", ".join(str(protocol.first_seed + n) for n in range(protocol.seeds))
 
 
-def _cell(mean: float, used: bool) -> str:
-    return f"**{mean:.3f}**" if used else f"{mean:.3f}"
+def _cell(text: str, used: bool) -> str:
+    return f"**{text}**" if used else text
 
 
 def _described(setting: Mapping[str, Any]) -> str:

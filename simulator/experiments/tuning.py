@@ -1,4 +1,4 @@
-"""Settings of methods, as many of each, and which of them earned most on seeds that no result is reported of."""
+"""Settings of methods, as many of each, and which earned most, over all worlds, on seeds that no result is told of."""
 
 from __future__ import annotations
 
@@ -108,6 +108,11 @@ class Tried:
         """Of each setting, over seeds."""
         return [float(np.mean(values)) for values in self.rewards]
 
+    @property
+    def relative(self) -> list[float]:
+        """The means over that of the first setting."""
+        return [mean / self.means[0] for mean in self.means]
+
 
 def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
     """By method and environment, those with a record of every setting and seed; nothing else counts."""
@@ -131,23 +136,33 @@ def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -
     return out
 
 
-def winners(tuning: Tuning, found: Iterable[Tried]) -> dict[tuple[str, str], Options]:
-    """The setting of each method and environment that earned most; of equal ones, the first.
+def winners(experiments: Experiments, tuning: Tuning, found: Iterable[Tried]) -> dict[tuple[str, str], Options]:
+    """By method and data set, the setting with the highest mean over worlds; of equal ones, the first.
 
-    A method of `one_for_all` has the one with the highest mean of the rewards relative to its first setting's.
+    Never on part of the worlds: without what it earned in all that the method is played in, nothing is chosen. A method
+    of `one_for_all` has the highest mean over the worlds of all its data sets.
     """
+    by_place = {(one.method, one.environment): one for one in found}
+    pools: dict[tuple[str, str], list[Tried]] = {}
+    members: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for method in tuning.settings:
+        for data_set in dict.fromkeys(map(experiments.data_set, experiments.environments)):
+            needed = worlds_of(experiments, method, data_set)
+            own = [by_place[method, e] for e in needed if (method, e) in by_place]
+            if own and len(own) == len(needed):
+                pool = (method, "" if method in tuning.one_for_all else data_set)
+                pools.setdefault(pool, []).extend(own)
+                members.setdefault(pool, []).append((method, data_set))
     chosen: dict[tuple[str, str], Options] = {}
-    shared: dict[str, list[Tried]] = {}
-    for one in found:
-        if one.method in tuning.one_for_all:
-            shared.setdefault(one.method, []).append(one)
-        else:
-            chosen[one.method, one.environment] = one.settings[int(np.argmax(one.means))]
-    for method, ones in shared.items():
-        relative = np.mean([np.array(one.means) / one.means[0] for one in ones], axis=0)
-        for one in ones:
-            chosen[method, one.environment] = one.settings[int(np.argmax(relative))]
+    for pool, ones in pools.items():
+        relative = np.mean([one.relative for one in ones], axis=0)
+        chosen |= dict.fromkeys(members[pool], ones[0].settings[int(np.argmax(relative))])
     return chosen
+
+
+def worlds_of(experiments: Experiments, method: str, data_set: str) -> list[str]:
+    """The environments of a data set in which a method is played."""
+    return [e for e in experiments.environments if experiments.data_set(e) == data_set and experiments.plays(method, e)]
 
 
 def _text(options: Options) -> str:

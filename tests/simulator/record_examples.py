@@ -12,6 +12,7 @@ from simulator.experiments.record import BIN, Record, run_key
 
 SESSIONS = 10_000
 TITLES = {"lfm": "LFM", "industry": "Industry", "coat": "Coat", "movielens": "MovieLens"}
+"""Of data sets; `lfm_calm` is the world `calm` of the first, and says so in its records."""
 GROUPS = {
     "oracle": "ceiling",
     "population_oracle": "ceiling",
@@ -81,10 +82,15 @@ def record(
 
 def configuration_of(method: str, environment: str, sessions: int) -> dict[str, object]:
     prefix, _, variant = method.partition("_")
+    kind = method if GROUPS.get(method) or method.startswith("lin") else "learned"
     group = GROUPS.get(method) or ("ialp" if prefix == "ialp" else "control" if variant in _VARIANTS else "baseline")
+    base, _, world = environment.partition("_")
+    place: dict[str, object] = {"title": TITLES[base], "n_items": 1000, "rules": {"slate_size": 5, "max_turn": 10}}
+    if world:
+        place |= {"title": f"{TITLES[base]}, {world}", "world": world, "base": base}
     configuration: dict[str, object] = {
-        "environment": {"title": TITLES[environment], "n_items": 1000, "rules": {"slate_size": 5, "max_turn": 10}},
-        "method": {"title": method.replace("_", " ").title(), "kind": "learned", "group": group, "options": {}},
+        "environment": place,
+        "method": {"title": method.replace("_", " ").title(), "kind": kind, "group": group, "options": {}},
         "protocol": {"sessions": sessions, "concurrent": 100},
     }
     if prefix == "synthetic":

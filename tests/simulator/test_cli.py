@@ -20,6 +20,7 @@ from service_examples import N_ITEMS, make_snapshot, until
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
 from service import embedded
 from simulator.users import UserModel
+from simulator.world_kinds import WORLDS
 
 N_SESSIONS = 24
 
@@ -76,10 +77,13 @@ def test_a_run_against_the_real_service(dataset: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         again = simulator("load", "--url", url, *arguments, "--out", out)
         users = [httpx.get(f"{url}/users/sim-0-{n}", trust_env=False).json() for n in range(N_SESSIONS)]
-        open_loop = simulator(
-            "load", "--url", url, *arguments, "--rate", 50, "--think-seconds", 0, "--seed", 1, "--out", out / "open"
-        )
+        options = ("--rate", 50, "--think-seconds", 0, "--seed", 1, "--world", "more", "--out", out / "open")
+        open_loop = simulator("load", "--url", url, *arguments, *options)
     assert open_loop.returncode == 0, open_loop.stderr
+    assert "in the world `more`: users want more of the same" in open_loop.stdout
+    settings = json.loads((out / "open" / "results.json").read_text())["settings"]
+    assert settings["world"] == "more" and settings["attraction"] == WORLDS["more"].rules["attraction"]
+    assert "In this world users want more of the same." in (out / "open" / "report.html").read_text()
     assert again.returncode == 2 and "another seed" in again.stderr and "Traceback" not in again.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["sessions"] == N_SESSIONS and results["incomplete"] == {}

@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world_examples import make_world, unit
 
-from simulator.environment import (
-    EnvironmentConfig,
-    LeaveWindow,
-    SessionBatch,
-    distance_quantile,
-    exposure_to,
-    leave_window_length,
-    response_probability,
-    too_close,
-)
+from simulator.environment import EnvironmentConfig, SessionBatch, response_probability
+from simulator.likeness import LeaveWindow, distance_quantile, exposure_to, leave_window_length, too_close
 from simulator.rollout import (
     PolicyFn,
     PopulationOracle,
@@ -39,7 +31,7 @@ from simulator.users import Floats
 def test_response_probability_lowers_the_logit() -> None:
     affinity, exposure = np.array([0.5, 0.5, 0.9], np.float32), np.array([0.0, 2.0, 3.0], np.float32)
     expected = [0.5, 1 / (1 + math.exp(1)), 1 / (1 + math.exp(-(math.log(9) - 1.5)))]
-    np.testing.assert_allclose(response_probability(affinity, exposure, 0.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(response_probability(affinity, -0.5 * exposure), expected, rtol=1e-5)
 
 
 def test_exposure_sums_positive_cosines() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -48,6 +49,16 @@ def test_sessions_follow_the_rules_of_the_world() -> None:
         assert [ITEM_IDS[item] for slate in record.shown for item in slate] == service.seen[f"sim-3-{record.n}"]
         assert record.arm == ("control" if record.n % 4 == 0 else "adaptive")
         assert len(record.recommend_ms) == len(record.versions) == len(record.shown)
+
+
+def test_where_tastes_drift_a_visit_has_those_of_its_number() -> None:
+    world = make_world(replace(WORLD.config, drift_period=40))  # every visit in a step of its own
+    load = go(FakeService(ITEM_IDS), LoadConfig(sessions=20, concurrency=4, seed=3), world)
+    for record in load.records:
+        rng = np.random.default_rng([3, 1, record.n])
+        batch = SessionBatch(world, rng)
+        batch.reset(rng.integers(world.n_users, size=1), first=record.n)
+        assert [batch.show(np.array([slate]))[0].sum() for slate in record.shown] == record.rewards
 
 
 def test_only_positive_responses_are_sent_one_array_a_turn() -> None:

@@ -13,6 +13,7 @@ from world_examples import make_world
 from simulator.environment import EnvironmentConfig
 from simulator.errors import SimulatorError
 from simulator.recommend_env import ENVIRONMENT_IDS, RecommendEnv, register
+from simulator.world_kinds import WORLDS
 
 
 @pytest.mark.parametrize("slate_size", [1, 3])
@@ -78,3 +79,23 @@ def test_registered_environments_are_made_by_id(tmp_path: Path) -> None:
     assert gymnasium.make("ialp/Coat-v0").action_space == gymnasium.spaces.MultiDiscrete([10] * 5)
     with pytest.raises(SimulatorError, match="slate: unknown"):
         gymnasium.make("ialp/Coat-v0", slate=3)
+    calm = gymnasium.make("ialp/Coat-v0", world="calm").unwrapped
+    assert isinstance(calm, RecommendEnv) and calm.world.config.hazard == WORLDS["calm"].rules["hazard"]
+    with pytest.raises(SimulatorError, match=r"world 'flat': expected one of boredom, calm, more, drift"):
+        gymnasium.make("ialp/Coat-v0", world="flat")
+
+
+def test_where_tastes_drift_an_episode_is_a_later_session() -> None:
+    env = RecommendEnv(make_world(EnvironmentConfig(slate_size=2, max_turn=1, hazard=0.0, drift_period=40)))
+
+    def liked_by_episode() -> list[float]:
+        earned = []
+        for episode in range(40):
+            env.reset(seed=1 if episode == 0 else None, options={"user": 4})
+            assert env._batch is not None and env._batch.sessions.tolist() == [episode]
+            earned.append(float(env._batch.affinity[0, 0]))
+            env.step(np.array([0, 1]))
+        return earned
+
+    first = liked_by_episode()
+    assert len(set(first)) > 15 and first == liked_by_episode()

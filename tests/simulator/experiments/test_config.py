@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from experiment_examples import FAST_METHODS, experiments_file
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import read_experiments
+from simulator.world_kinds import WORLDS
 
 SHIPPED = read_experiments()
 ONLINE = [name for name, m in SHIPPED.methods.items() if m.group != "ceiling" and m.prior is None and not m.logs]
@@ -35,6 +37,48 @@ def test_the_controls_are_in_the_file_that_we_ship() -> None:
     assert SHIPPED.protocol.seeds >= 10 and SHIPPED.protocol.sessions == 10_000
 
 
+def test_another_world_has_all_but_its_rules_from_its_base(tmp_path: Path) -> None:
+    more = """
+[environments.toy_more]
+base = "toy"
+world = "more"
+[methods.x]
+title = "X"
+kind = "popularity"
+group = "baseline"
+worlds = false
+tuned.toy = { variety = 1.0 }
+environments = ["toy"]
+"""
+    found = read_experiments(experiments_file(tmp_path / "experiments.toml", FAST_METHODS + more))
+    base, other = found.environments["toy"], found.environments["toy_more"]
+    assert other == replace(base, title="Toy, more of the same", world="more", base="toy")
+    assert [found.data_set(name) for name in ("toy", "toy_more")] == ["toy", "toy"]
+    assert found.options("x", "toy_more") == found.options("x", "toy") == {"variety": 1.0}
+    assert [(found.plays(m, "toy"), found.plays(m, "toy_more")) for m in ("random", "x")] == [
+        (True, True),
+        (True, False),
+    ]
+
+
+def test_every_data_set_that_we_ship_is_played_in_all_worlds() -> None:
+    for data_set in ("lfm", "industry", "coat", "movielens"):
+        kinds = [e.world for name, e in SHIPPED.environments.items() if SHIPPED.data_set(name) == data_set]
+        assert sorted(kinds) == sorted(WORLDS)
+    for method in (
+        "random",
+        "popularity",
+        "linucb",
+        "linear_ts",
+        "boltzmann",
+        "ialp_frozen",
+        "ialp_ft",
+        "ialp_ap",
+        "oracle",
+    ):
+        assert all(SHIPPED.plays(method, environment) for environment in SHIPPED.environments)
+
+
 MISTAKES = {
     "[methods.x]\ntitle = 'X'\nkind = 'nonsense'\ngroup = 'baseline'": "methods.x.kind: expected one of",
     "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\nprior = 'none'": "methods.x.prior: there is no",
@@ -43,6 +87,8 @@ MISTAKES = {
     "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\ntuned.mars = {}": "there is no environments.mars",
     "[priors.y]\ntitle = 'Y'\njudge = 'nobody'": "priors.y.judge: there is no judges.nobody",
     "[environments.z]\ntitle = 'Z'\nsource = 'mars'": "environments.z.source: expected one of",
+    "[environments.z]\nbase = 'toy'\nworld = 'flat'": "environments.z.world: expected one of boredom, calm",
+    "[environments.z]\nbase = 'mars'\nworld = 'calm'": "environments.z.base: expected an environment without a base",
     "[method.x]\ntitle = 'X'": "unknown section method",
     "[methods": "experiments.toml",
 }

@@ -27,6 +27,7 @@ from simulator.experiments.config import Experiments, read_experiments
 from simulator.experiments.methods import method_kinds
 from simulator.experiments.preparation import Prepared
 from simulator.experiments.record import read_records
+from simulator.world_kinds import WORLDS
 
 CONSOLE = Console(quiet=True)
 Command = Callable[..., None]
@@ -118,6 +119,30 @@ def test_records_tell_what_was_run(command: Command, tmp_path: Path) -> None:
     assert set(popularity.code) == {"version", "commit", "sources"}
     assert len(popularity.curves["reward"]) == 2
     assert 0.5 < popularity.configuration["environment"]["held_out_auc"] <= 1
+
+
+def test_worlds_share_what_is_prepared_and_say_which_they_are(command: Command, tmp_path: Path) -> None:
+    worlds = "".join(f'[environments.toy_{w}]\nbase = "toy"\nworld = "{w}"\n' for w in ("calm", "more", "drift"))
+    config = experiments_file(tmp_path / "experiments.toml", FAST_METHODS + worlds)
+    prepare(tmp_path / "work")
+    command(config, "--seeds", "1")
+    records = {(r.environment, r.method): r for r in read_records(tmp_path / "results")}
+    assert len(records) == 4 * 3
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["toy"]
+    assert len(list((tmp_path / "work" / "toy").glob("users-*"))) == 1
+    places = {place: records[place, "random"].configuration["environment"] for place, _ in records}
+    assert "world" not in places["toy"] and "hazard" not in places["toy"]["rules"]
+    for name in ("calm", "more", "drift"):
+        place = places[f"toy_{name}"]
+        assert (place["world"], place["base"], place["title"]) == (name, "toy", f"Toy, {WORLDS[name].title}")
+        assert place["rules"]["max_turn"] == 4 and place["rules"]["hazard"] == 0.02
+        assert {**places["toy"], "rules": {}} == {
+            **{key: value for key, value in place.items() if key not in ("world", "base")},
+            "title": "Toy",
+            "rules": {},
+        }
+    calm, more = (records[f"toy_{name}", "oracle"].metrics["reward"] for name in ("calm", "more"))
+    assert records["toy", "oracle"].metrics["reward"] < calm < more
 
 
 def test_a_mistake_in_a_pattern_is_named(command: Command, tmp_path: Path) -> None:

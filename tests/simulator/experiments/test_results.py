@@ -22,6 +22,7 @@ from simulator.experiments.results import collect
 from simulator.experiments.results_command import results as results_command
 from simulator.experiments.results_page import results_page
 from simulator.experiments.tables import reward_table, summary_table, variety_table
+from simulator.experiments.worlds_table import worlds_table
 
 ALL_GOOD = experiment(GOOD, seeds=3)
 FEW = ("oracle", "random", "linucb", "ialp_ap", "ialp_frozen")
@@ -239,3 +240,52 @@ def test_names_are_apart_in_order_and_inside() -> None:
     ranked = places[np.argsort(wanted)]
     assert (np.diff(ranked) >= 1.0 - 1e-9).all() and ranked[0] >= 0.5 - 1e-9 and ranked[-1] <= 10.0 + 1e-9
     np.testing.assert_allclose(_apart(np.array([2.0, 8.0]), 1.0, 0.0, 10.0), [2.0, 8.0])
+
+
+# -- worlds ------------------------------------------------------------------------------------------------------------
+
+WORLDS = {"": (10.0, 12.0, 8.0), "_calm": (10.0, 9.0, 8.0), "_more": (10.0, 15.0, 20.0)}
+
+
+def of_worlds(environments: dict[str, tuple[float, float, float]] = WORLDS) -> list[Record]:
+    """Three seeds of a bandit, of ours and of learned popularity in worlds of LFM."""
+    names = ("linucb", "ialp_ap", "popularity")
+    return [
+        record(method, seed, f"lfm{world}", level=level, noise=0.0)
+        for world, levels in environments.items()
+        for seed in range(3)
+        for method, level in zip(names, levels, strict=True)
+    ]
+
+
+def test_all_worlds_of_a_data_set_stand_in_one_table() -> None:
+    collected = collect(of_worlds())
+    assert collected.data_sets == ["lfm"]
+    assert collected.worlds("lfm") == {"boredom": "lfm", "calm": "lfm_calm", "more": "lfm_more"}
+    table = worlds_table(collected, "lfm")
+    assert table.splitlines()[0] == "| method | id | boredom | calm | more | mean |"
+    ours = [float(cell.partition("%")[0]) for cell in cells(table, "ialp_ap")[2:]]
+    assert ours == pytest.approx([20.0, -10.0, -25.0, -5.0], abs=0.6)
+    assert cells(table, "linucb")[2:4] == ["**strongest**"] * 2
+    assert cells(table, "popularity")[4] == "**strongest**"
+
+
+def test_a_mean_needs_all_worlds_and_a_method_more_than_one() -> None:
+    some = [r for r in of_worlds() if (r.environment, r.method) != ("lfm_calm", "ialp_ap")]
+    table = worlds_table(collect([*some, *(record("sb3_ppo", seed) for seed in range(3))]), "lfm")
+    assert cells(table, "ialp_ap")[3] == "–" and cells(table, "ialp_ap")[5] == "–"
+    assert "sb3_ppo" not in table
+
+
+def test_the_page_has_one_section_a_data_set_and_a_table_of_its_worlds() -> None:
+    text = page(of_worlds())
+    assert text.count("## Worlds") == 1 and text.count("Reward, regret and cost") == 1
+    assert "### LFM\n\n| method | id | boredom | calm | more | mean |" in text
+    assert "| LFM, more | 3 | 0–2 | 9 | 90,000 |" in text  # what was run names all
+    assert set(figures.draw_all(collect(of_worlds()))) == {"lfm-learning", "lfm-bars", "lfm-coverage"}
+    assert "## Worlds" not in page(SMALL)
+
+
+def test_worlds_without_the_environment_that_they_belong_to_are_shown_by_themselves() -> None:
+    collected = collect([r for r in of_worlds() if r.environment != "lfm"])
+    assert collected.data_sets == ["lfm_calm", "lfm_more"]
