@@ -439,6 +439,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Preview
+         * @description Tell what somebody would be shown and how likely items and categories are. Nothing is logged or remembered.
+         */
+        post: operations["preview_preview_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/readyz": {
         parameters: {
             query?: never;
@@ -573,6 +593,27 @@ export interface components {
              * @description What a person would read first: a title.
              */
             text: string;
+        };
+        /**
+         * Comparison
+         * @description How far apart the two histories' probabilities are.
+         */
+        Comparison: {
+            /**
+             * Less Likely
+             * @description At most `k` items, largest difference first.
+             */
+            less_likely: components["schemas"]["PreviewedItem"][];
+            /**
+             * More Likely
+             * @description At most `k` items, largest difference first.
+             */
+            more_likely: components["schemas"]["PreviewedItem"][];
+            /**
+             * Total Variation
+             * @description Half the sum of absolute differences: 0 the same, 1 nothing in common.
+             */
+            total_variation: number;
         };
         /**
          * DeadLetterResponse
@@ -1053,6 +1094,161 @@ export interface components {
             variant: string;
             /** Version */
             version: number;
+        };
+        /**
+         * PreviewRequest
+         * @description Ask what somebody would be shown. Without `user_id` and `session_id` it is a stranger.
+         * @example {
+         *       "baseline": [],
+         *       "history": [
+         *         {
+         *           "item_id": "318"
+         *         }
+         *       ],
+         *       "k": 5
+         *     }
+         */
+        PreviewRequest: {
+            /**
+             * Arm
+             * @description Whose policy answers. By default that of the user's arm; a stranger's is the adaptive one.
+             */
+            arm?: ("control" | "adaptive") | null;
+            /**
+             * Baseline
+             * @description Compare with somebody who has this history, oldest first; an empty one is a stranger's. Items of both histories are not shown, so that both choose among the same.
+             */
+            baseline?: components["schemas"]["PastInteraction"][] | null;
+            /**
+             * Candidate Item Ids
+             * @description Only these may be shown.
+             */
+            candidate_item_ids?: string[] | null;
+            /**
+             * Exclude Item Ids
+             * @description These are not shown.
+             * @default []
+             */
+            exclude_item_ids?: string[];
+            filters?: components["schemas"]["Filters"] | null;
+            /**
+             * History
+             * @description Use this history, oldest first, instead of the stored session.
+             */
+            history?: components["schemas"]["PastInteraction"][] | null;
+            /**
+             * Item Ids
+             * @description Tell the probability of these items, too.
+             * @default []
+             */
+            item_ids?: string[];
+            /**
+             * K
+             * @description Slots of the slate.
+             * @default 10
+             */
+            k?: number;
+            /**
+             * Seed
+             * @description Seed of the slate: the same one draws the same slate.
+             */
+            seed?: number | null;
+            /** Session Id */
+            session_id?: string | null;
+            /** User Id */
+            user_id?: string | null;
+        } | {
+            user_id?: null;
+        } | {
+            session_id?: null;
+        };
+        /**
+         * PreviewResponse
+         * @description What would be shown, and how likely everything is.
+         */
+        PreviewResponse: {
+            /**
+             * Arm
+             * @description Whose policy answered; the control's while frozen.
+             * @enum {string}
+             */
+            arm: "control" | "adaptive";
+            /**
+             * Categories
+             * @description By number of items, most first; at most 1,000. An item counts for each of its categories.
+             */
+            categories: components["schemas"]["PreviewedCategory"][];
+            /** @description Null without a `baseline`. */
+            comparison: components["schemas"]["Comparison"] | null;
+            /**
+             * History
+             * @description As the policy sees it: responses, then what was shown in vain, each oldest first.
+             */
+            history: components["schemas"]["StoredInteraction"][];
+            /**
+             * Items
+             * @description The known ones of `item_ids`, in the order asked for.
+             */
+            items: components["schemas"]["PreviewedItem"][];
+            /**
+             * Likeliest
+             * @description The `k` likeliest items, likeliest first.
+             */
+            likeliest: components["schemas"]["PreviewedItem"][];
+            /** Policy Version */
+            policy_version: number;
+            /**
+             * Slate
+             * @description One that could be shown, by slot.
+             */
+            slate: components["schemas"]["PreviewedItem"][];
+            /** Warnings */
+            warnings: string[];
+        };
+        /**
+         * PreviewedCategory
+         * @description All items of a category together.
+         */
+        PreviewedCategory: {
+            /**
+             * Baseline Probability
+             * @description The same with the history `baseline`; null without one.
+             */
+            baseline_probability: number | null;
+            /** Category */
+            category: string;
+            /**
+             * Items
+             * @description How many of its items may be shown.
+             */
+            items: number;
+            /**
+             * Probability
+             * @description Of an item of this category being drawn for the first slot.
+             */
+            probability: number;
+        };
+        /**
+         * PreviewedItem
+         * @description An item and how likely it is.
+         */
+        PreviewedItem: {
+            /**
+             * Baseline Probability
+             * @description The same with the history `baseline`; null without one.
+             */
+            baseline_probability: number | null;
+            /** Categories */
+            categories: string[];
+            /** Item Id */
+            item_id: string;
+            /**
+             * Probability
+             * @description Of being drawn for the first slot: what /recommend calls `score`.
+             */
+            probability: number;
+            /** Text */
+            text: string;
         };
         /**
          * ProblemDocument
@@ -4116,6 +4312,120 @@ export interface operations {
             };
             /** @description Conflict */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    preview_preview_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PreviewRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviewResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
