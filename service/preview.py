@@ -1,4 +1,4 @@
-"""How likely items and categories are in a state, and what a slate there would be. Nothing is logged or remembered."""
+"""How likely items and categories are to be in a slate, and what a slate would be. Nothing is logged or remembered."""
 
 from __future__ import annotations
 
@@ -10,50 +10,69 @@ import numpy.typing as npt
 
 from service import slates
 from service.catalogue import Catalogue
-from service.live import LivePolicy
-from service.policy.adaptive import Arm, Query
-from service.slates import Candidates, History, Wish
+from service.policy.adaptive import Distribution
+from service.policy.sampling import sample_slates
 
 Probs = npt.NDArray[np.float64]
 MAX_CATEGORIES = 1_000
+_N_SLATES = 100  # drawn to find what slots hold, beyond the first one
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The probabilities [A] of one state, and a slate drawn from them as rows of the catalogue."""
+    """What one state leads to, by row of the catalogue [A]."""
 
-    probs: Probs
-    slate: list[int]
+    probs: Probs  # of the first slot
+    in_slate: Probs  # that an item is anywhere in a slate of k
+    slate: list[int]  # one that was drawn
+
+    @property
+    def shares(self) -> Probs:
+        """Expected share of the slots, [A]; sums to one."""
+        return self.in_slate / max(float(self.in_slate.sum()), np.finfo(np.float64).tiny)
 
 
-def preview(
-    live: LivePolicy,
-    catalogue: Catalogue,
-    chosen: Candidates,
-    histories: Sequence[History],
-    arm: Arm,
-    k: int,
-    seed: int | None,
-) -> list[Preview]:
-    """Ask the policy that serves an arm, for each history."""
-    rng = np.random.default_rng(seed)
-    queries = [Query(slates.interactions(past, catalogue.index), chosen.available, arm) for past in histories]
-    drawn = slates.draw([Wish(live.policy, query, k, rng) for query in queries])
-    return [Preview(one.distribution.of_all(len(catalogue)).probs, one.items) for one in drawn]
+def preview(distribution: Distribution, n_items: int, k: int, seed: np.random.SeedSequence) -> Preview:
+    """Draw slates of `k` from a distribution over `n_items`; the same seed draws alike from similar distributions."""
+    mass = distribution.probs
+    draws = np.broadcast_to(mass, (_N_SLATES if k > 1 else 1, len(mass)))
+    drawn = sample_slates(draws, min(k, len(mass)), np.random.default_rng(seed))
+    first = drawn.items[0]
+    rows = np.arange(n_items) if distribution.rows is None else distribution.rows
+    return Preview(
+        probs=distribution.of_all(n_items).probs,
+        in_slate=np.bincount(rows, inclusion(mass, drawn.items, drawn.propensities), n_items).astype(np.float64),
+        slate=distribution.items(first[first >= 0]).tolist(),
+    )
+
+
+def inclusion(mass: Probs, items: npt.NDArray[np.int64], propensities: Probs) -> Probs:
+    """Estimate how likely each item is to be in a slate, [A], from slates `items` [N, K] drawn from `mass` [A].
+
+    The mean over slates and slots of each item's probability given the slots above, rather than of whether it was drawn
+    (Rao-Blackwell). That is `mass` / `left` until it is drawn, with `left` what the slots above leave. Exact for K = 1.
+    """
+    filled = items >= 0
+    shown = np.where(filled, mass[items], 1.0)
+    so_far = np.cumsum(np.where(filled, propensities / shown, 0.0), axis=1)  # sums over slots of 1 / left
+    sums = np.repeat(so_far[:, -1:], len(mass), axis=1)
+    slates_of = np.repeat(np.arange(len(items))[:, np.newaxis], items.shape[1], axis=1)
+    sums[slates_of[filled], items[filled]] = so_far[filled]
+    return np.asarray(mass * sums.mean(axis=0))
 
 
 def by_category(
-    catalogue: Catalogue, available: slates.Mask, probs: Sequence[Probs]
+    catalogue: Catalogue, available: slates.Mask, shares: Sequence[Probs]
 ) -> list[tuple[str, int, list[float]]]:
-    """Sum `probs` (each [A]) by category: (category, number of available items, sums), most items first."""
+    """Sum `shares` (each [A]) by category: (category, number of available items, sums), most items first."""
     kind_of, n_kinds = catalogue.kind_of.array[: len(catalogue)], len(catalogue.kinds)
     counts = np.bincount(kind_of[available], minlength=n_kinds)
-    sums = np.stack([np.bincount(kind_of, weights=mass, minlength=n_kinds) for mass in probs])
+    sums = np.stack([np.bincount(kind_of, weights=share, minlength=n_kinds) for share in shares])
     found: dict[str, tuple[int, Probs]] = {}
     for kind, n in catalogue.kinds.items():
         if counts[n]:
             for category in set(kind):
-                count, total = found.get(category, (0, np.zeros(len(probs))))
+                count, total = found.get(category, (0, np.zeros(len(shares))))
                 found[category] = count + int(counts[n]), total + sums[:, n]
     ranked = sorted(found.items(), key=lambda entry: (-entry[1][0], entry[0]))[:MAX_CATEGORIES]
     return [(category, count, total.tolist()) for category, (count, total) in ranked]
@@ -68,6 +87,6 @@ def largest(values: Probs, n: int) -> list[int]:
     return [int(row) for row in best[np.argsort(-values[best], kind="stable")]]
 
 
-def total_variation(probs: Probs, others: Probs) -> float:
+def total_variation(shares: Probs, others: Probs) -> float:
     """Half the sum of absolute differences of two distributions [A]."""
-    return float(np.abs(probs - others).sum() / 2)
+    return float(np.abs(shares - others).sum() / 2)

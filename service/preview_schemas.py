@@ -24,7 +24,7 @@ class PreviewRequest(Strict):
     arm: Literal["control", "adaptive"] | None = Field(
         None, description="Whose policy answers. By default that of the user's arm; a stranger's is the adaptive one."
     )
-    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots of the slate.")
+    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots of a slate, of which all answers are.")
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
     filters: Filters | None = None
@@ -39,7 +39,7 @@ class PreviewRequest(Strict):
     )
     item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Tell the probability of these items, too.")
     seed: Whole | None = Field(
-        None, ge=0, le=2**53, description="Seed of the slate: the same one draws the same slate."
+        None, ge=0, le=2**53, description="Seed of the slates that are drawn: the same one, the same answer."
     )
 
     @model_validator(mode="after")
@@ -56,7 +56,8 @@ class PreviewedItem(BaseModel):
     text: str
     categories: list[str]
     probability: float = Field(description="Of being drawn for the first slot: what /recommend calls `score`.")
-    baseline_probability: float | None = Field(description="The same with the history `baseline`; null without one.")
+    in_slate: float = Field(description="Probability of being anywhere in a slate of `k`.")
+    baseline_in_slate: float | None = Field(description="The same with the history `baseline`; null without one.")
 
 
 class PreviewedCategory(BaseModel):
@@ -64,20 +65,22 @@ class PreviewedCategory(BaseModel):
 
     category: str
     items: int = Field(description="How many of its items may be shown.")
-    probability: float = Field(description="Of an item of this category being drawn for the first slot.")
-    baseline_probability: float | None = Field(description="The same with the history `baseline`; null without one.")
+    share: float = Field(description="Expected share of the slots of a slate of `k` that its items get.")
+    baseline_share: float | None = Field(description="The same with the history `baseline`; null without one.")
 
 
 class Comparison(BaseModel):
-    """How far apart the two histories' probabilities are."""
+    """How far apart the two histories' slates are."""
 
-    total_variation: float = Field(description="Half the sum of absolute differences: 0 the same, 1 nothing in common.")
+    total_variation: float = Field(
+        description="Of the expected shares of slots: 0 where they are the same, 1 with nothing in common."
+    )
     more_likely: list[PreviewedItem] = Field(description="At most `k` items, largest difference first.")
     less_likely: list[PreviewedItem] = Field(description="At most `k` items, largest difference first.")
 
 
 class PreviewResponse(BaseModel):
-    """What would be shown, and how likely everything is."""
+    """What would be shown, and how likely everything is: exact for the first slot, else estimated from 100 slates."""
 
     arm: Literal["control", "adaptive"] = Field(description="Whose policy answered; the control's while frozen.")
     policy_version: int
@@ -85,7 +88,7 @@ class PreviewResponse(BaseModel):
         description="As the policy sees it: responses, then what was shown in vain, each oldest first."
     )
     slate: list[PreviewedItem] = Field(description="One that could be shown, by slot.")
-    likeliest: list[PreviewedItem] = Field(description="The `k` likeliest items, likeliest first.")
+    likeliest: list[PreviewedItem] = Field(description="The `k` items that are likeliest to be in it, likeliest first.")
     items: list[PreviewedItem] = Field(description="The known ones of `item_ids`, in the order asked for.")
     categories: list[PreviewedCategory] = Field(
         description="By number of items, most first; at most 1,000. An item counts for each of its categories."

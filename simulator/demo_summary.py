@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from offline.artefacts import write_atomic
+
 if TYPE_CHECKING:
     from simulator.personas.judgement import Judgement
 
@@ -59,7 +61,6 @@ def _print_rewards(run: Path, console: Console) -> None:
 
 def _write_persons(run: Path, before: Judgement, after: Judgement) -> Path:
     """Fill the report's part on persons, with links to the two pages; the report's path."""
-    from offline.artefacts import write_atomic
     from simulator.page import PERSONS, WRITER
     from simulator.personas.judgement import PAGE_FILE
     from simulator.report import PAGE_FILE as REPORT_FILE

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+import numpy as np
 from fastapi import APIRouter
 
 from service import preview as previews
@@ -13,7 +15,7 @@ from service.errors import no_policy
 from service.guard import needs
 from service.live import LivePolicy
 from service.openapi import problems
-from service.policy.adaptive import Arm
+from service.policy.adaptive import Arm, Query
 from service.policy.types import session_state
 from service.preview import Preview
 from service.preview_schemas import Comparison, PreviewedCategory, PreviewedItem, PreviewRequest, PreviewResponse
@@ -31,14 +33,16 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
-    histories = [history]
-    if request.baseline is not None:
-        histories.append(_pairs(request.baseline))
-        seen = [*seen, *(past.item_id for past in request.baseline)]
+    baseline = [] if request.baseline is None else [_pairs(request.baseline)]
+    seen = [*seen, *(item_id for past in baseline for item_id, _ in past)]
     categories = request.filters.categories if request.filters is not None else None
     chosen = slates.candidates(catalogue, seen, request.candidate_item_ids, request.exclude_item_ids, categories)
     arm = _arm(request, user, live, state)
-    found = previews.preview(live, catalogue, chosen, histories, arm, request.k, request.seed)
+    queries = [
+        Query(slates.interactions(past, catalogue.index), chosen.available, arm) for past in (history, *baseline)
+    ]
+    served, seed = live.policy.serve(queries), np.random.SeedSequence(request.seed)
+    found = [await asyncio.to_thread(previews.preview, one, len(catalogue), request.k, seed) for one in served]
     rows = _rows(request, found, catalogue)
     every = sorted({row for some in rows.values() for row in some})
     records = await state.watch.store.known([catalogue.ids[row] for row in every])
@@ -49,9 +53,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
         arm=arm.value,
         policy_version=live.version,
         history=[StoredInteraction(item_id=item_id, reward=reward) for item_id, reward in history],
-        slate=told["slate"],
-        likeliest=told["likeliest"],
-        items=told["items"],
+        **{name: told[name] for name in ("slate", "likeliest", "items")},
         categories=_categories(found, catalogue, chosen.available),
         comparison=_comparison(found, told["more"], told["less"]),
         warnings=[*chosen.warnings, *short],
@@ -85,7 +87,7 @@ def _pairs(history: Sequence[PastInteraction]) -> History:
 
 def _rows(request: PreviewRequest, found: Sequence[Preview], catalogue: Catalogue) -> dict[str, list[int]]:
     """Rows of the items of each list of the answer."""
-    ours, baseline = found[0].probs, found[-1].probs
+    ours, baseline = found[0].in_slate, found[-1].in_slate
     return {
         "slate": found[0].slate,
         "likeliest": previews.largest(ours, request.k),
@@ -101,7 +103,9 @@ def _items(records: dict[int, ItemRecord], found: Sequence[Preview], catalogue: 
             item_id=catalogue.ids[row],
             text=record.text,
             categories=list(record.categories),
-            **_probabilities([float(one.probs[row]) for one in found]),
+            probability=float(found[0].probs[row]),
+            in_slate=float(found[0].in_slate[row]),
+            baseline_in_slate=float(found[1].in_slate[row]) if len(found) > 1 else None,
         )
         for row, record in records.items()
     }
@@ -109,18 +113,15 @@ def _items(records: dict[int, ItemRecord], found: Sequence[Preview], catalogue: 
 
 def _categories(found: Sequence[Preview], catalogue: Catalogue, available: slates.Mask) -> list[PreviewedCategory]:
     return [
-        PreviewedCategory(category=category, items=count, **_probabilities(sums))
-        for category, count, sums in previews.by_category(catalogue, available, [one.probs for one in found])
+        PreviewedCategory(
+            category=category, items=count, share=sums[0], baseline_share=sums[1] if len(sums) > 1 else None
+        )
+        for category, count, sums in previews.by_category(catalogue, available, [one.shares for one in found])
     ]
 
 
 def _comparison(found: Sequence[Preview], more: list[PreviewedItem], less: list[PreviewedItem]) -> Comparison | None:
     if len(found) == 1:
         return None
-    distance = previews.total_variation(found[0].probs, found[1].probs)
+    distance = previews.total_variation(found[0].shares, found[1].shares)
     return Comparison(total_variation=distance, more_likely=more, less_likely=less)
-
-
-def _probabilities(numbers: Sequence[float]) -> dict[str, float | None]:
-    """A probability, and the baseline's if there is one."""
-    return {"probability": numbers[0], "baseline_probability": numbers[1] if len(numbers) > 1 else None}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from offline.sources.catalogue import load_catalogue
 from service.client import AsyncClient
 from simulator.errors import SimulatorError
 
@@ -58,8 +59,6 @@ def items_of_file(path: Path) -> list[Item]:
     Raises:
         OfflineError: the file is missing, of another format or holds no usable item.
     """
-    from offline.sources.catalogue import load_catalogue
-
     read = load_catalogue(path).items
     return [Item(item.item_id, item.text, tuple(dict.fromkeys(item.categories))) for item in read]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from offline.artefacts import write_atomic
 from service.command_line import exits
 from service.command_line.progress import progress
 from simulator.errors import SimulatorError
@@ -43,6 +44,7 @@ def personas(
             help="Catalogue with the items' categories.", rich_help_panel=_JUDGED, show_default="the service's own"
         ),
     ] = None,
+    k: Annotated[int, typer.Option(min=1, max=100, help="Slots of a slate.", rich_help_panel=_JUDGED)] = 10,
     least: Annotated[
         int, typer.Option(min=4, help="Items of a category that is judged.", rich_help_panel=_JUDGED)
     ] = 15,
@@ -87,7 +89,7 @@ def personas(
     from simulator.personas.terminal import print_effects, print_people
 
     check_url(url, allow_remote=True)
-    config = JudgeConfig(arm, least, most_likes, draws, like, dislike, seed)
+    config = JudgeConfig(arm, k, least, most_likes, draws, like, dislike, seed)
     _check(config)
     judgement = asyncio.run(_judge(url, read_api_key(api_key_file), items, config))
     console = Console()
@@ -95,8 +97,6 @@ def personas(
         print_people(judgement, console)
     print_effects(judgement, console)
     if out is not None:
-        from offline.artefacts import write_atomic
-
         judgement.write(out)
         write_atomic(out / PAGE_FILE, page(judgement).encode())
         console.print(f"report: {out / PAGE_FILE}", soft_wrap=True)
@@ -147,7 +147,7 @@ async def _judge_by(client: AsyncClient, url: str, items_file: Path | None, conf
     people = people_of(items, categories, config.seed)
     total = requests_for(categories, pairs, people, config)
     with progress("asking", total, "previews") as told:
-        probe = Probe(client, config.arm, config.like, config.dislike, advance=told.advance)
+        probe = Probe(client, config.arm, config.k, config.like, config.dislike, advance=told.advance)
         return await judge(probe, items, categories, pairs, people, config, url)
 
 

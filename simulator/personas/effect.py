@@ -1,4 +1,4 @@
-"""What likes and dislikes of a category's items do to the probability of its other items, and a verdict in words.
+"""What likes and dislikes of a category's items do to its other items' share of a slate, and a verdict in words.
 
 Per category and draw, ten of its items are chosen at random and shown to nobody. Who likes the first 0, 1, 3 or 10 of
 them, or dislikes the first 3, chooses among the same remaining items, so that a difference is the taste's alone.
@@ -20,7 +20,7 @@ from simulator.personas.probe import STRANGER, Probe, Taste
 FEW = 3  # likes that are compared with as many dislikes
 DISLIKED = -FEW  # the stage of `FEW` dislikes
 STAGE_PAIRS = 3  # requests a draw, each for a stage and what it is best compared with
-_NOISE = 1e-9  # of sums of probabilities
+_NOTICED = 0.001  # of a slate's slots: the least change that counts, or a tenth of the category's share of all items
 
 Likes = Literal["rises", "falls back", "dips first", "falls", "no change"]
 Dislikes = Literal["falls", "rises", "no change"]
@@ -28,7 +28,7 @@ Dislikes = Literal["falls", "rises", "no change"]
 
 @dataclass(frozen=True)
 class Stage:
-    """Probability of the other items in one stage, by draw of the items."""
+    """The other items' expected share of a slate's slots in one stage, by draw of the items."""
 
     likes: int  # so many items were liked; below zero, disliked
     draws: list[float]
@@ -58,22 +58,22 @@ class Effect:
         return next(stage for stage in self.stages if stage.likes == likes)
 
 
-def sign_of_change(after: Stage, before: Stage) -> int:
-    """Compare two stages draw by draw: 1 more, -1 less, 0 a mean difference within its standard error."""
+def sign_of_change(after: Stage, before: Stage, noticed: float) -> int:
+    """Compare two stages draw by draw: 1 more, -1 less, 0 within the standard error of the mean or too little."""
     differences = np.subtract(after.draws, before.draws)
     mean = float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return 0 if abs(mean) <= max(error, _NOISE) else 1 if mean > 0 else -1
+    return 0 if abs(mean) <= max(error, noticed) else 1 if mean > 0 else -1
 
 
-def verdict_of_likes(stages: Sequence[Stage]) -> Likes:
+def verdict_of_likes(stages: Sequence[Stage], noticed: float) -> Likes:
     """Say what happens from no like to the most.
 
-    It rises if the end is above the beginning by more than the standard error of their difference, no stage between is
-    below the beginning by more than that, and the end keeps at least half of what was gained on the way.
+    It rises if the end is above the beginning by more than the standard error of their difference, and by `noticed`;
+    no stage between is so far below the beginning; and the end keeps at least half of what was gained on the way.
     """
     start, *between, end = sorted((stage for stage in stages if stage.likes >= 0), key=lambda stage: stage.likes)
-    last, signs = sign_of_change(end, start), [sign_of_change(stage, start) for stage in between]
+    last, *signs = (sign_of_change(stage, start, noticed) for stage in (end, *between))
     peak = max((stage.mean - start.mean for stage in between), default=0.0)
     if 1 in signs and (last < 1 or end.mean - start.mean < peak / 2):
         return "falls back"
@@ -82,29 +82,30 @@ def verdict_of_likes(stages: Sequence[Stage]) -> Likes:
     return "dips first" if -1 in signs else "rises"
 
 
-def verdict_of_dislikes(stages: Sequence[Stage]) -> Dislikes:
+def verdict_of_dislikes(stages: Sequence[Stage], noticed: float) -> Dislikes:
     """Say what three dislikes do."""
     at = {stage.likes: stage for stage in stages}
     words: dict[int, Dislikes] = {-1: "falls", 0: "no change", 1: "rises"}
-    return words[sign_of_change(at[DISLIKED], at[0])]
+    return words[sign_of_change(at[DISLIKED], at[0], noticed)]
 
 
-def effect_of(category: Category, stages: Sequence[Stage]) -> Effect:
-    """Judge one category's stages."""
+def effect_of(category: Category, stages: Sequence[Stage], n_items: int) -> Effect:
+    """Judge one category's stages; the catalogue has `n_items`."""
+    noticed = min(_NOTICED, len(category.item_ids) / n_items / 10)
     at = {stage.likes: stage for stage in stages}
     return Effect(
         name=category.name,
         parts=list(category.parts),
         items=len(category.item_ids),
         stages=sorted(stages, key=lambda stage: stage.likes),
-        likes=verdict_of_likes(stages),
-        dislikes=verdict_of_dislikes(stages),
-        told_apart=sign_of_change(at[FEW], at[DISLIKED]) > 0,
+        likes=verdict_of_likes(stages, noticed),
+        dislikes=verdict_of_dislikes(stages, noticed),
+        told_apart=sign_of_change(at[FEW], at[DISLIKED], noticed) > 0,
     )
 
 
-async def measure(category: Category, probe: Probe, *, most_likes: int, draws: int, seed: int) -> Effect:
-    """Ask about one category, `STAGE_PAIRS` requests a draw."""
+async def measure(category: Category, probe: Probe, *, n_items: int, most_likes: int, draws: int, seed: int) -> Effect:
+    """Ask about one category of a catalogue of `n_items`, `STAGE_PAIRS` requests a draw."""
     asked: dict[int, list[float]] = {}
     for draw in range(draws):
         rng = np.random.default_rng([seed, zlib.crc32(category.name.encode()), draw])
@@ -115,8 +116,8 @@ async def measure(category: Category, probe: Probe, *, most_likes: int, draws: i
             (Taste(few), FEW, Taste(disliked=few), DISLIKED),
             (Taste(chosen), most_likes, None, 0),
         ):
-            ours, theirs = await probe.shares(category, taste, baseline, chosen)
+            ours, theirs = await probe.shares(category, taste, baseline, chosen, draw)
             asked.setdefault(likes, []).append(ours)
             if theirs is not None:
                 asked.setdefault(other, []).append(theirs)
-    return effect_of(category, [Stage.of(likes, found) for likes, found in asked.items()])
+    return effect_of(category, [Stage.of(likes, found) for likes, found in asked.items()], n_items)

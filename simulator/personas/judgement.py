@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from offline.artefacts import write_atomic
 from simulator.errors import SimulatorError
 from simulator.personas.catalogue import Category, Item
 from simulator.personas.effect import STAGE_PAIRS, Effect, measure
@@ -24,6 +25,7 @@ class JudgeConfig:
     """What is asked."""
 
     arm: ArmName = "adaptive"
+    k: int = 10  # slots of a slate
     least: int = 15  # items of a category that is judged
     most_likes: int = 10
     draws: int = 5  # of the items that are liked
@@ -62,8 +64,6 @@ class Judgement:
 
     def write(self, folder: Path) -> None:
         """Write personas.json."""
-        from offline.artefacts import write_atomic
-
         write_atomic(folder / RESULTS_FILE, msgspec.json.format(msgspec.json.encode(self), indent=2))
 
 
@@ -109,7 +109,7 @@ async def judge(
 ) -> Judgement:
     """Ask everything; the probe's client decides how much at once."""
     started = time.monotonic()
-    options = {"most_likes": config.most_likes, "draws": config.draws, "seed": config.seed}
+    options = {"n_items": len(items), "most_likes": config.most_likes, "draws": config.draws, "seed": config.seed}
     effects = await asyncio.gather(*(measure(one, probe, **options) for one in (*categories, *pairs)))
     shown = await asyncio.gather(*(look(person, items, probe, config.seed) for person in people))
     return Judgement(

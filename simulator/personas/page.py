@@ -41,14 +41,14 @@ def page(judgement: Judgement) -> str:
 <p class="faint">{escape(_facts(judgement))}</p>
 {verdict}
 <h2>Categories</h2>
-<p class="faint">Probability of the first slot of a slate going to the category's other items: after
+<p class="faint">Expected share of a slate of {config.k} that goes to the category's other items: after
 {config.most_likes} of its items were liked, after 3 and 1, after none, and (−3) after 3 were disliked. All choose among
 the same items. Means of {config.draws} draws of the liked items; bands are one standard deviation.</p>
 {_effects(judgement.categories)}
 {pairs}
 <h2>Persons</h2>
-<p class="faint">What each would be shown: the likeliest items with their probability, and a slate that was drawn. A
-line marks items of the person's categories.</p>
+<p class="faint">What each would be shown: the likeliest items, with the probability of being in a slate, and a slate
+that was drawn. A line marks items of the person's categories.</p>
 <div class="people">{"".join(_person(shown) for shown in judgement.people)}</div>
 <h2>How far apart</h2>
 {_distances(judgement)}
@@ -104,7 +104,7 @@ def _cell(item: ShownItem | None) -> str:
 
 
 def _number(item: ShownItem | None) -> str:
-    return f'<td class="number">{percent(item.probability) if item else ""}</td>'
+    return f'<td class="number">{percent(item.in_slate) if item else ""}</td>'
 
 
 def _distances(judgement: Judgement) -> str:
@@ -113,7 +113,7 @@ def _distances(judgement: Judgement) -> str:
         for shown in judgement.people
         if shown.liked or shown.disliked
     ]
-    caption = "Total variation of the whole distributions: 0 the same, 1 nothing in common."
+    caption = "Total variation of the expected shares of slots: 0 the same slates, 1 nothing in common."
     return table(caption, ("", "From a stranger", "From who liked what they disliked"), rows)
 
 
@@ -126,7 +126,7 @@ def _rules() -> str:
         ("rises", "the end is above the beginning by more than the standard error over draws"),
         ("dips first", "it rises, but after one or three likes it is below the beginning by more than that"),
         ("falls back", "it rises on the way, and less than half of that is left at the end"),
-        ("no change", "the difference is within its standard error"),
+        ("no change", "the difference is within its standard error, or a slot in a thousand"),
         ("as with likes", "after three dislikes it is no less than after three likes of the same items"),
     ]
     return table("What the words mean.", ("Word", ""), rows)

@@ -14,7 +14,6 @@ from simulator.personas.effect import FEW
 from simulator.personas.probe import STRANGER, Probe, Taste
 
 FANS = 5
-SLATE = 10
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ShownItem:
     item_id: str
     text: str
     categories: list[str]
-    probability: float
+    in_slate: float  # probability of being in a slate
     fits: bool
 
 
@@ -49,13 +48,13 @@ class Shown:
     liked: list[str]  # titles
     disliked: list[str]
     categories: list[str]
-    share: float  # probability of the first slot being of their categories
+    share: float  # expected, of a slate's slots, of their categories
     stranger_share: float  # the same of a stranger who is shown none of what they liked or disliked
     likeliest: list[ShownItem]
     slate: list[ShownItem]
-    from_stranger: float  # total variation
+    from_stranger: float  # total variation of the expected shares of a slate's slots
     opposite: str | None
-    from_opposite: float | None  # total variation
+    from_opposite: float | None  # likewise
 
 
 def people_of(items: Sequence[Item], categories: Sequence[Category], seed: int) -> list[Person]:
@@ -120,15 +119,15 @@ async def look(person: Person, items: Sequence[Item], probe: Probe, seed: int) -
     """Ask what a person would be shown, compared with a stranger and with their opposite."""
     texts = {item.item_id: item.text for item in items}
     members = tuple(item.item_id for item in items if set(person.categories) & set(item.categories))
-    answer = await probe.preview(person.taste, STRANGER, k=SLATE, seed=seed ^ zlib.crc32(person.name.encode()))
+    answer = await probe.preview(person.taste, STRANGER, seed=seed ^ zlib.crc32(person.name.encode()))
     opposite = None
     if person.opposite is not None:
         other = Taste(person.taste.disliked, person.taste.liked)
-        opposite = await probe.preview(person.taste, other, k=SLATE)
+        opposite = await probe.preview(person.taste, other)
     # Of several categories together, an item counts once.
     theirs = Category(person.categories, members, is_listed=False)
     excluded = (*person.taste.liked, *person.taste.disliked)
-    share, stranger_share = await probe.shares(theirs, person.taste, STRANGER, excluded)
+    share, stranger_share = await probe.shares(theirs, person.taste, STRANGER, excluded, seed)
     return Shown(
         name=person.name,
         liked=[texts[item] for item in person.taste.liked],
@@ -151,4 +150,4 @@ def _distance(answer: PreviewResponse) -> float:
 
 def _shown(item: PreviewedItem, person: Person) -> ShownItem:
     fits = bool(set(item.categories) & set(person.categories))
-    return ShownItem(item.item_id, item.text, item.categories, item.probability, fits)
+    return ShownItem(item.item_id, item.text, item.categories, item.in_slate, fits)

@@ -35,9 +35,8 @@ def print_effects(judgement: Judgement, console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "Probability of the first slot of a slate going to the category's other items after so many likes, or dislikes"
-        " (−);"
-        f" mean of {judgement.config.draws} draws of the items. {capital(served(judgement))}.",
+        f"Expected share of a slate of {judgement.config.k} for the category's other items after so many likes,"
+        f" or dislikes (−); mean of {judgement.config.draws} draws of the items. {capital(served(judgement))}.",
         style="dim",
         highlight=False,
     )
@@ -65,7 +64,7 @@ def _print_person(shown: Shown, console: Console) -> None:
     table.add_column("", justify="right")
     table.add_column("a slate")
     for n, (likely, drawn) in enumerate(zip_longest(shown.likeliest, shown.slate), 1):
-        table.add_row(str(n), _title(likely), percent(likely.probability) if likely else "", _title(drawn))
+        table.add_row(str(n), _title(likely), percent(likely.in_slate) if likely else "", _title(drawn))
     console.print(table)
     for sentence in sentences(shown):
         console.print(sentence, style="dim", highlight=False, markup=False)

@@ -10,7 +10,7 @@ from simulator.personas.people import Shown, ShownItem
 
 
 def percent(value: float) -> str:
-    """Write a probability."""
+    """Write a share or a probability."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}" if value >= 0.0005 else "<0.1%"
 
 
@@ -52,7 +52,7 @@ def sentences(shown: Shown) -> list[str]:
         kinds = " or ".join(shown.categories)
         told.append(
             f"{_fitting(shown.likeliest)} likeliest and {_fitting(shown.slate)} of a slate are {kinds}:"
-            f" {percent(shown.share)} of the first slots, a stranger's {percent(shown.stranger_share)}."
+            f" {percent(shown.share)} of the slots on average, a stranger's {percent(shown.stranger_share)}."
         )
         told.append(f"Total variation from a stranger {shown.from_stranger:.2f}.")
     if shown.from_opposite is not None:
