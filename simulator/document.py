@@ -50,6 +50,6 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
         for first, *rest in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
+        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )

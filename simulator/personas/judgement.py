@@ -57,9 +57,9 @@ class Judgement:
     @property
     def headline(self) -> list[str]:
         """The counts, as sentences."""
-        sentences = [f"{_counts(self.categories, 'categories', 'category')}."]
+        sentences = [f"{_counts(self.categories, 'categories')}."]
         if self.pairs:
-            sentences.append(f"{_counts(self.pairs, 'pairs of overlapping categories', 'pair')}.")
+            sentences.append(f"{_counts(self.pairs, 'pairs of overlapping categories')}.")
         return sentences
 
     def write(self, folder: Path) -> None:
@@ -80,12 +80,11 @@ def read_judgement(folder: Path) -> Judgement:
         raise SimulatorError(f"{path}: not a judgement ({error}); run `python -m simulator personas` again") from None
 
 
-def _counts(effects: Sequence[Effect], many: str, one: str) -> str:
+def _counts(effects: Sequence[Effect], noun: str) -> str:
     n = len(effects)
     rise = sum(effect.likes == "rises" for effect in effects)
     fall = sum(effect.dislikes == "falls" for effect in effects)
     apart = sum(effect.told_apart for effect in effects)
-    noun = many if n != 1 else one
     told = f"{rise} of {n} {noun} rise with likes, {fall} of {n} fall with dislikes"
     return f"{told}, {apart} of {n} tell likes from dislikes"
 

@@ -92,8 +92,8 @@ def _person(shown: Shown) -> str:
     )
     return (
         f'<article><h3>{escape(capital(shown.name))}</h3><p class="faint">{escape(" ".join(did))}</p>{told}'
-        '<div class="scroll"><table><thead><tr><th scope="col">Likeliest</th><th></th><th scope="col">A slate</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table></div></article>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Likeliest</th><th></th>'
+        f'<th scope="col">A slate</th></tr></thead><tbody>{rows}</tbody></table></div></article>'
     )
 
 
