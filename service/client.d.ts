@@ -174,7 +174,9 @@ export interface paths {
         };
         /**
          * List Items
-         * @description Items in the catalogue's order, or those closest to a text first; hidden ones too, but not with `search`.
+         * @description Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+         *
+         *     A large catalogue is searched for words among the 2,000 items that are closest in meaning.
          */
         get: operations["list_items_items_get"];
         put?: never;
@@ -596,7 +598,7 @@ export interface components {
         };
         /**
          * Comparison
-         * @description How far apart the two histories' probabilities are.
+         * @description How far apart the two histories' slates are.
          */
         Comparison: {
             /**
@@ -611,7 +613,7 @@ export interface components {
             more_likely: components["schemas"]["PreviewedItem"][];
             /**
              * Total Variation
-             * @description Half the sum of absolute differences: 0 the same, 1 nothing in common.
+             * @description Of the expected shares of slots: 0 where they are the same, 1 with nothing in common.
              */
             total_variation: number;
         };
@@ -987,6 +989,11 @@ export interface components {
          * @description Some items of the catalogue.
          */
         ItemsResponse: {
+            /**
+             * Found By
+             * @description With `search`: whether the items have all its words, or are closest in meaning.
+             */
+            found_by?: ("words" | "meaning") | null;
             /** Items */
             items: components["schemas"]["ItemResponse"][];
             /**
@@ -1144,13 +1151,13 @@ export interface components {
             item_ids?: string[];
             /**
              * K
-             * @description Slots of the slate.
+             * @description Slots of a slate, of which all answers are.
              * @default 10
              */
             k?: number;
             /**
              * Seed
-             * @description Seed of the slate: the same one draws the same slate.
+             * @description Seed of the slates that are drawn: the same one, the same answer.
              */
             seed?: number | null;
             /** Session Id */
@@ -1164,7 +1171,7 @@ export interface components {
         };
         /**
          * PreviewResponse
-         * @description What would be shown, and how likely everything is.
+         * @description What would be shown, and how likely everything is: exact for the first slot, else estimated from 100 slates.
          */
         PreviewResponse: {
             /**
@@ -1192,7 +1199,7 @@ export interface components {
             items: components["schemas"]["PreviewedItem"][];
             /**
              * Likeliest
-             * @description The `k` likeliest items, likeliest first.
+             * @description The `k` items that are likeliest to be in it, likeliest first.
              */
             likeliest: components["schemas"]["PreviewedItem"][];
             /** Policy Version */
@@ -1211,10 +1218,10 @@ export interface components {
          */
         PreviewedCategory: {
             /**
-             * Baseline Probability
+             * Baseline Share
              * @description The same with the history `baseline`; null without one.
              */
-            baseline_probability: number | null;
+            baseline_share: number | null;
             /** Category */
             category: string;
             /**
@@ -1223,10 +1230,10 @@ export interface components {
              */
             items: number;
             /**
-             * Probability
-             * @description Of an item of this category being drawn for the first slot.
+             * Share
+             * @description Expected share of the slots of a slate of `k` that its items get.
              */
-            probability: number;
+            share: number;
         };
         /**
          * PreviewedItem
@@ -1234,12 +1241,17 @@ export interface components {
          */
         PreviewedItem: {
             /**
-             * Baseline Probability
+             * Baseline In Slate
              * @description The same with the history `baseline`; null without one.
              */
-            baseline_probability: number | null;
+            baseline_in_slate: number | null;
             /** Categories */
             categories: string[];
+            /**
+             * In Slate
+             * @description Probability of being anywhere in a slate of `k`.
+             */
+            in_slate: number;
             /** Item Id */
             item_id: string;
             /**
@@ -2546,7 +2558,7 @@ export interface operations {
     list_items_items_get: {
         parameters: {
             query?: {
-                /** @description Items whose texts are closest to this one. */
+                /** @description Items whose texts have all of these words; if there are none, those closest in meaning. */
                 search?: string | null;
                 /** @description Only later items; the last page's `next`. Not with `search`. */
                 after?: string | null;
