@@ -11,11 +11,10 @@ import numpy.typing as npt
 from service import slates
 from service.catalogue import Catalogue
 from service.policy.adaptive import Distribution
-from service.policy.sampling import sample_slates
 
 Probs = npt.NDArray[np.float64]
 MAX_CATEGORIES = 1_000
-_N_SLATES = 100  # drawn to find what slots hold, beyond the first one
+_N_SLATES = 100  # drawn to find what they hold
 
 
 @dataclass(frozen=True)
@@ -35,30 +34,31 @@ class Preview:
 def preview(distribution: Distribution, n_items: int, k: int, seed: np.random.SeedSequence) -> Preview:
     """Draw slates of `k` from a distribution over `n_items`; the same seed draws alike from similar distributions."""
     mass = distribution.probs
-    draws = np.broadcast_to(mass, (_N_SLATES if k > 1 else 1, len(mass)))
-    drawn = sample_slates(draws, min(k, len(mass)), np.random.default_rng(seed))
-    first = drawn.items[0]
+    rates = np.broadcast_to(mass, (_N_SLATES, len(mass)))
+    times = np.random.default_rng(seed).standard_exponential(rates.shape)
+    times = np.divide(times, rates, out=np.full_like(times, np.inf), where=rates > 0)
+    order = np.argsort(times[0])[:k]
     rows = np.arange(n_items) if distribution.rows is None else distribution.rows
     return Preview(
         probs=distribution.of_all(n_items).probs,
-        in_slate=np.bincount(rows, inclusion(mass, drawn.items, drawn.propensities), n_items).astype(np.float64),
-        slate=distribution.items(first[first >= 0]).tolist(),
+        in_slate=np.bincount(rows, inclusion(mass, times, k), n_items).astype(np.float64),
+        slate=distribution.items(order[mass[order] > 0]).tolist(),
     )
 
 
-def inclusion(mass: Probs, items: npt.NDArray[np.int64], propensities: Probs) -> Probs:
-    """Estimate how likely each item is to be in a slate, [A], from slates `items` [N, K] drawn from `mass` [A].
+def inclusion(mass: Probs, times: Probs, k: int) -> Probs:
+    """Estimate how likely each item is to be in a slate of `k`, [A], from N races, [N, A], at rates `mass` [A].
 
-    The mean over slates and slots of each item's probability given the slots above, rather than of whether it was drawn
-    (Rao-Blackwell). That is `mass` / `left` until it is drawn, with `left` what the slots above leave. Exact for K = 1.
+    A slate is the first k to arrive (see `policy.sampling`). An item is in it if it arrives before the k-th of the
+    others, at time t: with probability 1 - exp(-mass t), of which this is the mean (Rao-Blackwell). Exact for k = 1.
     """
-    filled = items >= 0
-    shown = np.where(filled, mass[items], 1.0)
-    so_far = np.cumsum(np.where(filled, propensities / shown, 0.0), axis=1)  # sums over slots of 1 / left
-    sums = np.repeat(so_far[:, -1:], len(mass), axis=1)
-    slates_of = np.repeat(np.arange(len(items))[:, np.newaxis], items.shape[1], axis=1)
-    sums[slates_of[filled], items[filled]] = so_far[filled]
-    return np.asarray(mass * sums.mean(axis=0))
+    if k == 1:
+        return mass
+    if k >= np.count_nonzero(mass):
+        return (mass > 0).astype(np.float64)
+    arrivals = np.partition(times, (k - 1, k), axis=1)
+    kth, following = arrivals[:, k - 1, np.newaxis], arrivals[:, k, np.newaxis]
+    return np.asarray(-np.expm1(-mass * np.where(times <= kth, following, kth)).mean(axis=0))
 
 
 def by_category(

@@ -91,8 +91,8 @@ def test_what_a_slate_holds_is_on_average_what_all_slates_do(mass: list[float]) 
     told = [previews.preview(distribution, 5, 3, np.random.SeedSequence(seed)) for seed in range(100)]
     assert np.mean([one.in_slate for one in told], axis=0) == pytest.approx(exact_inclusion(probs, 3), abs=0.01)
     for one in told:
-        assert one.shares.sum() == pytest.approx(1.0) and one.in_slate.sum() == pytest.approx(3.0)
-        assert one.in_slate == pytest.approx(exact_inclusion(probs, 3), abs=0.15)
+        assert one.shares.sum() == pytest.approx(1.0) and one.in_slate.max() <= 1.0
+        assert one.in_slate == pytest.approx(exact_inclusion(probs, 3), abs=0.1)
         assert len(set(one.slate)) == 3
 
 
@@ -100,7 +100,7 @@ def test_a_policy_that_has_made_up_its_mind_is_no_trouble() -> None:
     """One item has nearly all: what the others get is not lost in rounding; short slates are of what there is."""
     probs = np.array([1.0, 3e-17, 1e-17, 0.0])
     told = previews.preview(Distribution(probs, probs, probs, 0.0), 4, 2, np.random.SeedSequence(1))
-    assert told.in_slate == pytest.approx([1.0, 0.75, 0.25, 0.0])
+    assert told.in_slate == pytest.approx([1.0, 0.75, 0.25, 0.0], abs=0.05)
     told = previews.preview(Distribution(probs, probs, probs, 0.0), 4, 10, np.random.SeedSequence(1))
     assert told.in_slate == pytest.approx([1.0, 1.0, 1.0, 0.0]) and sorted(told.slate) == [0, 1, 2]
 
