@@ -1171,7 +1171,7 @@ export interface components {
         };
         /**
          * PreviewResponse
-         * @description What would be shown, and how likely everything is: exact for the first slot, else estimated from 100 slates.
+         * @description What would be shown, and how likely everything is: exact for the first slot, else estimated from 40 slates.
          */
         PreviewResponse: {
             /**

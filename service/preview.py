@@ -14,7 +14,7 @@ from service.policy.adaptive import Distribution
 
 Probs = npt.NDArray[np.float64]
 MAX_CATEGORIES = 1_000
-_N_SLATES = 100  # drawn to find what they hold
+_N_SLATES = 40  # drawn to find what they hold
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Comparison(BaseModel):
 
 
 class PreviewResponse(BaseModel):
-    """What would be shown, and how likely everything is: exact for the first slot, else estimated from 100 slates."""
+    """What would be shown, and how likely everything is: exact for the first slot, else estimated from 40 slates."""
 
     arm: Literal["control", "adaptive"] = Field(description="Whose policy answered; the control's while frozen.")
     policy_version: int

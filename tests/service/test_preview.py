@@ -92,7 +92,7 @@ def test_what_a_slate_holds_is_on_average_what_all_slates_do(mass: list[float]) 
     assert np.mean([one.in_slate for one in told], axis=0) == pytest.approx(exact_inclusion(probs, 3), abs=0.01)
     for one in told:
         assert one.shares.sum() == pytest.approx(1.0) and one.in_slate.max() <= 1.0
-        assert one.in_slate == pytest.approx(exact_inclusion(probs, 3), abs=0.1)
+        assert one.in_slate == pytest.approx(exact_inclusion(probs, 3), abs=0.15)
         assert len(set(one.slate)) == 3
 
 
