@@ -174,7 +174,9 @@ export interface paths {
         };
         /**
          * List Items
-         * @description Items in the catalogue's order, or those closest to a text first; hidden ones too, but not with `search`.
+         * @description Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+         *
+         *     A large catalogue is searched for words among the 2,000 items that are closest in meaning.
          */
         get: operations["list_items_items_get"];
         put?: never;
@@ -439,6 +441,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Preview
+         * @description Tell what somebody would be shown and how likely items and categories are. Nothing is logged or remembered.
+         */
+        post: operations["preview_preview_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/readyz": {
         parameters: {
             query?: never;
@@ -573,6 +595,27 @@ export interface components {
              * @description What a person would read first: a title.
              */
             text: string;
+        };
+        /**
+         * Comparison
+         * @description How far apart the two histories' slates are.
+         */
+        Comparison: {
+            /**
+             * Less Likely
+             * @description At most `k` items, largest difference first.
+             */
+            less_likely: components["schemas"]["PreviewedItem"][];
+            /**
+             * More Likely
+             * @description At most `k` items, largest difference first.
+             */
+            more_likely: components["schemas"]["PreviewedItem"][];
+            /**
+             * Total Variation
+             * @description Of the expected shares of slots: 0 where they are the same, 1 with nothing in common.
+             */
+            total_variation: number;
         };
         /**
          * DeadLetterResponse
@@ -946,6 +989,11 @@ export interface components {
          * @description Some items of the catalogue.
          */
         ItemsResponse: {
+            /**
+             * Found By
+             * @description With `search`: whether the items have all its words, or are closest in meaning.
+             */
+            found_by?: ("words" | "meaning") | null;
             /** Items */
             items: components["schemas"]["ItemResponse"][];
             /**
@@ -1053,6 +1101,166 @@ export interface components {
             variant: string;
             /** Version */
             version: number;
+        };
+        /**
+         * PreviewRequest
+         * @description Ask what somebody would be shown. Without `user_id` and `session_id` it is a stranger.
+         * @example {
+         *       "baseline": [],
+         *       "history": [
+         *         {
+         *           "item_id": "318"
+         *         }
+         *       ],
+         *       "k": 5
+         *     }
+         */
+        PreviewRequest: {
+            /**
+             * Arm
+             * @description Whose policy answers. By default that of the user's arm; a stranger's is the adaptive one.
+             */
+            arm?: ("control" | "adaptive") | null;
+            /**
+             * Baseline
+             * @description Compare with somebody who has this history, oldest first; an empty one is a stranger's. Items of both histories are not shown, so that both choose among the same.
+             */
+            baseline?: components["schemas"]["PastInteraction"][] | null;
+            /**
+             * Candidate Item Ids
+             * @description Only these may be shown.
+             */
+            candidate_item_ids?: string[] | null;
+            /**
+             * Exclude Item Ids
+             * @description These are not shown.
+             * @default []
+             */
+            exclude_item_ids?: string[];
+            filters?: components["schemas"]["Filters"] | null;
+            /**
+             * History
+             * @description Use this history, oldest first, instead of the stored session.
+             */
+            history?: components["schemas"]["PastInteraction"][] | null;
+            /**
+             * Item Ids
+             * @description Tell the probability of these items, too.
+             * @default []
+             */
+            item_ids?: string[];
+            /**
+             * K
+             * @description Slots of a slate, of which all answers are.
+             * @default 10
+             */
+            k?: number;
+            /**
+             * Seed
+             * @description Seed of the slates that are drawn: the same one, the same answer.
+             */
+            seed?: number | null;
+            /** Session Id */
+            session_id?: string | null;
+            /** User Id */
+            user_id?: string | null;
+        } | {
+            user_id?: null;
+        } | {
+            session_id?: null;
+        };
+        /**
+         * PreviewResponse
+         * @description What would be shown, and how likely everything is: exact for the first slot, else estimated from 40 slates.
+         */
+        PreviewResponse: {
+            /**
+             * Arm
+             * @description Whose policy answered; the control's while frozen.
+             * @enum {string}
+             */
+            arm: "control" | "adaptive";
+            /**
+             * Categories
+             * @description By number of items, most first; at most 1,000. An item counts for each of its categories.
+             */
+            categories: components["schemas"]["PreviewedCategory"][];
+            /** @description Null without a `baseline`. */
+            comparison: components["schemas"]["Comparison"] | null;
+            /**
+             * History
+             * @description As the policy sees it: responses, then what was shown in vain, each oldest first.
+             */
+            history: components["schemas"]["StoredInteraction"][];
+            /**
+             * Items
+             * @description The known ones of `item_ids`, in the order asked for.
+             */
+            items: components["schemas"]["PreviewedItem"][];
+            /**
+             * Likeliest
+             * @description The `k` items that are likeliest to be in it, likeliest first.
+             */
+            likeliest: components["schemas"]["PreviewedItem"][];
+            /** Policy Version */
+            policy_version: number;
+            /**
+             * Slate
+             * @description One that could be shown, by slot.
+             */
+            slate: components["schemas"]["PreviewedItem"][];
+            /** Warnings */
+            warnings: string[];
+        };
+        /**
+         * PreviewedCategory
+         * @description All items of a category together.
+         */
+        PreviewedCategory: {
+            /**
+             * Baseline Share
+             * @description The same with the history `baseline`; null without one.
+             */
+            baseline_share: number | null;
+            /** Category */
+            category: string;
+            /**
+             * Items
+             * @description How many of its items may be shown.
+             */
+            items: number;
+            /**
+             * Share
+             * @description Expected share of the slots of a slate of `k` that its items get.
+             */
+            share: number;
+        };
+        /**
+         * PreviewedItem
+         * @description An item and how likely it is.
+         */
+        PreviewedItem: {
+            /**
+             * Baseline In Slate
+             * @description The same with the history `baseline`; null without one.
+             */
+            baseline_in_slate: number | null;
+            /** Categories */
+            categories: string[];
+            /**
+             * In Slate
+             * @description Probability of being anywhere in a slate of `k`.
+             */
+            in_slate: number;
+            /** Item Id */
+            item_id: string;
+            /**
+             * Probability
+             * @description Of being drawn for the first slot: what /recommend calls `score`.
+             */
+            probability: number;
+            /** Text */
+            text: string;
         };
         /**
          * ProblemDocument
@@ -2350,7 +2558,7 @@ export interface operations {
     list_items_items_get: {
         parameters: {
             query?: {
-                /** @description Items whose texts are closest to this one. */
+                /** @description Items whose texts have all of these words; if there are none, those closest in meaning. */
                 search?: string | null;
                 /** @description Only later items; the last page's `next`. Not with `search`. */
                 after?: string | null;
@@ -4116,6 +4324,120 @@ export interface operations {
             };
             /** @description Conflict */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    preview_preview_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PreviewRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviewResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };

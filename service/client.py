@@ -28,6 +28,7 @@ from service.client_calls import (
     Call,
     ItemFields,
     Model,
+    PreviewFields,
     RecommendFields,
     ResponseFields,
     ServiceError,
@@ -37,6 +38,7 @@ from service.client_calls import (
     feeding_back,
     listing,
     path_of,
+    previewing,
     putting,
     putting_all,
     recommending,
@@ -51,6 +53,7 @@ from service.operator_schemas import (
     LiveResponse,
     PoliciesResponse,
 )
+from service.preview_schemas import PreviewResponse
 from service.schemas import (
     BatchItem,
     FeedbackEvent,
@@ -120,6 +123,10 @@ class Client:
     def recommend(self, user_id: str | None = None, **fields: Unpack[RecommendFields]) -> RecommendResponse:
         """A slate for a user, or for the `session_id` of a visitor without an account; raises ServiceError."""
         return self.send(recommending(user_id, fields))
+
+    def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
+        """What a user, or without one a stranger, would be shown, and how likely everything is; changes nothing."""
+        return self.send(previewing(user_id, fields))
 
     def respond(
         self, user_id: str | None, item_id: str, kind: str | None = None, **fields: Unpack[ResponseFields]
@@ -259,6 +266,10 @@ class AsyncClient:
     async def recommend(self, user_id: str | None = None, **fields: Unpack[RecommendFields]) -> RecommendResponse:
         """A slate for a user, or for the `session_id` of a visitor without an account; raises ServiceError."""
         return await self.send(recommending(user_id, fields))
+
+    async def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
+        """What a user, or without one a stranger, would be shown, and how likely everything is; changes nothing."""
+        return await self.send(previewing(user_id, fields))
 
     async def respond(
         self, user_id: str | None, item_id: str, kind: str | None = None, **fields: Unpack[ResponseFields]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.operator_schemas import ExplainResponse, ItemsResponse, LiveResponse
+from service.preview_schemas import PreviewRequest, PreviewResponse
 from service.schemas import (
     BatchItem,
     FeedbackEvent,
@@ -58,6 +59,21 @@ class RecommendFields(TypedDict, total=False):
     context: dict[str, str | int | float | bool | None]
 
 
+class PreviewFields(TypedDict, total=False):
+    """What a request for a preview may say beside whom it is for; see `PreviewRequest`."""
+
+    session_id: str
+    arm: Literal["control", "adaptive"]
+    k: int
+    candidate_item_ids: list[str]
+    exclude_item_ids: list[str]
+    filters: Filters
+    history: list[PastInteraction]
+    baseline: list[PastInteraction]
+    item_ids: list[str]
+    seed: int
+
+
 class ResponseFields(TypedDict, total=False):
     """What a response to an item may say beside the usual; see `FeedbackEvent`."""
 
@@ -100,6 +116,12 @@ def recommending(user_id: str | None, fields: RecommendFields) -> Call[Recommend
 def asking(request: RecommendRequest) -> Call[RecommendResponse]:
     """POST /recommend."""
     return Call("POST", "/recommend", RecommendResponse, _json(request))
+
+
+def previewing(user_id: str | None, fields: PreviewFields) -> Call[PreviewResponse]:
+    """POST /preview."""
+    named = {} if user_id is None else {"user_id": user_id}
+    return Call("POST", "/preview", PreviewResponse, _json(PreviewRequest.model_validate({**named, **fields})))
 
 
 def responding(user_id: str | None, item_id: str, kind: str | None, fields: ResponseFields) -> Call[FeedbackResponse]:

@@ -38,6 +38,7 @@ from service.routes import (
     items,
     personalizer,
     policies,
+    preview,
     recommend,
     users,
 )
@@ -154,7 +155,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.stopping = False
     errors.install(app)
-    for module in (recommend, feedback, items, users, policies, evaluation, explain, log_routes, dead_letters):
+    for module in (recommend, preview, feedback, items, users, policies, evaluation, explain, log_routes, dead_letters):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(personalizer.router)

@@ -52,6 +52,7 @@ class Now(msgspec.Struct, frozen=True):
     lag_s: float
     closed: int  # impressions that the worker has closed
     learner: dict[str, float]
+    rewards: dict[str, float]  # by feedback type
     requests: Requests
     trouble: list[Trouble]
 
@@ -80,6 +81,7 @@ async def now(state: State) -> Now:
         lag_s=state.lag.seconds if report is None else max(state.lag.seconds, report.lag_s),
         closed=report.closed if report is not None else 0,
         learner=report.learner if report is not None else {},
+        rewards=state.settings.rewards,
         requests=lately(list(state.metrics.recent), time.perf_counter()),
         trouble=[
             *_of_redis(redis_answers),

@@ -33,6 +33,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+Whole = Annotated[int, BeforeValidator(_whole)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
@@ -87,7 +88,7 @@ class RecommendRequest(Who):
         json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **exactly_one("user_id", "session_id")}
     )
 
-    k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
+    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
     context: Annotated[
         dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
         BeforeValidator(_few_fields),

@@ -46,11 +46,13 @@ def check_url(url: str, allow_remote: bool) -> None:
         raise SimulatorError(f"--url {url}: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SimulatorError(f"--url {url}: expected http://HOST:PORT")
-    if not allow_remote and not _is_loopback(parsed.host):
+    if not allow_remote and not is_loopback(url):
         raise SimulatorError(f"--url {url}: {parsed.host} is not this machine; say --allow-remote if you mean it")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL leads to this machine."""
+    host = httpx.URL(url).host
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -79,8 +81,7 @@ def read_api_key(file: Path | None) -> str | None:
 
 def _transport_to(url: str) -> httpx.AsyncBaseTransport | None:
     """The lean one to this machine; elsewhere, httpx's own, which knows TLS and what proxies do to answers."""
-    parsed = httpx.URL(url)
-    return KeptConnections() if parsed.scheme == "http" and _is_loopback(parsed.host) else None
+    return KeptConnections() if httpx.URL(url).scheme == "http" and is_loopback(url) else None
 
 
 class ServiceClient:

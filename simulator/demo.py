@@ -1,13 +1,13 @@
 """`make demo`: the main job end to end on this machine, each stage by its own public command, each timed.
 
-data set -> distil an LLM's preferences -> pre-train -> evaluate -> serve -> simulate -> report. Stages that a former
+data set -> distil an LLM's preferences -> pre-train -> evaluate -> serve -> judge by persons -> simulate -> judge by
+persons -> report. Stages that a former
 run finished are kept; the service starts afresh.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,17 +16,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from offline.distil_command import is_whole
 from service.command_line import exits
+from simulator.demo_summary import AFTER, BEFORE, summarise
 from simulator.errors import SimulatorError
 from simulator.world_kinds import DEFAULT_WORLD, WorldName
 
@@ -46,10 +46,6 @@ def demo(
     distil_seconds: Annotated[
         float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
     ] = 210,
-    ask_seconds: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds for asking it about states that the policy visits.", rich_help_panel=_TIMES),
-    ] = 30,
     load_seconds: Annotated[
         float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)
     ] = 150,
@@ -77,7 +73,8 @@ def demo(
     """From nothing to a service that visibly learns, with a report; about 10 minutes on two cores.
 
     Needs: the extra `demo`; no network, no key. Its stages are the commands `offline datasets`, `distil`, `pretrain`,
-    `evaluate`, `service dev` and `simulator load`, each with its own progress.
+    `evaluate`, `service dev`, `simulator load` and, before and after it, `simulator personas`, each with its own
+    progress.
 
     Writes: RUN, with RUN/load/report.html in the end. Stages that a former run finished are kept; the service starts
     afresh.
@@ -96,17 +93,19 @@ def demo(
     console = Console()
     times: dict[str, float] = {"install": install_seconds} if install_seconds else {}
     seeded = ["--seed", str(seed)]
-    _prepare(run, distil_seconds, ask_seconds, seeded, times, console, evaluate=not prepare_only)
+    _prepare(run, distil_seconds, seeded, times, console, evaluate=not prepare_only)
     if prepare_only:
         console.print(f"ready to serve: {run / 'snapshot'}")
         return
     with _service(run, port or _free_port(), console) as url:
         console.print(f"[bold]watch it learn: {url}/[/]")
+        _judge(url, run / BEFORE, "persons before", seeded, times, console)
         with _timed("serve and simulate", times, console):
             load = ["--url", url, "--dataset", str(run / "dataset"), "--out", str(run / "load")]
             bounds = ["--max-seconds", str(load_seconds), "--concurrency", str(concurrency)]
             _command("simulator", "load", *load, *bounds, "--world", world, *seeded)
-        _summary(run, times, console, world)
+        _judge(url, run / AFTER, "persons after", seeded, times, console)
+        summarise(run, times, console)
         if sys.stdout.isatty() if stay is None else stay:
             _wait_for_the_end(url, console)
 
@@ -114,7 +113,6 @@ def demo(
 def _prepare(
     run: Path,
     distil_seconds: float,
-    ask_seconds: float,
     seeded: Sequence[str],
     times: dict[str, float],
     console: Console,
@@ -126,7 +124,7 @@ def _prepare(
     stages = {
         "datasets": ("dataset", ["--source", "movielens", "--out", str(run / "dataset")]),
         "distil": ("distil", [*common, "--max-seconds", str(distil_seconds)]),
-        "pretrain": ("snapshot", [*common, "--ask-seconds", str(ask_seconds)]),
+        "pretrain": ("snapshot", common),
         "evaluate": ("evaluate", common),
     }
     if not evaluate:
@@ -138,6 +136,12 @@ def _prepare(
             continue
         with _timed(stage, times, console):
             _command("offline", stage, *arguments)
+
+
+def _judge(url: str, out: Path, stage: str, seeded: Sequence[str], times: dict[str, float], console: Console) -> None:
+    """Judge by persons what is served; the lists come with the summary."""
+    with _timed(stage, times, console):
+        _command("simulator", "personas", "--url", url, "--out", str(out), "--no-lists", *seeded)
 
 
 def _wait_for_the_end(url: str, console: Console) -> None:
@@ -224,23 +228,3 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.1)
     raise SimulatorError(f"the service did not become ready; see {log}")
-
-
-def _summary(run: Path, times: Mapping[str, float], console: Console, world: WorldName) -> None:
-    evaluated: dict[str, Any] = json.loads((run / "evaluate" / "results.json").read_text())
-    results: dict[str, Any] = json.loads((run / "load" / "results.json").read_text())
-    table = Table(title="Time", show_header=False)
-    for stage, seconds in times.items():
-        table.add_row(stage, f"{seconds:.0f} s")
-    table.add_row("together", f"{sum(times.values()):.0f} s")
-    console.print(table)
-    where = "" if world == DEFAULT_WORLD else f", in the world `{DEFAULT_WORLD}`"  # `evaluate` knows no other
-    ratio = evaluated["pretrained_over_random"]
-    console.print(f"Before any feedback the pre-trained policy earns {ratio:.2f}x what random does{where}.")
-    gain = results["gain"]
-    if gain is not None:
-        console.print(
-            f"In the last quarter the adaptive arm earned {gain['mean']:+.2f} positive responses a session against the"
-            f" frozen control (95% interval {gain['low']:+.2f} to {gain['high']:+.2f})."
-        )
-    console.print(f"Report: {run / 'load' / 'report.html'}")

@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
 from html import escape
 
+from simulator.document import document, table
 from simulator.plot import DARK, LIGHT, draw
 from simulator.report import Report
+from simulator.sections import marks
 from simulator.statistics import Interval
 from simulator.world_kinds import WORLDS
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --faint: #5d646d; --line: #d9dde2; --mark: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #16191d; --ink: #e6e8eb; --faint: #9aa1ab; --line: #343a42; --mark: #56b4e9; }
-}
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem; max-width: 72rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.verdict { font-size: 1.15rem; border-left: 4px solid var(--mark); padding-left: .8rem; }
-.faint, figcaption, caption { color: var(--faint); font-size: .875rem; }
-figure { margin: 1rem 0; } img { width: 100%; height: auto; display: block; }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem 2.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-caption { text-align: left; padding-bottom: .25rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; white-space: nowrap; }
-th:first-child { text-align: left; font-weight: 600; } thead th { font-weight: 600; color: var(--faint); }
-"""
+PERSONS, WRITER = "persons", "`simulator demo`"
+"""The part of the page for what `simulator personas` found; empty until it is filled."""
 
 
 def page(report: Report) -> str:
     """The whole page; every text that came from outside is escaped."""
     dark, light = (base64.b64encode(draw(report, theme)).decode() for theme in (DARK, LIGHT))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ialp load report</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Synthetic users against the running service</h1>
+    marked = "\n".join(marks(PERSONS, WRITER))
+    body = f"""<h1>Synthetic users against the running service</h1>
 <p class="faint">{escape(_facts(report))}</p>
 <p class="verdict">{escape(verdict(report))}</p>
 <figure>
@@ -59,11 +36,10 @@ played on the same truth: random, the true popularity, and an oracle that knows 
 {_arms(report)}
 <h2>Service</h2>
 <div class="tables">{_latency(report)}{_statuses(report)}</div>
+{marked}
 <h2>Run</h2>
-<div class="tables">{_reference(report)}{_settings(report)}</div>
-</body>
-</html>
-"""
+<div class="tables">{_reference(report)}{_settings(report)}</div>"""
+    return document("ialp load report", body)
 
 
 def verdict(report: Report) -> str:
@@ -114,42 +90,30 @@ def _arms(report: Report) -> str:
         ("Diversity within a session", *(f"{arm.diversity:.3f}" for arm in arms)),
     ]
     caption = "Mean [95% interval]. A reward is a positive response, a turn one slate, diversity the mean of 1 - cos."
-    return _table(caption, ("Arm", *report.arms), rows)
+    return table(caption, ("Arm", *report.arms), rows)
 
 
 def _latency(report: Report) -> str:
     names = list(report.latency_ms["/recommend"])
     rows = [(route, *(_number(values[name]) for name in names)) for route, values in report.latency_ms.items()]
-    return _table("Milliseconds from the intended start of a request to its answer.", ("Route", *names), rows)
+    return table("Milliseconds from the intended start of a request to its answer.", ("Route", *names), rows)
 
 
 def _statuses(report: Report) -> str:
     rows = [(route, s, f"{count:,}") for route, counts in report.statuses.items() for s, count in counts.items()]
     rows += [("warning", text, f"{count:,}") for text, count in report.warnings.items()]
-    return _table("Every attempt, retries included.", ("Route", "Status", "Count"), rows)
+    return table("Every attempt, retries included.", ("Route", "Status", "Count"), rows)
 
 
 def _reference(report: Report) -> str:
     rows = [(name, with_range(interval)) for name, interval in report.baselines.items()]
-    return _table("What other policies earn on the same users.", ("Policy", "Reward per session"), rows)
+    return table("What other policies earn on the same users.", ("Policy", "Reward per session"), rows)
 
 
 def _settings(report: Report) -> str:
     rows = [(name, str(value)) for name, value in report.settings.items() if value is not None]
-    return _table("How this was run.", ("Setting", "Value"), rows)
+    return table("How this was run.", ("Setting", "Value"), rows)
 
 
 def _number(value: float) -> str:
     return f"{value:,.1f}" if math.isfinite(value) else "–"
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )

@@ -1,7 +1,8 @@
 // Try it: be a user, like what you like, and watch the slate change.
 
 import { call, Refused } from "./api.js";
-import { element, number, percent, probability } from "./dom.js";
+import { changes } from "./changes.js";
+import { element, number, probability } from "./dom.js";
 
 const K = 10;
 const GUESTS = 12; // strangers that are looked at for one whom the learned policy serves
@@ -11,13 +12,15 @@ const ARMS = {
   fallback: "no policy: the most popular items",
 };
 let user = null; // kept while the page is open, so that one may look at other views meanwhile
-let list, liked, found, status, name, before;
+let rewards = { like: 1, dislike: -1 }; // of this deployment's feedback types, once the stream has told them
+let view, list, liked, changed, found, status, name, before;
 
-export function open(main) {
+export function open(main, told) {
   before = new Set();
   status = element("p", { className: "quiet", role: "status" }, "Loading…");
   list = element("ol", { className: "slate", "aria-label": "Slate" });
   liked = element("ul", { className: "plain" });
+  changed = element("div", { className: "changed", "aria-live": "polite" });
   found = element("ul", { className: "plain", "aria-label": "Search results" });
   name = element("input", { id: "user", value: user ?? "", maxLength: 200, autocomplete: "off", required: true });
   const search = element("input", { id: "search", type: "search", maxLength: 200, autocomplete: "off" });
@@ -27,17 +30,32 @@ export function open(main) {
         element("label", { htmlFor: "user" }, "User id", name),
         element("button", { className: "main" }, "Show their slate"),
         element("button", { type: "button", onclick: somebodyNew }, "Somebody new"))),
-    element("div", { className: "try" },
+    view = element("div", { className: "try" },
       element("section", {}, element("h2", {}, "Their slate"), status, list),
       element("div", {},
-        element("section", {}, element("h2", {}, "What they did"), liked),
         element("section", {},
           element("h2", {}, "Find something they like"),
           element("form", { className: "row", role: "search", onsubmit: (event) => { event.preventDefault(); look(search.value); } },
-            element("label", { htmlFor: "search" }, "By its meaning", search), element("button", {}, "Search")),
-          found))));
+            element("label", { htmlFor: "search" }, "Words of its title, or what it is about", search), element("button", {}, "Search")),
+          found),
+        element("section", {}, element("h2", {}, "What they did"), liked),
+        element("section", {}, element("h2", {}, "What it changed"), changed))));
+  update(told);
   if (user === null) somebodyNew();
   else recommend();
+}
+
+export function update(told) {
+  if (told.now) ({ rewards } = told.now);
+  view.classList.toggle("no-dislikes", !feedbackType("dislike"));
+}
+
+// The deployment's own type for a like or a dislike: of this name, or else the one that counts most.
+function feedbackType(kind) {
+  const sign = kind === "like" ? 1 : -1;
+  if (rewards[kind] * sign > 0) return kind;
+  const [most] = Object.entries(rewards).filter(([, reward]) => reward * sign > 0).sort(([, a], [, b]) => sign * (b - a));
+  return most?.[0];
 }
 
 // A stranger of the adaptive arm, if there is one soon: with the control there would be no learning to see.
@@ -83,12 +101,14 @@ const recommend = () => guarded(async () => {
   const asked = user;
   const slate = await call("POST", "recommend", { user_id: asked, k: K });
   const ids = slate.items.map((item) => item.item_id);
-  const why = await explained(asked, ids.length ? ids : ["-"]);
+  const [why, differences] = await Promise.all([explained(asked, ids.length ? ids : ["-"]), changes(asked, K)]);
   if (asked !== user) return;
   const known = new Map(why.items.map((item) => [item.item_id, item]));
-  list.replaceChildren(...slate.items.map((item) => entry(item, slate, asked, known.get(item.item_id))));
+  const hasLiked = why.history.some((past) => past.reward > 0);
+  list.replaceChildren(...slate.items.map((item) => entry(item, slate, asked, known.get(item.item_id), hasLiked)));
   before = new Set(ids);
   history(why.history);
+  changed.replaceChildren(...differences);
   status.className = "quiet";
   const warnings = slate.warnings.length ? ` (${slate.warnings.join(", ")})` : "";
   status.textContent = slate.items.length
@@ -96,29 +116,31 @@ const recommend = () => guarded(async () => {
     : `There is nothing left to show${warnings}.`;
 });
 
-function entry(item, slate, who, known) {
+function entry(item, slate, who, known, hasLiked) {
   const title = known?.text || item.item_id;
   const nearest = (known?.nearest ?? []).filter((near) => near.closeness >= 0.1);
   const reason = nearest.length
     ? `Close to ${nearest.map((near) => `${near.text || near.item_id} (${number(near.closeness, 2)})`).join(", ")}.`
-    : "Nothing they liked is close to it.";
+    : hasLiked ? "Nothing they liked is close to it." : "";
   const chance = element("meter", { min: 0, max: 1, value: Math.sqrt(item.propensity), "aria-hidden": "true" });
   return element("li", { className: before.size && !before.has(item.item_id) ? "fresh" : "" },
     element("div", { className: "title" }, title),
-    element("div", { className: "actions" },
-      element("button", { type: "button", "aria-label": `Like ${title}`, onclick: (event) => respond(item.item_id, "like", slate, who, event) }, "Like"),
-      element("button", { type: "button", "aria-label": `Not for me: ${title}`, onclick: (event) => respond(item.item_id, "dislike", slate, who, event) }, "Not for me")),
+    actions(item.item_id, title, slate, who),
     element("div", { className: "facts" },
       ...(known?.categories ?? []).flatMap((category) => [element("span", { className: "chip" }, category), " "]),
       element("span", { className: `chip ${item.source}` }, { pretrained: "pre-trained policy", learned: "learned policy" }[item.source] ?? item.source),
       " propensity ", chance, ` ${probability(item.propensity)}, score ${probability(item.score)}. `, reason));
 }
 
+const actions = (item, title, slate, who) => element("div", { className: "actions" },
+  element("button", { type: "button", "aria-label": `Like ${title}`, onclick: (event) => respond(item, "like", slate, who, event) }, "Like"),
+  element("button", { type: "button", className: "dislike", "aria-label": `Not for me: ${title}`, onclick: (event) => respond(item, "dislike", slate, who, event) }, "Not for me"));
+
 // The response of the user whose slate it was, whoever is named in the form by now.
-const respond = (item, type, slate, who, event) => {
+const respond = (item, kind, slate, who, event) => {
   const buttons = [...event.currentTarget.closest("li").querySelectorAll("button")];
   return guarded(async () => {
-    const sent = { event_id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, user_id: who, item_id: item, type };
+    const sent = { event_id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, user_id: who, item_id: item, type: feedbackType(kind) ?? kind };
     if (slate) sent.recommendation_id = slate.recommendation_id;
     try {
       for (const button of buttons) button.disabled = true;
@@ -133,7 +155,7 @@ const respond = (item, type, slate, who, event) => {
 
 function history(past) {
   const items = past.slice().reverse().map((one) => element("li", {},
-    element("span", { className: one.reward > 0 ? "chip good" : "chip" }, one.reward > 0 ? "liked" : one.reward < 0 ? "disliked" : "seen"), " ", one.text || one.item_id));
+    element("span", { className: one.reward > 0 ? "chip good" : one.reward < 0 ? "chip bad" : "chip" }, one.reward > 0 ? "liked" : one.reward < 0 ? "disliked" : "seen"), " ", one.text || one.item_id));
   liked.replaceChildren(...(items.length ? items : [element("li", { className: "quiet" }, "Nothing yet: this user is a stranger. Like something.")]));
 }
 
@@ -141,8 +163,8 @@ const look = (text) => guarded(async () => {
   if (!text.trim()) return;
   found.replaceChildren(element("li", { className: "quiet" }, "Searching…"));
   const told = await call("GET", `items?count=8&search=${encodeURIComponent(text)}`);
-  found.replaceChildren(...(told.items.length ? told.items.map((item) => element("li", { className: "row" },
-    element("span", { className: "title" }, item.text),
-    element("button", { type: "button", "aria-label": `Like ${item.text}`, onclick: (event) => respond(item.item_id, "like", null, user, event) }, "Like")))
-    : [element("li", { className: "quiet" }, "Nothing is found.")]));
+  const results = told.items.map((item) => element("li", { className: "row" },
+    element("span", { className: "title" }, item.text), actions(item.item_id, item.text, null, user)));
+  const by = told.found_by === "meaning" && results.length ? [element("li", { className: "quiet" }, "No title has all of these words. Closest in meaning:")] : [];
+  found.replaceChildren(...(results.length ? [...by, ...results] : [element("li", { className: "quiet" }, "Nothing is found.")]));
 });

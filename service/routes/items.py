@@ -15,9 +15,11 @@ from service.guard import needs
 from service.openapi import problems
 from service.operator_schemas import ItemsResponse
 from service.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
+from service.search import matching
 from service.state import Shared, State
 
 router = APIRouter(tags=["items"], route_class=needs("admin"))
+_SEARCHED = 2_000  # items
 ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 
@@ -44,27 +46,42 @@ async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
 async def list_items(
     state: Shared,
     search: Annotated[
-        str | None, Query(max_length=200, description="Items whose texts are closest to this one.")
+        str | None,
+        Query(
+            max_length=200,
+            description="Items whose texts have all of these words; if there are none, those closest in meaning.",
+        ),
     ] = None,
     after: Annotated[
         Id | None, Query(description="Only later items; the last page's `next`. Not with `search`.")
     ] = None,
     count: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ItemsResponse:
-    """Items in the catalogue's order, or those closest to a text first; hidden ones too, but not with `search`."""
-    catalogue, following = state.watch.catalogue, None
+    """Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+
+    A large catalogue is searched for words among the 2,000 items that are closest in meaning.
+    """
     if search is not None:
-        places = []
-        if (live := state.watch.current) is not None:
-            encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [search])
-            places = await asyncio.to_thread(catalogue.nearest, encoded[0], count)
-    else:
-        start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
-        places = list(range(start, min(len(catalogue), start + count)))
-        following = catalogue.ids[places[-1]] if places and places[-1] + 1 < len(catalogue) else None
-    ids = [catalogue.ids[place] for place in places]
+        return await _found(search, count, state)
+    catalogue = state.watch.catalogue
+    start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
+    ids = catalogue.ids[start : min(len(catalogue), start + count)]
+    following = ids[-1] if ids and start + len(ids) < len(catalogue) else None
     records = zip(ids, await state.watch.store.known(ids), strict=True)
     return ItemsResponse(items=[_response(i, record) for i, record in records if not record.deleted], next=following)
+
+
+async def _found(text: str, count: int, state: State) -> ItemsResponse:
+    live, catalogue = state.watch.current, state.watch.catalogue
+    if live is None:
+        return ItemsResponse(items=[], next=None)
+    encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [text])
+    ids = [catalogue.ids[row] for row in await asyncio.to_thread(catalogue.nearest, encoded[0], max(count, _SEARCHED))]
+    records = await state.watch.store.known(ids)
+    by_words = matching(text, [record.text for record in records])
+    places = by_words or range(len(ids))
+    items = [_response(ids[n], records[n]) for n in places if not records[n].deleted]
+    return ItemsResponse(items=items[:count], next=None, found_by="words" if by_words else "meaning")
 
 
 @router.get("/items/{item_id:opaque}", responses=problems(404))

@@ -13,8 +13,8 @@ import pytest
 from auth_examples import add_key
 from axe_playwright_python.sync_playwright import Axe
 from dashboard_examples import PLANTED, Site
-from playwright.sync_api import Browser, Page, Route, expect
-from service_examples import Server, talk, until
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+from service_examples import N_ITEMS, Server, talk, until
 
 from service.keys import Keys
 
@@ -92,7 +92,7 @@ def test_a_click_changes_the_slate_at_once(lively: Site, page: Page) -> None:
     expect(page.get_by_text("this user is a stranger")).to_be_visible()
     expect(entries.first).to_contain_text("propensity")
     expect(entries.first).to_contain_text(re.compile("pre-trained policy|learned policy"))
-    expect(entries.first).to_contain_text("Nothing they liked is close to it.")
+    expect(page.locator("ol.slate")).not_to_contain_text("liked")  # a stranger's slate needs no excuse
     shown = entries.locator(".title").all_inner_texts()
     entries.nth(2).get_by_role("button", name=re.compile("^Like ")).click()
     expect(page.locator("section", has_text="What they did").locator("li").first).to_have_text(f"liked {shown[2]}")
@@ -103,7 +103,7 @@ def test_a_click_changes_the_slate_at_once(lively: Site, page: Page) -> None:
 
 def test_items_are_found_by_their_text_and_liked(lively: Site, page: Page) -> None:
     go(page, "try")
-    page.get_by_label("By its meaning").fill("Film number 7")
+    page.get_by_label("Words of its title").fill("film 7")
     page.get_by_role("button", name="Search").click()
     page.get_by_role("list", name="Search results").get_by_role("button", name="Like Film number 7", exact=True).click()
     expect(page.locator("section", has_text="What they did")).to_contain_text("liked Film number 7")
@@ -113,9 +113,86 @@ def test_items_are_found_by_their_text_and_liked(lively: Site, page: Page) -> No
     expect(page.locator("section", has_text="What they did")).not_to_contain_text("Film number 7")
 
 
+def section(page: Page, heading: str) -> Locator:
+    return page.locator("section", has=page.get_by_role("heading", name=heading, exact=True))
+
+
+def test_what_answers_change_is_told_in_words(lively: Site, page: Page) -> None:
+    go(page, "try")
+    changed = section(page, "What it changed")
+    expect(changed).to_contain_text("Nothing yet")
+    page.locator("ol.slate").get_by_role("button", name=re.compile("^Like ")).first.click()
+    expect(changed).to_contain_text("Compared with a stranger")
+    title = section(page, "What they did").locator("li").first.inner_text().removeprefix("liked ")
+    expect(changed).to_contain_text(f"By liking {title}")
+    user = page.get_by_label("User id").input_value()
+    answer = lively.client.post("/preview", json={"user_id": user, "baseline": [], "seed": 1}).json()
+    moved = {one["category"]: one["share"] - one["baseline_share"] for one in answer["categories"]}
+    for category, difference in moved.items():
+        row = changed.locator("ul").first.locator("li", has=page.get_by_text(category, exact=True))
+        if abs(difference) >= 0.005:
+            expect(row).to_contain_text("more likely" if difference > 0 else "less likely")
+            expect(row).to_contain_text(re.compile(r"% of the slots, a stranger’s .*%"))
+        else:
+            expect(row).to_have_count(0)
+
+
+def test_what_somebody_dislikes_is_told(lively: Site, page: Page) -> None:
+    go(page, "try")
+    shown = page.locator("ol.slate .title").first.inner_text()
+    page.get_by_role("button", name=f"Not for me: {shown}", exact=True).click()
+    did = section(page, "What they did").locator("li").first
+    expect(did).to_have_text(f"disliked {shown}")
+    expect(section(page, "What it changed")).to_contain_text(f"By disliking {shown}")
+    expect(page.locator("ol.slate")).not_to_contain_text("Nothing they liked")
+
+
+def test_where_no_title_matches_what_is_close_is_told_as_such(lively: Site, page: Page) -> None:
+    go(page, "try")
+    page.get_by_label("Words of its title").fill("film of horses")
+    page.get_by_role("button", name="Search").click()
+    results = page.get_by_role("list", name="Search results")
+    expect(results).to_contain_text("No title has all of these words. Closest in meaning:")
+    expect(results.get_by_role("button", name=re.compile("^Not for me"))).to_have_count(8)
+    page.get_by_label("Words of its title").fill("number film 12")
+    page.get_by_role("button", name="Search").click()
+    expect(results.locator("li")).to_have_count(1)
+    expect(results).to_contain_text("Film number 12")
+
+
+def test_likes_and_dislikes_are_the_deployments_own(site: Site, browser: Browser, tmp_path: Path) -> None:
+    own = {"key_prefix": f"{site.settings.key_prefix}:own", "data_dir": tmp_path / "data"}
+    settings = site.settings.model_copy(update={**own, "rewards": {"seen": 0.1, "fav": 10.0}})
+    with Server(settings) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        page = browser.new_page(base_url=str(client.base_url))
+        go(page, "try")
+        expect(page.locator("ol.slate > li")).to_have_count(10)
+        expect(page.get_by_role("button", name=re.compile("^Not for me"))).to_have_count(0)
+        page.locator("ol.slate").get_by_role("button", name=re.compile("^Like ")).first.click()
+        expect(section(page, "What they did")).to_contain_text("liked ")
+        user = page.get_by_label("User id").input_value()
+        assert [past["reward"] for past in client.get(f"/users/{user}").json()["history"]] == [10.0]
+        page.close()
+
+
+def test_without_categories_items_are_told(site: Site, browser: Browser, tmp_path: Path) -> None:
+    own = {"key_prefix": f"{site.settings.key_prefix}:bare", "data_dir": tmp_path / "data"}
+    with Server(site.settings.model_copy(update=own)) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        bare = [{"item_id": f"film-{n}", "text": f"Film number {n}"} for n in range(N_ITEMS)]
+        client.post("/items:batch", json={"items": bare}).raise_for_status()
+        page = browser.new_page(base_url=str(client.base_url))
+        go(page, "try")
+        page.locator("ol.slate").get_by_role("button", name=re.compile("^Like ")).first.click()
+        row = section(page, "What it changed").locator("ul").first.locator("li").first
+        expect(row).to_contain_text(re.compile(r"Film number \d+.*in .*% of slates, a stranger’s .*%"))
+        page.close()
+
+
 def test_markup_in_texts_stays_text(lively: Site, page: Page) -> None:
     go(page, "try")
-    page.get_by_label("By its meaning").fill(PLANTED)
+    page.get_by_label("Words of its title").fill(PLANTED)
     page.get_by_role("button", name="Search").click()
     results = page.get_by_role("list", name="Search results")
     expect(results.get_by_text(PLANTED, exact=True)).to_be_visible()

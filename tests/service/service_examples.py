@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
-    """A snapshot of `n_items` films in three genres with a mildly opinionated random policy; written to `folder`."""
+def make_snapshot(
+    folder: Path, n_items: int = N_ITEMS, seed: int = 0, gain: Sequence[float] = (2.0, 1.0, 0.0, 0.0)
+) -> Path:
+    """A snapshot of `n_items` films in three genres with a mildly opinionated random policy; written to `folder`.
+
+    `gain`: how much it shows of what is like the items that were liked, liked last, disliked and ignored.
+    """
     items = tuple(CatalogueItem(f"film-{n}", f"Film number {n}", (GENRES[n % 3],)) for n in range(n_items))
     embeddings = HashingEncoder().encode([item_text(i.text, i.categories) for i in items])
     projection = TextProjection.fit(torch.from_numpy(embeddings), N_LEADING)
@@ -57,7 +62,7 @@ def make_snapshot(folder: Path, n_items: int = N_ITEMS, seed: int = 0) -> Path:
         pretrained, learned = (ItemScorer(config, text) for _ in range(2))
         with torch.no_grad():
             pretrained.id_bias.normal_(0, 0.5)
-            pretrained.gain[:2] = torch.tensor([2.0, 1.0])
+            pretrained.gain.copy_(torch.tensor(gain))
             learned.load_state_dict(pretrained.state_dict())
     snapshot = Snapshot.of(
         version=1,

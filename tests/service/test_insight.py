@@ -50,24 +50,31 @@ def test_items_are_listed_page_by_page(api: httpx.Client) -> None:
         if after is None:
             break
     assert found == [f"film-{n}" for n in range(N_ITEMS) if n != 4]
-    assert api.get("/items", params={"after": "unknown"}).json() == {"items": [], "next": None}
-    assert api.get("/items", params={"after": f"film-{N_ITEMS - 1}"}).json() == {"items": [], "next": None}
+    assert api.get("/items", params={"after": "unknown"}).json() == {"items": [], "next": None, "found_by": None}
+    assert api.get("/items", params={"after": f"film-{N_ITEMS - 1}"}).json()["items"] == []
     problem_of(api.get("/items", params={"count": 0}), 422)
 
 
 def test_items_are_found_by_their_text(api: httpx.Client) -> None:
     api.put("/items/bees", json={"text": "A documentary on bees"}).raise_for_status()
     api.put("/items/wasps", json={"text": "A documentary on wasps", "hidden": True}).raise_for_status()
-    told = api.get("/items", params={"search": "documentary on bees", "count": 3}).json()
-    assert told["items"][0]["item_id"] == "bees" and len(told["items"]) == 3
-    assert "wasps" not in [item["item_id"] for item in told["items"]], "what is hidden cannot be shown"
-    everything = api.get("/items", params={"search": "film", "count": 100}).json()["items"]
-    assert len(everything) == N_ITEMS + 1
+
+    def found(search: str, count: int = 100) -> tuple[list[str], str]:
+        told = api.get("/items", params={"search": search, "count": count}).json()
+        return [item["item_id"] for item in told["items"]], told["found_by"]
+
+    assert found("Documentary: BEES") == (["bees"], "words"), "all words, and no others that are close"
+    assert found("docu on") == (["bees"], "words"), "what is hidden cannot be shown"
+    assert len(found("film")[0]) == N_ITEMS
+    assert found("film number 2", 4)[0][0] == "film-2" and len(found("film number 2", 4)[0]) == 4, "best match first"
+    closest, by = found("a documentary about honey bees", 3)
+    assert (closest[0], len(closest), by) == ("bees", 3, "meaning"), "where no text has all words"
+    assert found("?!", 3)[1] == "meaning"
 
 
 def test_without_a_policy_nothing_is_found_and_nothing_explained(settings: Settings) -> None:
     with Server(settings.model_copy(update={"snapshot": None})) as client:
-        assert client.get("/items", params={"search": "film"}).json() == {"items": [], "next": None}
+        assert client.get("/items", params={"search": "film"}).json() == {"items": [], "next": None, "found_by": None}
         problem = problem_of(client.post("/explain", json={"user_id": "ann", "item_ids": ["film-1"]}), 503)
         assert problem["code"] == "no_policy"
 
