@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offline.benchmark.command import command as benchmark
 from offline.datasets_command import command as datasets
 from offline.distil_command import command as distil
 from offline.errors import OfflineError
@@ -14,7 +15,7 @@ from simulator.errors import SimulatorError
 ABOUT = """Distil a language model's preferences and pre-train a recommendation policy from them (iALP); no logs needed.
 
     In this order, all in one folder RUN: `datasets` reads items, `distil` asks a language model about them, `pretrain`
-    makes the policy, `evaluate` measures it. Then `python -m service dev --snapshot RUN/snapshot` serves it. Each can
+    makes the policy, `evaluate` measures it. `benchmark` judges the whole by public logs of real people. Then `python -m service dev --snapshot RUN/snapshot` serves it. Each can
     be interrupted and run again.
 
     Exit codes: 0 done; 1 something failed while running; 2 a mistake in arguments or files, or a model that does not
@@ -35,6 +36,7 @@ add_command(app, "datasets", datasets)
 add_command(app, "distil", distil)
 add_command(app, "pretrain", pretrain)
 add_command(app, "evaluate", evaluate)
+add_command(app, "benchmark", benchmark)
 
 
 def main() -> None:

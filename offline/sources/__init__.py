@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from offline.datasets import Dataset
 from offline.sources.catalogue import load_catalogue
-from offline.sources.coat import load_coat
+from offline.sources.coat import load_coat, load_coat_parts
 from offline.sources.industry import load_industry
 from offline.sources.lastfm import load_lastfm
 from offline.sources.movielens import load_movielens100k, movielens
@@ -22,6 +22,7 @@ __all__ = [
     "FOLDER_SOURCES",
     "load_catalogue",
     "load_coat",
+    "load_coat_parts",
     "load_industry",
     "load_lastfm",
     "load_movielens100k",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from offline.datasets import Dataset, Item, Observation, RowProblem, Scenario, index_observations
 from offline.errors import OfflineError
 from offline.sources.rows import Problems, number_within, numbered_lines, read_table, read_zero_one_rows
@@ -31,6 +34,15 @@ def load_coat(folder: Path) -> Dataset:
     Raises:
         OfflineError: a file is missing, or a matrix row is malformed (rows carry identity by place).
     """
+    return load_coat_parts(folder)[0]
+
+
+def load_coat_parts(folder: Path) -> tuple[Dataset, npt.NDArray[np.bool_]]:
+    """The same, and for each interaction whether its item was drawn uniformly at random for the user (the test matrix).
+
+    Raises:
+        OfflineError: as `load_coat`.
+    """
     problems: Problems = []
     features = folder / "user_item_features"
     names = [line.strip() for _, line in numbered_lines(features / "item_features_map.txt") if line.strip()]
@@ -41,15 +53,16 @@ def load_coat(folder: Path) -> Dataset:
         )
         for i, row in enumerate(rows)
     )
-    ratings: dict[tuple[int, int], int] = {}
-    for name in ("train.ascii", "test.ascii"):
-        ratings |= _matrix(folder / name, len(items))
+    chosen, drawn = (_matrix(folder / name, len(items)) for name in ("train.ascii", "test.ascii"))
+    ratings = {cell: rating for cell, rating in chosen.items() if cell not in drawn} | drawn
     observations = [
         Observation(user, item, rating, rating >= LIKED_RATING, order)
         for order, ((user, item), rating) in enumerate(ratings.items())
     ]
     observations.sort(key=lambda o: o.user if isinstance(o.user, int) else 0)
-    return Dataset("coat", SCENARIO, items, index_observations(observations, {i: i for i in range(len(items))}))
+    is_random = np.array([(o.user, o.item) in drawn for o in observations], np.bool_)
+    interactions = index_observations(observations, {i: i for i in range(len(items))})
+    return Dataset("coat", SCENARIO, items, interactions), is_random
 
 
 def _matrix(path: Path, n_items: int) -> dict[tuple[int, int], int]:

@@ -1,0 +1,1 @@
+"""Methods of others, each with a setting of its own: chance, popularity, closeness of texts, and what logs tell."""
