@@ -1,34 +1,15 @@
-"""The reward model: closed forms against plain numpy, and that it finds what was planted."""
+"""Bayesian regression: closed forms against plain numpy and scipy, and that it finds what was planted."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
-from offline.rewards import (
-    BayesianRegression,
-    RewardConfig,
-    RewardModel,
-    calibrating_offset,
-    log_evidence,
-    personal_features,
-)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from offline.judgements import Judgement
-from offline.preferences import Preference, Prior
-from service.policy.types import Interaction, Response, pack_states
-
-
-def unit(rng: np.random.Generator, n: int, d: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, d))).float(), dim=1)
-
-
-def preference(history: tuple[tuple[str, int], ...], item: str, z: float) -> Preference:
-    judgement = Judgement("key", history, item, "likelihood", "model", "1", 0.0, 1)
-    return Preference(judgement, 0.0, 0.0, 0.0, z)
+from offline.regression import BayesianRegression, log_evidence
 
 
 def test_log_evidence_is_the_density_of_the_marginal_normal() -> None:
@@ -37,6 +18,34 @@ def test_log_evidence_is_the_density_of_the_marginal_normal() -> None:
     marginal = multivariate_normal(np.zeros(7), 0.3 * np.eye(7) + x @ x.T / 2.0)
     got = log_evidence(torch.from_numpy(x), torch.from_numpy(y), precision=2.0, noise=0.3)
     assert got == pytest.approx(marginal.logpdf(y), abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 12), f=st.integers(1, 5))
+def test_the_posterior_is_that_of_the_joint_normal(seed: int, n: int, f: int) -> None:
+    """Of w and y together, conditioned on y: another way than the one in the code."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, f)), rng.normal(size=n)
+    fitted = BayesianRegression.fit(torch.from_numpy(x), torch.from_numpy(y))
+    gain = x.T / fitted.precision @ np.linalg.inv(fitted.noise * np.eye(n) + x @ x.T / fitted.precision)
+    np.testing.assert_allclose(fitted.mean.numpy(), gain @ y, atol=1e-8)
+    covariance = np.eye(f) / fitted.precision - gain @ x / fitted.precision
+    np.testing.assert_allclose(fitted.covariance.numpy(), covariance, atol=1e-8)
+    mean, variance = fitted.predict(torch.from_numpy(x))
+    np.testing.assert_allclose(mean.numpy(), x @ gain @ y, atol=1e-8)
+    np.testing.assert_allclose(variance.numpy(), np.diag(x @ covariance @ x.T), atol=1e-8)
+
+
+def test_no_point_of_the_grid_has_more_evidence() -> None:
+    rng = np.random.default_rng(3)
+    x = torch.from_numpy(rng.normal(size=(50, 4)))
+    y = x @ torch.tensor([0.5, -0.2, 0.0, 0.1], dtype=torch.float64) + torch.from_numpy(rng.normal(size=50))
+    fitted = BayesianRegression.fit(x, y)
+    best = log_evidence(x, y, fitted.precision, fitted.noise)
+    spread = float(y.var(unbiased=False))
+    for precision in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0):
+        for share in (0.25, 0.5, 0.75, 0.9, 1.0):
+            assert log_evidence(x, y, precision, spread * share) <= best + 1e-9
 
 
 def test_regression_recovers_planted_weights_and_is_unsure_where_it_saw_nothing() -> None:
@@ -50,70 +59,17 @@ def test_regression_recovers_planted_weights_and_is_unsure_where_it_saw_nothing(
     assert variance[2] > 20 * variance[0]
 
 
-def test_features_against_a_plain_loop() -> None:
-    rng = np.random.default_rng(2)
-    text = unit(rng, 6, 4)
-    history = [
-        Interaction(0, Response.POSITIVE),
-        Interaction(1, Response.NEGATIVE),
-        Interaction(2, Response.POSITIVE),
-        Interaction(3, Response.IGNORED),
-    ]
-    got = personal_features(pack_states([history, []], 8), text)
-    t = text.numpy()
-    liked = (t[0] + t[2]) / 2
-    for item in range(6):
-        expected = [1.0, liked @ t[item], max(t[0] @ t[item], t[2] @ t[item]), t[1] @ t[item], *(liked * t[item])]
-        assert got[0, item].numpy() == pytest.approx(expected, abs=1e-6)
-        assert got[1, item].numpy() == pytest.approx([1.0, *[0.0] * 7], abs=1e-6)
+@pytest.mark.parametrize("y", [[0.0] * 6, [2.0] * 6, [1e6, -1e6, 0.0, 0.0, 0.0, 0.0]])
+def test_noise_and_constants_are_shrunk_and_finite(y: list[float]) -> None:
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(6, 3)))
+    fitted = BayesianRegression.fit(x, torch.tensor(y, dtype=torch.float64))
+    assert torch.isfinite(fitted.mean).all() and torch.isfinite(fitted.covariance).all()
+    assert fitted.noise > 0
+    if not any(y):
+        assert not fitted.mean.any()
 
 
-def test_judged_priors_stand_and_unjudged_ones_follow_their_text() -> None:
-    rng = np.random.default_rng(3)
-    text = unit(rng, 300, 5)
-    truth = 3 * text[:, 0]
-    ids = [str(n) for n in range(300)]
-    priors = {ids[n]: Prior(0.0, float(truth[n])) for n in range(200)}
-    model = RewardModel.fit(priors, [], ids, text, RewardConfig(caution=0.0))
-    assert model.prior[:200].numpy() == pytest.approx(truth[:200].numpy(), abs=1e-6)
-    assert np.corrcoef(model.prior[200:].numpy(), truth[200:].numpy())[0, 1] > 0.95
-
-
-def test_a_stranger_expects_the_base_rate_and_liking_something_moves_what_is_like_it() -> None:
-    rng = np.random.default_rng(4)
-    text = unit(rng, 60, 5)
-    ids = [str(n) for n in range(60)]
-    closeness = (text @ text.T).numpy()
-    judged = [
-        preference(((ids[a], 1),), ids[b], float(2 * closeness[a, b])) for a in range(60) for b in range(60) if a != b
-    ]
-    config = RewardConfig(personal_weight=1.0, caution=0.0, base_rate=0.1)
-    model = RewardModel.fit({i: Prior(0.0, 0.0) for i in ids}, judged, ids, text, config)
-    states = pack_states([(), (Interaction(7, Response.POSITIVE),)], 5)
-    expected = model.expected(states)
-    assert expected[0].mean().item() == pytest.approx(0.1, abs=1e-4)
-    order = np.argsort(-closeness[7])
-    assert expected[1, order[1]] > expected[0, order[1]]
-    assert expected[1, order[-1]] < expected[0, order[-1]]
-    assert np.corrcoef(torch.logit(expected[1]).numpy(), closeness[7])[0, 1] > 0.95
-
-
-def test_caution_lowers_what_is_uncertain() -> None:
-    rng = np.random.default_rng(5)
-    text = unit(rng, 40, 5)
-    ids = [str(n) for n in range(40)]
-    priors = {i: Prior(0.0, float(rng.normal())) for i in ids[:20]}
-    bold = RewardModel.fit(priors, [], ids, text, RewardConfig(caution=0.0))
-    states = pack_states([()], 1)
-    cautious = RewardModel(RewardConfig(caution=1.0), text, bold.prior, bold.prior_variance, bold.personal, bold.offset)
-    lowered = (bold.logits(states)[0] - cautious.logits(states)[0])[0]
-    assert lowered.min() > 0
-    assert lowered[20:].min() > lowered[:20].max()
-
-
-@pytest.mark.parametrize("mean", [0.01, 0.1, 0.7])
-def test_offset_gives_the_mean(mean: float) -> None:
-    logits = torch.linspace(-5, 5, 101)
-    offset = calibrating_offset(logits, mean)
-    got = sum(1 / (1 + math.exp(-(x + offset))) for x in logits.tolist()) / 101
-    assert got == pytest.approx(mean, abs=1e-5)
+def test_of_nothing_it_is_the_prior() -> None:
+    fitted = BayesianRegression.fit(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+    assert not fitted.mean.any()
+    np.testing.assert_allclose(fitted.covariance.numpy(), np.eye(3) / fitted.precision)
