@@ -137,14 +137,15 @@ def _prior(priors: Mapping[str, Prior], index: Mapping[str, int], text: Tensor, 
 
 @torch.no_grad()
 def _write(actor: ItemScorer, item: Tensor, told: Tensor) -> None:
-    """Make the network say f: `item` [A] as its biases, what texts tell as their slope, `told` [dim + 2]."""
+    """Make the network say f: `item` [A] as its biases, what texts tell as their slope, `told` [text_dim + 2]."""
     text = actor.text
     slope = torch.linalg.solve(text.T @ text + _RIDGE * torch.eye(text.shape[1]), text.T @ (item - item.mean()))
     actor.text_bias.weight.copy_(slope.unsqueeze(0))
     actor.id_bias.copy_(item - item.mean() - text @ slope)
+    products = told[2 : 2 + actor.config.dim]
     # Profiles are of liked items, of the last liked, of disliked and of ignored ones.
     for profile, share in ((0, 1.0), (2, -DISLIKE), (3, -SILENCE)):
         actor.gain[profile] = share * told[0]
-        actor.mixing[profile].copy_(share * torch.diag(told[2:]))
+        actor.mixing[profile].diagonal()[: len(products)].copy_(share * products)
     actor.repeat.copy_(torch.stack([told[1], -SILENCE * told[1], torch.zeros(())]))
     actor.leave.copy_(torch.tensor(LEAVE))

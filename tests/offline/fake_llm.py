@@ -21,6 +21,8 @@ def make_items(n: int) -> tuple[Item, ...]:
 class FakeScorer:
     """Scores an item by the number in its name, and higher if the history likes one of the same parity.
 
+    A mere name is as likely as its last digit is high.
+
     Args:
         log: every question goes here, one line each, before it is answered.
         kill_after: the process is ended by SIGKILL when this many questions were logged.
@@ -54,7 +56,7 @@ class FakeScorer:
                     self.exhausted = "the fake is tired"
                     answer.append(None)
                     continue
-                self._note(f"{[tuple(s) for s in ask.history]} {text}")
+                self._note(f"{'name' if ask.name_only else [tuple(s) for s in ask.history]} {text}")
                 answer.append(Score(self._value(ask, text), 4))
             yield index, answer
 
@@ -71,5 +73,7 @@ class FakeScorer:
     @staticmethod
     def _value(ask: Ask, text: str) -> float:
         number = int(text.split()[-1])
+        if ask.name_only:
+            return 0.1 * (number % 10) - 1.0
         alike = any(s.response > 0 and int(s.text.split()[-1]) % 2 == number % 2 for s in ask.history)
         return -0.01 * number + (1.0 if alike else 0.0)

@@ -27,7 +27,7 @@ from offline.states import StateConfig
 ITEMS = make_items(40)
 DATASET = Dataset("toy", MOVIES, ITEMS, None)
 CONFIG = DistilConfig(n_states=12, encoder="hashing", states=StateConfig(candidates=8))
-N_COMMON = 40 + 34  # priors, and baselines of all but the typical history
+N_COMMON = 40 + 40 + 34  # mere names, priors, and baselines of all but the typical history
 CONSOLE = Console(quiet=True)
 
 
@@ -64,12 +64,38 @@ def test_priors_take_at_most_their_share_of_the_budget(tmp_path: Path) -> None:
     scorer = FakeScorer()
     preferences = _run(tmp_path, scorer, Budget(max_judgements=40))
     assert len(scorer.asked) == 40
-    assert len(preferences.priors) == PRIOR_SHARE * len(scorer.asked)
+    assert len(preferences.names) == sum(a.startswith("name ") for a in scorer.asked) == 4  # a tenth, and first
+    # With the names, three quarters.
+    assert len(preferences.names) + len(preferences.priors) == PRIOR_SHARE * len(scorer.asked)
     assert read_manifest(tmp_path / "distil", "distil")["results"]["ended"] == "the budget of 40 judgements is used up"
 
 
+def test_names_are_judged_first_once_and_by_likelihoods_only(tmp_path: Path) -> None:
+    scorer, again, asked = FakeScorer(), FakeScorer(), FakeScorer("judge")
+    preferences = _run(tmp_path / "likelihood", scorer)
+    assert [a.startswith("name ") for a in scorer.asked] == [True] * 40 + [False] * (len(scorer.asked) - 40)
+    # The fake's mere names: as likely as their last digit is high, of four tokens.
+    assert preferences.names["m17"] == pytest.approx((0.1 * 7 - 1.0) * 2)
+    assert preferences.names.keys() == {item.item_id for item in ITEMS}
+    assert _run(tmp_path / "likelihood", again).names == preferences.names
+    assert again.asked == []
+    assert _run(tmp_path / "judge", asked).names == {}
+    assert not any(a.startswith("name ") for a in asked.asked)
+
+
+def test_a_run_of_before_there_were_names_gets_them(tmp_path: Path) -> None:
+    """What was judged is not asked again, and what it says stays."""
+    before = _run(tmp_path, FakeScorer())
+    cache = tmp_path / "distil" / "judgements.jsonl"
+    cache.write_text("".join(f"{line}\n" for line in cache.read_text().splitlines() if '"role":"name"' not in line))
+    scorer = FakeScorer()
+    after = _run(tmp_path, scorer)
+    assert len(scorer.asked) == 40 and all(a.startswith("name ") for a in scorer.asked)
+    assert (after.priors, after.names) == (before.priors, before.names)
+
+
 def test_ctrl_c_exports_what_there_is_and_goes_on_later(tmp_path: Path) -> None:
-    first, second = FakeScorer(interrupt_after=100), FakeScorer()
+    first, second = FakeScorer(interrupt_after=140), FakeScorer()
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, first)
     results = read_manifest(tmp_path / "distil", "distil")["results"]
@@ -104,7 +130,8 @@ def _restart(tmp_path: Path, kill_after: int) -> int:
 def _judged(folder: Path) -> set[str]:
     cache = JudgementCache(folder / "distil" / "judgements.jsonl")
     texts = {item.item_id: item.text for item in ITEMS}
-    judged = {f"{[(texts[i], r) for i, r in j.history]} {texts[j.item_id]}" for j in cache.values()}
+    asked = {j.key: "name" if j.role == "name" else str([(texts[i], r) for i, r in j.history]) for j in cache.values()}
+    judged = {f"{asked[j.key]} {texts[j.item_id]}" for j in cache.values()}
     cache.close()
     return judged
 
@@ -112,7 +139,7 @@ def _judged(folder: Path) -> set[str]:
 def test_killed_and_restarted_it_never_asks_a_judged_question_again(tmp_path: Path) -> None:
     log, run = tmp_path / "asked.txt", tmp_path / "run"
     log.touch()
-    for kill_after, code in ((50, -signal.SIGKILL), (71, -signal.SIGKILL), (0, 0)):
+    for kill_after, code in ((25, -signal.SIGKILL), (50, -signal.SIGKILL), (71, -signal.SIGKILL), (0, 0)):
         judged, n_asked = _judged(run), len(log.read_text().splitlines())
         assert _restart(tmp_path, kill_after) == code
         now = log.read_text().splitlines()[n_asked:]

@@ -110,11 +110,18 @@ def test_a_prefix_that_does_not_fit_and_empty_names_are_survived(engine: GgufEng
 def test_a_pool_answers_every_question(weights: Path) -> None:
     scorer = GgufLLM(weights, MOVIES, processes=1)
     try:
-        asks = [Ask((Shown("Alien (1979)", 1),), ("Jaws (1975)", "Heat")), Ask((), ("Jaws (1975)",))]
+        asks = [
+            Ask((Shown("Alien (1979)", 1),), ("Jaws (1975)", "Heat")),
+            Ask((), ("Jaws (1975)",)),
+            Ask((), ("Jaws (1975)",), name_only=True),
+        ]
         answers = dict(scorer.score(asks))
     finally:
         scorer.close()
-    assert {i: len(a) for i, a in answers.items()} == {0: 2, 1: 1}
+    assert {i: len(a) for i, a in answers.items()} == {0: 2, 1: 1, 2: 1}
+    popular, name = answers[1][0], answers[2][0]
+    assert popular is not None and name is not None
+    assert popular.value > name.value + 0.5  # a film that people know is likelier where popular ones are asked for
     assert scorer.model_id == "gguf:a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from fake_llm import FakeScorer, make_items
 from offline.datasets import Item
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
-from offline.judgements import JudgementCache, Question
+from offline.judgements import JudgementCache, Question, Role
+from offline.prompts import Style
 
 LIKED_TWO = Question((("m0", 1), ("m2", 1)), ("m4", "m5", "m6"))
 
@@ -49,6 +51,72 @@ def test_what_the_answer_depends_on_is_in_the_key(tmp_path: Path) -> None:
     with _judge(tmp_path, other) as judge:
         judge.ask([LIKED_TWO])
         assert judge.judged == 3
+
+
+@pytest.mark.parametrize(
+    ("style", "role", "history", "key"),
+    [
+        ("likelihood", "prior", (), "5289e14d3f981c434bdebdd79eb26eeb57bbf70e06d4cfefab91ee1776afa6b8"),
+        ("likelihood", "baseline", (("m0", 1),), "07cf55cc80c3b6a2d5d55668811fef558aaa6c3e3b99da31b86f05b4fc58b61c"),
+        (
+            "likelihood",
+            "user",
+            (("m0", 1), ("m2", -1)),
+            "e2f81f6f62d286fe2d2c508e7fe8346fc1c2f1dce74246428ab8177ec0cd28dd",
+        ),
+        ("judge", "prior", (), "f65ebd1c0380614b638242382a7844f901c0b95ba6f82a34553f5d964b8959ca"),
+        ("judge", "user", (("m0", 1), ("m2", -1)), "4160f1c443c457566ed68c22dd9e0e226437c4477ce1d30a95b895476fe6a144"),
+        ("choose", "prior", (), "5a1327e8c364fa3026d3e3ef5d9b65946daf5f8e4abaea320e7c7a9c7a4599a0"),
+    ],
+)
+def test_keys_are_those_of_judgements_that_people_have(
+    style: Style, role: Role, history: tuple[tuple[str, int], ...], key: str, tmp_path: Path
+) -> None:
+    """A change here throws away hours of asking; raise PROMPT_VERSION where that is meant."""
+    with _judge(tmp_path, FakeScorer(style)) as judge:
+        assert judge.ask([Question(history, ("m4", "m5"), role)])[0].key == key
+
+
+def test_a_mere_name_is_another_question_than_what_is_popular(tmp_path: Path) -> None:
+    scorer = FakeScorer()
+    questions = [Question((), ("m4", "m5"), role) for role in ("prior", "name", "baseline", "name")]
+    with _judge(tmp_path, scorer) as judge:
+        prior, _, name, other, baseline, _, again, _ = judge.ask(questions)
+    assert len(scorer.asked) == 4  # what is popular is one question, whatever it is for
+    assert prior.key == baseline.key and name.key == again.key
+    assert len({prior.key, name.key, other.key}) == 3
+    assert (prior.score, name.score) == (-0.04, pytest.approx(-0.6))
+    assert (prior.role, name.role) == ("prior", "name")
+
+
+def test_names_are_spread_over_the_catalogue_and_asked_of_likelihoods_only(tmp_path: Path) -> None:
+    scorer = FakeScorer()
+    with _judge(tmp_path / "many", scorer, items=make_items(1000)) as judge:
+        found = judge.names()
+        assert judge.names() == found
+    places = [int(name.item_id[1:]) for name in found]
+    assert len(places) == len(scorer.asked) == 128
+    assert places[0] == 0 and {b - a for a, b in pairwise(places)} == {7, 8}
+    assert all(a.startswith("name ") for a in scorer.asked)
+    assert {(name.role, name.history) for name in found} == {("name", ())}
+    with _judge(tmp_path / "few", FakeScorer()) as judge:
+        assert [name.item_id for name in judge.names()] == [f"m{i}" for i in range(20)]
+    with _judge(tmp_path / "none", FakeScorer(), items=()) as judge:
+        assert judge.names() == []
+    for style in ("judge", "choose"):
+        asked = FakeScorer(style)
+        with _judge(tmp_path / style, asked) as judge:
+            assert judge.names() == [] and asked.asked == []
+
+
+def test_names_stopped_half_way_go_on(tmp_path: Path) -> None:
+    asked: list[str] = []
+    for cap, known in ((7, 7), (9, 16), (50, 20)):
+        scorer = FakeScorer()
+        with _judge(tmp_path, scorer, Budget(max_judgements=cap)) as judge:
+            assert len(judge.names()) == known
+        asked += scorer.asked
+    assert len(asked) == len(set(asked)) == 20
 
 
 def test_items_of_one_text_share_a_judgement_under_their_own_ids(tmp_path: Path) -> None:

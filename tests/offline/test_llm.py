@@ -202,6 +202,8 @@ def test_likelihood_reads_the_echoed_name_only(connect: Callable[..., EndpointLL
     assert _one(connect(server, style="likelihood")) == [-2.0, -2.5, -3.0]
     assert len(server.bodies) == 1
     assert server.bodies[0]["echo"] is True
+    assert _one(connect(server, style="likelihood"), Ask((), ("Heat", "Jaws"), name_only=True)) == [-2.0, -2.5]
+    assert server.bodies[1]["prompt"] == ['The name is "Heat"', 'The name is "Jaws"']
 
 
 def test_likelihood_needs_echo(connect: Callable[..., EndpointLLM]) -> None:

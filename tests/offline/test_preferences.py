@@ -58,6 +58,15 @@ def test_evidence_weighs_a_likelihood_by_its_length() -> None:
     assert evidence(logit) == -2.0
 
 
+def test_likelihoods_of_mere_names_are_kept_apart_and_change_nothing_else() -> None:
+    users = [_judgement("i1", -0.5), _judgement("i2", -0.25, history=H2)]
+    names = [_judgement("i1", -2.0, "name", (), n_tokens=9), _judgement("i9", -1.0, "name", ())]
+    plain, found = (decompose([*PRIORS, *BASELINES, *extra], users) for extra in ([], names))
+    assert found.names == {"i1": pytest.approx(-6.0), "i9": -1.0}  # as evidence; whoever reads them looks for priors
+    assert plain.names == {}
+    assert (found.priors, found.personal, found.calibration) == (plain.priors, plain.personal, plain.calibration)
+
+
 def test_items_without_a_prior_are_left_out_and_nothing_is_fine() -> None:
     assert decompose(PRIORS, [_judgement("unknown", 0.0)]).personal == ()
     empty = decompose([], [])

@@ -1,38 +1,42 @@
-"""Pre-training learns the judge's taste, keeps its entropy, asks about states it visits, and is reproducible."""
+"""Pre-training says what its closed form says, to the letter, and likes more of what was liked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from offline.imagination import ImaginationConfig, staying
-from offline.rewards import RewardConfig
-from policy_examples import responses
-
-from offline.judgements import Judgement, Question
-from offline.preferences import Calibration, Preference, Preferences, Prior
-from offline.pretrain import PretrainConfig, Pretraining, rank_correlation
-from service.policy import losses
-from service.policy.networks import NetworkConfig
-from service.policy.text import TEXT_DIM
-from service.policy.types import Interaction, Response, pack_states
-
-N_ITEMS = 60
-IDS = [f"item-{n}" for n in range(N_ITEMS)]
-CONFIG = PretrainConfig(
-    network=NetworkConfig(dim=16, text_dim=8, max_history=30),
-    reward=RewardConfig(personal_weight=1.0),
-    distil_states=128,
-    distil_steps=150,
-    rounds=2,
-    imagination=ImaginationConfig(sessions=30, turns=4),
-    steps_a_round=20,
-    questions_a_round=5,
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_examples import IGNORED, NEGATIVE, POSITIVE, leaving
+from pretrain_examples import (
+    CONFIG,
+    N_GROUPS,
+    N_ITEMS,
+    NOTHING,
+    UNCALIBRATED,
+    History,
+    closeness,
+    embeddings,
+    f_of,
+    judged,
+    made,
+    names_of,
+    policy,
+    preferences,
+    said,
+    standardised,
+    texts,
 )
+
+from offline.preferences import Preferences, Prior
+from offline.pretrain import CLOSENESS, LEAVE, Pretrained, pretrain
+from offline.regression import BayesianRegression
+from service.policy.networks import RARE
+from service.policy.types import Interaction, pack_states
+from simulator.experiments.judges import shuffled
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,137 +44,204 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def embeddings() -> np.ndarray:
-    """Three groups of items whose texts are alike."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(3, TEXT_DIM))
-    rows = centres[np.arange(N_ITEMS) % 3] + 0.7 * rng.normal(size=(N_ITEMS, TEXT_DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def judged(history: tuple[tuple[str, int], ...], item: str) -> Preference:
-    """Who liked a group likes that group."""
-    groups = [IDS.index(i) % 3 for i, _ in history]
-    z = 1.5 if IDS.index(item) % 3 in groups else -0.75
-    return Preference(Judgement("k", history, item, "likelihood", "m", "1", 0.0, 1), 0.0, z, prior_z(item), z)
-
-
-def prior_z(item: str) -> float:
-    """Early items are better known."""
-    return 2 - 4 * IDS.index(item) / N_ITEMS
-
-
-def preferences(extra: Sequence[Question] = ()) -> Preferences:
-    rng = np.random.default_rng(1)
-    priors = {item: Prior(0.0, prior_z(item)) for item in IDS}
-    histories = [((IDS[int(rng.integers(N_ITEMS))], 1),) for _ in range(40)]
-    personal = [judged(h, IDS[int(i)]) for h in histories for i in rng.choice(N_ITEMS, 12, replace=False)]
-    personal += [judged(q.history, item) for q in extra for item in q.candidates]
-    return Preferences(priors, tuple(personal), Calibration(0.5, 0.0, 1.0, 0.0, 1.0))
-
-
-def test_it_learns_the_judges_taste_and_aims_at_the_entropy() -> None:
-    training = Pretraining(IDS, embeddings(), preferences(), CONFIG)
-    result = training.run()
-    assert result.report["held_out"] > 0.7
-    wanted = CONFIG.target_entropy * math.log(N_ITEMS)
-    assert abs(result.report["entropy"] - wanted) < 0.1 * math.log(N_ITEMS)
-    states = pack_states([(), (Interaction(3, Response.POSITIVE),)], 30)
-    with torch.no_grad():
-        f = responses(result.actor, states)
-        strangers = result.actor(states)[0]
-    assert rank_correlation(strangers.numpy(), -np.arange(N_ITEMS)) > 0.8  # a stranger gets the prior
-    pi = torch.softmax(losses.mask_history(f / CONFIG.network.temperature, states), -1)
-    share = [pi[row, [n for n in range(N_ITEMS) if n % 3 == 0]].sum().item() for row in (0, 1)]
-    assert share[1] > share[0] + 0.1  # who liked item 3 is thought to like its group
-
-
-def test_imagined_users_who_tire_teach_the_policy_to_vary() -> None:
-    learned = []
-    for boredom in (0.0, 1.0):
-        imagination = replace(CONFIG.imagination, boredom=boredom)
-        config = replace(CONFIG, imagination=imagination, distil_steps=20, rounds=1, steps_a_round=150)
-        learned.append(Pretraining(IDS, embeddings(), preferences(), config).run().actor)
-    patient, tiring = (actor.leave.detach().numpy() for actor in learned)
-    assert tiring[1] > patient[1] + 1.0  # a copy of what was shown costs more of them
-    assert tiring.sum() > patient.sum() + 1.0
-
-
-def test_the_same_seed_gives_the_same_policy() -> None:
-    small = replace(CONFIG, distil_steps=20, rounds=1)
-    runs = [Pretraining(IDS, embeddings(), preferences(), small).run() for _ in range(2)]
-    for name, tensor in runs[0].actor.state_dict().items():
-        assert torch.equal(tensor, runs[1].actor.state_dict()[name]), name
-    other = Pretraining(IDS, embeddings(), preferences(), replace(small, seed=1)).run()
-    assert not torch.equal(other.actor.id_bias, runs[0].actor.id_bias)
-
-
-def test_it_asks_about_states_it_visits_and_learns_from_the_answers() -> None:
-    asked: list[Question] = []
-
-    def ask(questions: Sequence[Question]) -> Preferences:
-        asked.extend(questions)
-        return preferences(asked)
-
-    Pretraining(IDS, embeddings(), preferences(), replace(CONFIG, distil_steps=20), ask=ask).run()
-    assert len(asked) == CONFIG.questions_a_round  # after the first of two rounds
-    for question in asked:
-        assert question.history and len(set(question.candidates)) == len(question.candidates)
-        assert not {item for item, _ in question.history} & set(question.candidates)
-
-
-class Scripted(Pretraining):
-    """Rounds whose rewards and rank correlations are known beforehand; each leaves its number in the weights."""
-
-    def script(self, rewards: Sequence[float], held_out: Sequence[float]) -> Pretraining:
-        self._rewards, self._ranks = rewards, iter([*held_out, 0.0])
-        return self
-
-    def _distil(self, visited: Sequence[tuple[tuple[int, float], ...]], number: int) -> dict[str, float]:
-        with torch.no_grad():
-            self.actor.level.fill_(float(number))
-        return {}
-
-    def _interact(self, number: int) -> tuple[float, list[tuple[tuple[int, float], ...]]]:
-        return self._rewards[number], []
-
-    def _judge(self) -> dict[str, float]:
-        return {"held_out": next(self._ranks)}
-
-
-@pytest.mark.parametrize(
-    ("rewards", "held_out", "kept"),
-    [
-        ((1.0, 2.0, 3.0), (0.8, 0.78, 0.9), 2),  # earns most
-        ((1.0, 2.0, 3.0), (0.8, 0.78, 0.7), 1),  # the last forgot the judgements
-        ((1.0, 2.0, 3.0), (0.8, 0.7, 0.7), 0),  # both did
-        ((2.0, 1.0, 2.0), (0.8, 0.9, 0.8), 0),  # nothing earns more than the first
-    ],
+START = np.array([*CLOSENESS, *[0.0] * 8])
+histories = st.lists(st.integers(0, N_ITEMS - 1), unique=True, max_size=14).flatmap(
+    lambda items: st.tuples(*[st.tuples(st.just(i), st.sampled_from([POSITIVE, NEGATIVE, IGNORED])) for i in items])
 )
-def test_the_round_that_earns_most_and_has_not_forgotten_is_kept(
-    rewards: Sequence[float], held_out: Sequence[float], kept: int
-) -> None:
-    config = replace(CONFIG, rounds=3, tolerance=0.05)
-    result = Scripted(IDS, embeddings(), preferences(), config).script(rewards, held_out).run()
-    assert result.report["kept_round"] == kept
-    assert result.actor.level.tolist() == [kept] * 3
-    assert [r["imagined_reward"] for r in result.rounds] == list(rewards)
 
 
-def test_rank_correlation_oracle() -> None:
-    a = np.array([3.0, 1.0, 2.0, 5.0])
-    assert rank_correlation(a, a**3) == pytest.approx(1.0)
-    assert rank_correlation(a, -a) == pytest.approx(-1.0)
-    assert rank_correlation(a, np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(0.4)
-    assert rank_correlation(a, np.zeros(4)) == 0.0
+@cache
+def by_closeness() -> Pretrained:
+    """Personal judgements are missing: closeness of texts stays as it is."""
+    return made(replace(preferences(), personal=()))
 
 
-def test_staying_oracle() -> None:
-    text = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
-    slate, config = np.array([1, 2, 3]), ImaginationConfig(boredom=0.5, boredom_power=2.0)
-    # nearest of (0): cosines 0.6, 0.0 and -1.0 (counted as 0)
-    assert staying(text, slate, [0], config) == pytest.approx(1 - 0.5 * 0.36)
-    # nearest of (0, 2): 0.8, 1.0, 0.0
-    assert staying(text, slate, [0, 2], config) == pytest.approx((1 - 0.5 * 0.64) * 0.5)
-    assert staying(text, slate, [], config) == 1.0
-    assert staying(text, np.array([0]), [0], ImaginationConfig(boredom=1.0)) == 0.0
+@settings(max_examples=40, deadline=None)
+@given(history=histories)
+def test_the_network_says_the_closed_form(history: History) -> None:
+    result = by_closeness()
+    z = standardised(np.array([prior.z for prior in preferences().priors.values()]))
+    prior = CONFIG.prior_weight * result.alignment.prior_share * z
+    expected = said(texts(), prior, START, history)
+    np.testing.assert_allclose(f_of(result, history)[0], expected, atol=2e-4)
+
+
+def regressed() -> np.ndarray:
+    """Weights [text_dim + 2] that the personal judgements give, each state's mean taken out."""
+    v, ids = texts(), names_of(N_ITEMS)
+    states: dict[tuple[int, ...], list[tuple[int, float]]] = {}
+    for p in preferences().personal:
+        liked = tuple(ids.index(i) for i, _ in p.judgement.history)
+        states.setdefault(liked, []).append((ids.index(p.judgement.item_id), p.personal_z))
+    x, y = [], []
+    for liked, rows in states.items():
+        profile = sum(v[i] for i in liked) / (len(liked) + 2)
+        nearest = [max(0.0, *(v[i] @ v[a] for i in liked)) for a, _ in rows]
+        part = np.array([[profile @ v[a], n, *(profile * v[a])] for (a, _), n in zip(rows, nearest, strict=True)])
+        z = np.array([z for _, z in rows])
+        x.append((part - part.mean(0)).astype(np.float64))
+        y.append(z - z.mean())
+    features, rest = np.concatenate(x), np.concatenate(y) - np.concatenate(x) @ START
+    return START + BayesianRegression.fit(torch.from_numpy(features), torch.from_numpy(rest)).mean.numpy()
+
+
+@cache
+def corrected() -> tuple[Pretrained, np.ndarray]:
+    """Pre-trained without a prior but with personal judgements, and the weights that it should have."""
+    return made(preferences(), config=replace(CONFIG, prior_weight=0.0)), regressed()
+
+
+@settings(max_examples=20, deadline=None)
+@given(history=histories)
+def test_personal_judgements_correct_the_closed_form_by_their_regression(history: History) -> None:
+    result, told = corrected()
+    assert result.alignment.uses_personal
+    assert told[0] < 0.7 * CLOSENESS[0]  # these judgements follow closeness, but by less
+    np.testing.assert_allclose(f_of(result, history)[0], said(texts(), np.zeros(N_ITEMS), told, history), atol=5e-4)
+
+
+@pytest.mark.parametrize("group", range(N_GROUPS))
+@pytest.mark.parametrize("judgements", [NOTHING, preferences()], ids=["none", "judged"])
+def test_liking_a_kind_raises_it_and_disliking_it_lowers_it(judgements: Preferences, group: int) -> None:
+    """With one like, with three and with ten, of any kind: the more, the more."""
+    result = made(judgements)
+    members = [i for i in range(N_ITEMS) if i % N_GROUPS == group]
+    rest, others = members[10:], [i for i in range(N_ITEMS) if i % N_GROUPS != group]
+    changes = {}
+    for kind in (POSITIVE, NEGATIVE, IGNORED):
+        f = f_of(result, *[[(i, kind) for i in members[:k]] for k in (0, 1, 3, 10)])
+        changes[kind] = f[:, rest].mean(1) - f[:, others].mean(1)
+        changes[kind] -= changes[kind][0]
+    assert (np.diff(changes[POSITIVE]) > 0.1).all()
+    assert (np.diff(changes[NEGATIVE]) < -0.1).all()
+    assert (np.diff(changes[IGNORED]) < -0.05).all()
+    assert (changes[IGNORED][1:] > changes[NEGATIVE][1:]).all()  # silence is a weak no
+    stranger, liked = policy(result, []), policy(result, [(i, POSITIVE) for i in members[:3]])
+    assert liked[rest].sum() > stranger[rest].sum()
+
+
+def test_a_dislike_is_not_a_like() -> None:
+    result = made(preferences())
+    for item in range(N_ITEMS):
+        liked, disliked, ignored = (policy(result, [(item, kind)]) for kind in (POSITIVE, NEGATIVE, IGNORED))
+        assert 0.5 * np.abs(liked - disliked).sum() > 0.2
+        assert 0.5 * np.abs(liked - ignored).sum() > 0.1
+        assert 0.5 * np.abs(disliked - ignored).sum() > 0.01
+
+
+def test_a_stranger_gets_the_priors_order_and_nothing_shown_ends_a_session_sooner() -> None:
+    judgements = preferences()
+    result = made(judgements)
+    order = np.argsort([-prior.z for prior in judgements.priors.values()])
+    assert np.argsort(-f_of(result, [])[0], kind="stable").tolist() == order.tolist()
+    packed = pack_states([(), (Interaction(3, POSITIVE), Interaction(4, IGNORED))], 30)
+    with torch.no_grad():
+        torch.testing.assert_close(leaving(result.actor, packed), torch.full((2, N_ITEMS), LEAVE[0]))
+
+
+def test_without_any_judgement_what_reads_like_the_liked_is_liked() -> None:
+    result = made(NOTHING)
+    assert np.ptp(f_of(result, [])) < 1e-5
+    v = result.actor.text.numpy()
+    for history in ([3], [3, 9, 21, 40, 58]):
+        expected = [RARE + CONFIG.personal_weight * closeness(v, history, item) for item in range(N_ITEMS)]
+        np.testing.assert_allclose(f_of(result, [(i, POSITIVE) for i in history])[0], expected, atol=1e-4)
+    assert result.alignment.warnings == ()
+    assert result.report == {"alignment_prior_share": 1.0, "alignment_uses_personal": 0.0}
+
+
+def test_shuffled_judgements_are_told_and_count_little() -> None:
+    n = 1000
+    sound = made(preferences(n, names=True), n)
+    wrong = made(shuffled(preferences(n, names=True), seed=0), n)
+    assert sound.alignment.prior_share == 1.0 and sound.alignment.uses_personal
+    assert sound.alignment.warnings == ()
+    assert wrong.alignment.prior_share < 0.6 and not wrong.alignment.uses_personal
+    told = " / ".join(wrong.alignment.warnings)
+    assert "little to do with the items' texts" in told and "closeness of texts is used instead" in told
+    spread = [f_of(result, [])[0].std() for result in (sound, wrong)]
+    assert spread[1] == pytest.approx(spread[0] * wrong.alignment.prior_share, rel=1e-3)
+
+
+def test_personal_judgements_that_contradict_closeness_are_not_used() -> None:
+    judgements = preferences(personal=-0.3)
+    result = made(judgements)
+    assert not result.alignment.uses_personal and result.alignment.personal.value < 0
+    without = made(replace(judgements, personal=()))
+    history = [(3, POSITIVE), (8, NEGATIVE), (12, IGNORED)]
+    np.testing.assert_array_equal(f_of(result, history), f_of(without, history))
+
+
+def test_personal_judgements_say_which_likeness_counts() -> None:
+    """A judge for whom likeness counts in one direction of the texts alone moves the policy there."""
+    rng, v = np.random.default_rng(2), texts(noise=2.0)
+    personal = []
+    for _ in range(200):
+        (liked, *items) = rng.choice(N_ITEMS, 12, replace=False).tolist()
+        personal += [judged([liked], item, 6 * v[liked, 0] * v[item, 0], N_ITEMS) for item in items]
+    judgements = Preferences({}, tuple(personal), UNCALIBRATED)
+    result = pretrain(names_of(N_ITEMS), embeddings(noise=2.0), judgements, CONFIG)
+    plain = pretrain(names_of(N_ITEMS), embeddings(noise=2.0), replace(judgements, personal=()), CONFIG)
+    liked = int(np.abs(v[:, 0]).argmax())
+    truth = np.delete(v[liked, 0] * v[:, 0], liked)
+    found, before = (
+        np.corrcoef(np.delete(f_of(r, [(liked, POSITIVE)])[0], liked), truth)[0, 1] for r in (result, plain)
+    )
+    assert found > 0.9 and found > before + 0.1
+
+
+def test_items_without_a_prior_get_one_by_their_text() -> None:
+    n = 300
+    v, ids = texts(n), names_of(n)
+    truth = standardised(2 * v[:, 0] - v[:, 1])
+    known = range(0, n, 2)
+    result = made(Preferences({ids[k]: Prior(float(truth[k]), float(truth[k])) for k in known}, (), UNCALIBRATED), n)
+    f = f_of(result, [])[0]
+    unknown = np.arange(1, n, 2)
+    assert np.corrcoef(f[unknown], truth[unknown])[0, 1] > 0.95
+    assert np.argsort(f[::2]).tolist() == np.argsort(truth[::2]).tolist()
+    assert f.mean() == pytest.approx(RARE, abs=1e-4)
+    assert f.std(ddof=1) == pytest.approx(CONFIG.prior_weight, rel=1e-3)
+
+
+def test_judgements_of_items_that_are_gone_are_left_out() -> None:
+    judgements = preferences()
+    gone = replace(
+        judgements,
+        priors=judgements.priors | {"gone": Prior(9.0, 9.0)},
+        personal=(*judgements.personal, judged([70], 71, 4.0, 80), judged([70], 3, 4.0, 80)),
+        names={"gone": 1.0},
+    )
+    for name, tensor in made(judgements).actor.state_dict().items():
+        assert torch.equal(tensor, made(gone).actor.state_dict()[name]), name
+
+
+def test_the_same_seed_gives_the_same_policy_bit_for_bit() -> None:
+    results = [made(preferences(names=True)) for _ in range(2)]
+    for name, tensor in results[0].actor.state_dict().items():
+        assert torch.equal(tensor, results[1].actor.state_dict()[name]), name
+    assert results[0].report == results[1].report
+
+
+@pytest.mark.parametrize("dim", [4, 8, 12])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 30])
+@pytest.mark.parametrize("alike", [False, True])
+def test_small_catalogues_and_texts_that_are_all_alike(n: int, alike: bool, dim: int) -> None:
+    rows = np.repeat(embeddings(1), n, 0) if alike else embeddings(n)
+    ids = names_of(n)
+    config = replace(CONFIG, network=replace(CONFIG.network, dim=dim))
+    priors = {i: Prior(-float(k), -float(k)) for k, i in enumerate(ids)}
+    personal = tuple(judged([k], (k + 1) % n, 1.0, n) for k in range(n))
+    names = {i: float(k % 3) for k, i in enumerate(ids)}
+    for judgements in (
+        NOTHING,
+        Preferences(priors, personal, UNCALIBRATED, names),
+        Preferences({ids[0]: Prior(0.0, 0.0)}, personal[:1], UNCALIBRATED),
+    ):
+        result = pretrain(ids, rows, judgements, config)
+        histories = [[], [(0, POSITIVE)], [(k, IGNORED) for k in range(n)]]
+        assert np.isfinite(f_of(result, *histories)).all()
+        assert 0 <= result.alignment.prior_share <= 1
+        np.testing.assert_allclose(policy(result, []).sum(), 1, atol=1e-5)
+    full = pretrain(ids, rows, Preferences(priors, personal, UNCALIBRATED), config)
+    assert (np.diff(f_of(full, [])[0]) < 0).all() or full.alignment.prior_share == 0

@@ -101,6 +101,12 @@ def test_likelihood_prompts_say_what_the_user_did() -> None:
     assert likelihood_prefix(MOVIES, HISTORY[2:]) == 'People who did not like "Titanic (1997)" also enjoyed "'
 
 
+def test_the_sentence_of_mere_names_asks_for_nothing() -> None:
+    """Neither the kind of thing nor what somebody did is in it: all that it makes likely is how names are written."""
+    assert likelihood_prefix(MOVIES, (), name_only=True) == 'The name is "'
+    assert likelihood_prefix(Scenario("book", "books", "read"), HISTORY, name_only=True) == 'The name is "'
+
+
 def test_a_stranger_is_no_one_in_particular() -> None:
     facts = json.loads(judge_messages(MOVIES, (), "Heat")[1].content.split("\n")[0])
     assert facts.keys() == {"person", "candidate"}
