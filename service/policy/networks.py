@@ -197,7 +197,7 @@ class ItemScorer(nn.Module):
 
     def personal(self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor | None = None) -> Tensor:
         """The part of f that is this session's, without the prior: of `actions` [B, K], or of every item [B, A]."""
-        again = sum(weight * part for weight, part in zip(self.repeat, close, strict=True))
+        again = self.repeat[0] * close.liked + self.repeat[1] * close.in_vain + self.repeat[2] * close.mean
         if actions is None:
             return encoded.hidden @ table.vectors.T + encoded.taste @ table.tastes.T + again
         own = (table.vectors[actions] @ encoded.hidden.unsqueeze(2)).squeeze(2)
@@ -222,7 +222,7 @@ class ItemScorer(nn.Module):
     def linear_features(
         self, encoded: Encoded, table: ItemTable, close: Closeness, actions: Tensor, prior: Prior
     ) -> Tensor:
-        """x [B, K, P], where f depends on `linear_weights` w as w.x; `prior` is of the actions, [B, K]."""
+        """x [B, K, P]: f depends on `linear_weights` w as w.x, taste as it is; `prior` is of the actions, [B, K]."""
         vectors = table.vectors[actions]
         liked = encoded.profiles[:, 0, :N_LEADING]
         ones = torch.ones_like(close.mean).unsqueeze(2)

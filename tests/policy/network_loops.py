@@ -40,39 +40,83 @@ def hidden_by_loop(scorer: ItemScorer, history: History) -> Array:
     return np.asarray(sum(profiles[c] @ w["mixing"][c] + w["gain"][c] * profiles[c] for c in range(4)))
 
 
-def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Array]:
-    """Nearest and mean cosine, [A] each, to the last four liked items and all that were shown in vain or disliked."""
+def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Array, Array]:
+    """Cosines, [A] each: nearest of the last four liked, nearest of all shown in vain or disliked, mean of them all."""
     vectors = vectors_by_loop(scorer)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    latest = [i.item for i in history if i.response == POSITIVE][-4:]
-    latest += [i.item for i in history if i.response != POSITIVE]
-    close = [[max(0.0, float(unit[a] @ unit[j])) for j in latest] or [0.0] for a in range(len(unit))]
-    return np.array([max(row) for row in close]), np.array([sum(row) / len(row) for row in close])
+    liked = [i.item for i in history if i.response == POSITIVE][-4:]
+    in_vain = [i.item for i in history if i.response != POSITIVE]
+    to_liked, to_in_vain = ([[max(0.0, float(row @ unit[j])) for j in of] for row in unit] for of in (liked, in_vain))
+    both = [one + other or [0.0] for one, other in zip(to_liked, to_in_vain, strict=True)]
+    near_liked, near_in_vain = (np.array([max(row, default=0.0) for row in rows]) for rows in (to_liked, to_in_vain))
+    return near_liked, near_in_vain, np.array([sum(row) / len(row) for row in both])
 
 
-def response_by_loop(scorer: ItemScorer, history: History) -> Array:
-    """f [A] without a prior."""
-    w, text, vectors = weights(scorer), scorer.text.numpy(), vectors_by_loop(scorer)
+def nearest_by_loop(scorer: ItemScorer, history: History) -> Array:
+    """Cosine to the nearest of the latest items, whatever came of them, [A]."""
+    liked, in_vain, _ = closeness_by_loop(scorer, history)
+    return np.maximum(liked, in_vain)
+
+
+def bias_by_loop(scorer: ItemScorer) -> Array:
+    """What is said of items whoever comes, [A]."""
+    w, text = weights(scorer), scorer.text.numpy().astype(np.float64)
+    return np.asarray(w["id_bias"] + text @ w["text_bias.weight"][0])
+
+
+def tastes_by_loop(scorer: ItemScorer) -> Array:
+    """x [A, d + 1]: what text and item tell, then the same number for every item."""
+    w, text = weights(scorer), scorer.text.numpy().astype(np.float64)
+    rows = [w["taste_text.weight"] @ text[a] + w["taste_id"][a] for a in range(scorer.n_items)]
+    return np.stack([np.append(row, w["taste_level"]) for row in rows])
+
+
+def taste_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
+    """z after three Newton steps from zero, one interaction after the other."""
+    w, x, usual = weights(scorer), tastes_by_loop(scorer), bias_by_loop(scorer)
+    if prior is not None:
+        usual = usual + w["prior_gain"][0] * bias_by_loop(prior)
+    z = np.zeros(x.shape[1])
+    for _ in range(3):
+        slope, curvature = -z, np.eye(len(z))
+        for interaction in history:
+            of = x[interaction.item]
+            p = scipy.special.expit(w["level"][0] + usual[interaction.item] + of @ z)
+            slope = slope + (float(interaction.response == POSITIVE) - p) * of
+            curvature += p * (1 - p) * np.outer(of, of)
+        z = z + np.linalg.solve(curvature, slope)
+    return z
+
+
+def personal_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
+    """What f says of this session alone, [A]."""
+    again = weights(scorer)["repeat"] @ np.stack(closeness_by_loop(scorer, history))
+    taste = tastes_by_loop(scorer) @ taste_by_loop(scorer, history, prior)
+    return np.asarray(vectors_by_loop(scorer) @ hidden_by_loop(scorer, history) + taste + again)
+
+
+def response_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
+    """f [A], on a prior or without."""
+    w = weights(scorer)
     n_liked, n_ignored = (sum(i.response == kind for i in history) for kind in (POSITIVE, IGNORED))
     level = w["level"] @ np.array([1.0, math.log1p(n_liked), math.log1p(n_ignored)])
-    bias = w["id_bias"] + text @ w["text_bias.weight"][0]
-    nearest, mean = closeness_by_loop(scorer, history)
-    again = w["repeat"][0] * nearest + w["repeat"][1] * mean
-    return np.asarray(level + bias + vectors @ hidden_by_loop(scorer, history) + again)
+    response = level + bias_by_loop(scorer) + personal_by_loop(scorer, history, prior)
+    if prior is not None:
+        of_item, personal = w["prior_gain"]
+        response = response + of_item * bias_by_loop(prior) + personal * personal_by_loop(prior, history)
+    return np.asarray(response)
 
 
 def leaving_by_loop(scorer: ItemScorer, history: History) -> Array:
     """l [A]."""
     w = weights(scorer)
-    return np.asarray(w["leave"][0] + w["leave"][1] * closeness_by_loop(scorer, history)[0])
+    return np.asarray(w["leave"][0] + w["leave"][1] * nearest_by_loop(scorer, history) ** 2)
 
 
 def advantage_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
-    """f + prior_gain f_prior - horizon sigmoid(l), [A]."""
-    response = response_by_loop(scorer, history)
-    if prior is not None:
-        response = response + weights(scorer)["prior_gain"] * response_by_loop(prior, history)
-    return np.asarray(response - scorer.config.horizon * scipy.special.expit(leaving_by_loop(scorer, history)))
+    """f - horizon sigmoid(l), [A]."""
+    leaving = scipy.special.expit(leaving_by_loop(scorer, history))
+    return np.asarray(response_by_loop(scorer, history, prior) - scorer.config.horizon * leaving)
 
 
 def logits_by_loop(

@@ -20,7 +20,7 @@ from service.policy.sampling import slate_propensities
 from service.policy.types import Interaction, Response, pack_states, unpack_states
 
 ITEMS = 300
-CONFIG = NetworkConfig(dim=32, text_dim=32, max_history=30)  # as deployed, but narrower
+CONFIG = NetworkConfig(dim=32, text_dim=32)  # as deployed, but narrower
 VARIANTS = [
     ServingConfig(Variant.FROZEN),
     ServingConfig(Variant.FT),
@@ -63,7 +63,7 @@ def test_every_variant_is_as_the_networks_say(config: ServingConfig, residual: b
     policy = ExactPolicy(pretrained, learned, critic if own_critic else learned, config)
 
     @settings(max_examples=25, deadline=None)
-    @given(history=st.lists(PAST, max_size=45), seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
+    @given(history=st.lists(PAST, max_size=65), seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
     def alike(history: list[Interaction], seed: int, share: float) -> None:
         mask = np.random.default_rng(seed).random(ITEMS) < share
         for arm in Arm:
@@ -99,10 +99,12 @@ def test_latest_items_are_those_of_the_networks() -> None:
     rng = np.random.default_rng(14)
     scorer = random_scorer(rng, random_text(rng, ITEMS, 32), CONFIG).requires_grad_(False)
     for _ in range(50):
-        length = int(rng.integers(1, 31))
+        length = int(rng.integers(1, 51))
         history = [Interaction(int(i), Response(int(rng.integers(1, 4)))) for i in rng.integers(0, ITEMS, size=length)]
         encoded = scorer.encode(pack_states([history], length), scorer.table())
-        expected = encoded.latest[0][encoded.is_latest[0]].tolist()
+        there = encoded.is_latest[0]
+        kinds = [fast_scorer.LIKED if liked else fast_scorer.IN_VAIN for liked in encoded.was_liked[0][there].tolist()]
+        expected = list(zip(encoded.latest[0][there].tolist(), kinds, strict=True))
         assert sorted(fast_scorer.latest_items(history)) == sorted(expected)
 
 
@@ -111,7 +113,7 @@ def some_queries(seed: int, n: int) -> list[Query]:
     rng = np.random.default_rng(seed)
     made = []
     for number in range(n):
-        items = rng.permutation(ITEMS)[: rng.integers(0, 40)]
+        items = rng.permutation(ITEMS)[: rng.integers(0, 65)]
         mask = np.ones(ITEMS, np.bool_)
         mask[items] = False
         history = [Interaction(int(item), Response(int(rng.integers(1, 4)))) for item in items]
@@ -164,8 +166,8 @@ def test_what_evaluation_is_told_is_what_is_served(candidates: int) -> None:
 
 
 def test_histories_come_back_from_states() -> None:
-    histories = [list(query.history[-30:]) for query in some_queries(19, 9)]
-    assert unpack_states(pack_states(histories, 30)) == histories
+    histories = [list(query.history[-50:]) for query in some_queries(19, 9)]
+    assert unpack_states(pack_states(histories, 50)) == histories
 
 
 def test_candidates_are_the_first_ones_of_every_view() -> None:

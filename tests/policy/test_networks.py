@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 from network_loops import (
+    advantage_by_loop,
+    bias_by_loop,
     closeness_by_loop,
     hidden_by_loop,
     leaving_by_loop,
     logits_by_loop,
+    nearest_by_loop,
+    personal_by_loop,
     q_by_loop,
     response_by_loop,
+    taste_by_loop,
     weights,
 )
 from policy_examples import (
@@ -30,7 +35,7 @@ from policy_examples import (
     responses,
 )
 
-from service.policy.networks import ItemScorer
+from service.policy.networks import ItemScorer, Prior
 from service.policy.types import Interaction, Response, pack_states, session_state
 
 ITEMS = 9
@@ -75,11 +80,11 @@ def test_chosen_actions_score_as_they_do_among_all(scorer: ItemScorer, rng: np.r
 
 def test_closeness_equals_a_numpy_loop(scorer: ItemScorer, rng: np.random.Generator) -> None:
     given, table = histories(rng), scorer.table()
-    nearest, mean = scorer.closeness(scorer.encode(pack_states(given, CONFIG.max_history), table), table)
+    close = scorer.closeness(scorer.encode(pack_states(given, CONFIG.max_history), table), table)
     for row, history in enumerate(given):
-        oracle = closeness_by_loop(scorer, history)
-        np.testing.assert_allclose(nearest[row].numpy(), oracle[0], atol=1e-5)
-        np.testing.assert_allclose(mean[row].numpy(), oracle[1], atol=1e-5)
+        for part, oracle in zip(close, closeness_by_loop(scorer, history), strict=True):
+            np.testing.assert_allclose(part[row].numpy(), oracle, atol=1e-5)
+        np.testing.assert_allclose(close.nearest[row].numpy(), nearest_by_loop(scorer, history), atol=1e-5)
 
 
 def test_response_and_leaving_equal_a_numpy_loop(scorer: ItemScorer, rng: np.random.Generator) -> None:
@@ -105,18 +110,53 @@ def test_of_many_items_shown_in_vain_the_last_fourteen_bore(rng: np.random.Gener
     torch.testing.assert_close(risen, scorer.leave[1] * oracle, atol=1e-5, rtol=0)
 
 
-def test_a_prior_adds_its_response_times_the_gain(scorer: ItemScorer, rng: np.random.Generator) -> None:
+@pytest.fixture
+def prior(scorer: ItemScorer, rng: np.random.Generator) -> ItemScorer:
+    return random_scorer(rng, scorer.text).requires_grad_(False)
+
+
+def test_taste_equals_a_numpy_loop(scorer: ItemScorer, prior: ItemScorer, rng: np.random.Generator) -> None:
     given, table = histories(rng), scorer.table()
     states = pack_states(given, CONFIG.max_history)
-    prior = torch.from_numpy(rng.normal(size=(len(given), ITEMS))).float()
-    gained = scorer.scores(states, table, prior) - scorer.scores(states, table)
-    torch.testing.assert_close(gained, scorer.prior_gain * prior, atol=1e-5, rtol=0)
+    for below, bias in ((None, None), (prior, prior.table().bias)):
+        taste = scorer.encode(states, table, bias).taste
+        for row, history in enumerate(given):
+            np.testing.assert_allclose(taste[row].numpy(), taste_by_loop(scorer, history, below), atol=1e-5)
+
+
+def test_what_a_prior_says_equals_a_numpy_loop(prior: ItemScorer, rng: np.random.Generator) -> None:
+    given, table = histories(rng), prior.table()
+    states = pack_states(given, CONFIG.max_history)
+    item, personal = prior.as_prior(states, table)
+    np.testing.assert_allclose(item.numpy(), bias_by_loop(prior), atol=1e-5)
+    for row, history in enumerate(given):
+        np.testing.assert_allclose(personal[row].numpy(), personal_by_loop(prior, history), atol=1e-5)
+    actions = torch.from_numpy(rng.integers(ITEMS, size=(len(given), 3)))
+    chosen = prior.as_prior(states, table, actions)
+    torch.testing.assert_close(chosen.item, item[actions], atol=1e-5, rtol=0)
+    torch.testing.assert_close(chosen.personal, personal.gather(1, actions), atol=1e-5, rtol=0)
+
+
+def test_scores_on_a_prior_equal_a_numpy_loop(scorer: ItemScorer, prior: ItemScorer, rng: np.random.Generator) -> None:
+    given = histories(rng)
+    states = pack_states(given, CONFIG.max_history)
+    scores = scorer.scores(states, scorer.table(), prior.as_prior(states, prior.table()))
+    for row, history in enumerate(given):
+        np.testing.assert_allclose(scores[row].numpy(), advantage_by_loop(scorer, history, prior), atol=2e-5)
+
+
+def test_what_a_prior_says_of_a_session_counts_times_its_gain(scorer: ItemScorer, rng: np.random.Generator) -> None:
+    given, table = histories(rng), scorer.table()
+    states = pack_states(given, CONFIG.max_history)
+    of_session = torch.from_numpy(rng.normal(size=(len(given), ITEMS))).float()
+    gained = scorer.scores(states, table, Prior(torch.zeros(ITEMS), of_session)) - scorer.scores(states, table)
+    torch.testing.assert_close(gained, scorer.prior_gain[1] * of_session, atol=1e-5, rtol=0)
 
 
 def test_a_residual_network_on_its_prior_scores_as_the_prior_does(scorer: ItemScorer, rng: np.random.Generator) -> None:
     states = pack_states(histories(rng), CONFIG.max_history)
     residual = scorer.residual().requires_grad_(False)
-    on_its_prior = residual.scores(states, residual.table(), responses(scorer, states))
+    on_its_prior = residual.scores(states, residual.table(), scorer.as_prior(states, scorer.table()))
     torch.testing.assert_close(on_its_prior, scorer.scores(states, scorer.table()), atol=1e-5, rtol=0)
     assert residual.information.abs().max() == 0  # all that it may learn is still to be found out
 
@@ -166,6 +206,7 @@ def test_an_empty_session_is_the_zero_vector_that_nothing_bores(scorer: ItemScor
     encoded = scorer.encode(pack_states([()], CONFIG.max_history), scorer.table())
     assert encoded.hidden.abs().max() == 0
     assert encoded.level.item() == scorer.level[0].item()
+    assert encoded.taste.abs().max() == 0
     assert not encoded.is_latest.any()
 
 
@@ -230,15 +271,15 @@ def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(
     old, new = scorer.scores(states, scorer.table()), grown.scores(states, grown.table())
     torch.testing.assert_close(new[:, :ITEMS], old, atol=1e-5, rtol=0)
     # The oracle of the grown network reads its id rows: that these are zero makes the score one of text alone.
-    for row in (grown.id_vectors, grown.id_bias, grown.information):
+    for row in (grown.id_vectors, grown.id_bias, grown.taste_id, grown.information):
         assert row[ITEMS:].abs().max() == 0
     for row, history in enumerate(given):
         np.testing.assert_allclose(grown(states)[row].numpy(), logits_by_loop(grown, history), atol=2e-5)
 
 
 def test_a_new_item_with_an_old_items_text_scores_like_it(scorer: ItemScorer, rng: np.random.Generator) -> None:
-    scorer.id_vectors.zero_()
-    scorer.id_bias.zero_()
+    for own in (scorer.id_vectors, scorer.id_bias, scorer.taste_id):
+        own.zero_()
     scorer.information.zero_()
     grown = scorer.with_text(torch.cat([scorer.text, scorer.text[4:5]])).requires_grad_(False)
     scores = grown(pack_states(histories(rng), CONFIG.max_history))

@@ -13,18 +13,19 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_examples import CONFIG, WIDE, liked, random_history, random_scorer, random_text, responses
+from network_loops import response_by_loop
+from policy_examples import CONFIG, WIDE, liked, random_history, random_scorer, random_text
 from torch import Tensor
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
-from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig
+from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig, Prior
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import Transition, pack_states
 
 ITEMS, SLOTS = 9, 3
-# Text, product with the liked profile, gains, repeat, level of a stranger and per log count, the prior's gain.
-PRECISIONS = np.repeat([1.0, 0.25, 0.25, 0.25, 0.05, 1.0, 4.0], [24, 24, 4, 2, 1, 2, 1])
+# Text, product with the liked profile, gains, repeat, level of a stranger and per log count, the prior's gains.
+PRECISIONS = np.repeat([1.0, 0.25, 0.25, 0.25, 0.05, 1.0, 4.0], [24, 24, 4, 3, 1, 2, 2])
 
 Array = npt.NDArray[np.float64]
 
@@ -47,17 +48,27 @@ def network(rng: np.random.Generator, scale: float = 0.3, config: NetworkConfig 
     return random_scorer(rng, random_text(rng, ITEMS, config.text_dim), config, scale).requires_grad_(False)
 
 
-def impressions(scorer: ItemScorer, rng: np.random.Generator, n: int, prior: ItemScorer | None = None) -> Shown:
-    """Slates of `SLOTS` random items in `n` random states."""
+def impressions(
+    scorer: ItemScorer,
+    rng: np.random.Generator,
+    n: int,
+    prior: ItemScorer | None = None,
+    taste_of: ItemScorer | None = None,
+) -> Shown:
+    """Slates of `SLOTS` random items in `n` random states, whose taste is what `taste_of` says if not the scorer."""
     histories = [random_history(rng, int(rng.integers(6)), scorer.n_items) for _ in range(n)]
     states = pack_states(histories, scorer.config.max_history)
     actions = torch.from_numpy(rng.integers(scorer.n_items, size=(n, SLOTS)))
     table = scorer.table()
-    encoded = scorer.encode(states, table)
+    of_items = None if prior is None else prior.table().bias
+    encoded = scorer.encode(states, table, of_items)
+    if taste_of is not None:
+        encoded = encoded._replace(taste=taste_of.encode(states, taste_of.table(), of_items).taste)
     close = scorer.closeness(encoded, table, actions)
-    known = torch.zeros(n, SLOTS) if prior is None else responses(prior, states).gather(1, actions)
+    nothing = Prior(torch.zeros(n, SLOTS), torch.zeros(n, SLOTS))
+    known = nothing if prior is None else prior.as_prior(states, prior.table(), actions)
     features = scorer.linear_features(encoded, table, close, actions, known)
-    response = scorer.response(encoded, table, close, actions) + scorer.prior_gain * known
+    response = scorer.response(encoded, table, close, actions) + scorer.trusted(known)
     return Shown(features.flatten(0, 1), actions.flatten(), response.flatten(), scorer.n_items)
 
 
@@ -147,22 +158,24 @@ def rms(values: Array) -> float:
 
 @pytest.mark.parametrize("config", [WIDE, CONFIG], ids=["wide", "narrow"])
 def test_f_moves_with_its_linear_weights_as_the_features_say(config: NetworkConfig) -> None:
+    """Sessions' taste held: of biases, the level and the prior's gain it has a part that is not linear."""
     rng = np.random.default_rng(82)
     scorer = network(rng, 0.7, config)
     prior = random_scorer(rng, scorer.text, config).requires_grad_(False)
     before = impressions(scorer, np.random.default_rng(83), 20, prior)
+    as_before = scorer.with_text(scorer.text).requires_grad_(False)
     parts, leading = scorer.linear_weights(), (min(N_LEADING, config.text_dim), min(N_LEADING, config.dim))
-    assert sum(map(len, parts)) == before.features.shape[1] == sum(leading) + 10
+    assert sum(map(len, parts)) == before.features.shape[1] == sum(leading) + 12
     # One weight after the other, so that no two can stand in for each other.
     places = [(part, i) for part in parts for i in range(len(part))]
     for (part, i), feature in zip(places, before.features.T, strict=True):
         part[i] += 0.5
-        after = impressions(scorer, np.random.default_rng(83), 20, prior)
+        after = impressions(scorer, np.random.default_rng(83), 20, prior, as_before)
         part[i] -= 0.5
         torch.testing.assert_close(after.features, before.features)  # they do not depend on the weights
         torch.testing.assert_close(after.response - before.response, 0.5 * feature, atol=1e-5, rtol=1e-5)
     scorer.id_bias[4] += 0.5
-    after = impressions(scorer, np.random.default_rng(83), 20, prior)
+    after = impressions(scorer, np.random.default_rng(83), 20, prior, as_before)
     torch.testing.assert_close(after.response - before.response, 0.5 * (before.items == 4).float(), atol=1e-5, rtol=0)
 
 
@@ -321,12 +334,12 @@ def test_boltzmann_filters_what_the_network_and_its_prior_say() -> None:
     learner.update(replay_of(((2, 3), (1.0, 4.0)), ((7,), (-1.0,))), 2, torch.Generator().manual_seed(91))
     states, actions = pack_states([liked(0, 1)], WIDE.max_history), torch.tensor([[2, 3, 7]])
     table = by_hand.table()
-    encoded = by_hand.encode(states, table)
-    known = responses(prior, states)[:, actions[0]]
+    encoded = by_hand.encode(states, table, prior.table().bias)
+    known = prior.as_prior(states, prior.table(), actions)
     close = by_hand.closeness(encoded, table, actions)
     features = by_hand.linear_features(encoded, table, close, actions, known)
-    f = (responses(by_hand, states) + by_hand.prior_gain * responses(prior, states))[:, actions[0]]
-    update(posterior, by_hand, Shown(features[0], actions[0], f[0]), np.array([0.5, 1.0, 0.0]))
+    f = torch.from_numpy(response_by_loop(by_hand, liked(0, 1), prior))[actions[0]]
+    update(posterior, by_hand, Shown(features[0], actions[0], f), np.array([0.5, 1.0, 0.0]))
     np.testing.assert_allclose(weights(scorer), weights(by_hand), atol=1e-5)
     np.testing.assert_allclose(precision(learner.posterior, scorer), precision(posterior, by_hand), atol=1e-5)
 
@@ -336,9 +349,10 @@ def test_boltzmanns_gradient_steps_leave_to_the_filter_what_is_the_filters() -> 
     scorer = network(rng).requires_grad_(True)
     learner = Boltzmann(scorer, BoltzmannConfig(weight_decay=0.1))
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    learner.step(replay_of(((2, 3, 4), (1.0, 0.0, 0.0)), ((5, 6), (0.0, 1.0))).latest(2))
+    learner.step(replay_of(((2, 3, 4), (1.0, 0.0, 0.0)), ((5, 6), (0.0, 1.0))).latest(2), 2)
     after = learner.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {f"actor.{name}" for name in ("id_vectors", "mixing", "project.weight", "leave")}
+    gradients = ("id_vectors", "mixing", "project.weight", "taste_id", "taste_text.weight", "taste_level")
+    assert changed == {f"actor.{name}" for name in gradients}
     old, new = (state["actor.mixing"][0].diagonal()[:N_LEADING] for state in (before, after))
     assert torch.equal(old, new)
