@@ -35,10 +35,10 @@ def pretrain(dataset: Dataset, embeddings: Embeddings, preferences: Preferences)
 
     All that the benchmark knows of pre-training is this function.
     """
-    from offline.pretrain import PretrainConfig, Pretraining
+    from offline.pretrain import PretrainConfig
+    from offline.pretrain import pretrain as made_of
 
-    item_ids = [item.item_id for item in dataset.items]
-    return Pretraining(item_ids, embeddings, preferences, PretrainConfig()).run().actor
+    return made_of([item.item_id for item in dataset.items], embeddings, preferences, PretrainConfig()).actor
 
 
 class Pretrained:
@@ -76,9 +76,7 @@ def judgements(context: Context) -> Preferences:
         preferences = run_stage(context.dataset, context.run, scorer, budget, config, context.console, {}, model)
     else:
         manifest = read_manifest(folder, STAGE)
-        recorded = RecordedScorer(
-            manifest["results"]["model"], manifest["config"]["style"], context.dataset.scenario
-        )
+        recorded = RecordedScorer(manifest["results"]["model"], manifest["config"]["style"], context.dataset.scenario)
         with closing(JudgementCache(folder / CACHE_FILE)) as cache:
             preferences = collect(Judge(recorded, context.dataset.items, cache), context.dataset)
     if not preferences.priors:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from offline.benchmark import judged
+from offline.benchmark import judged, live
 from offline.benchmark.baselines import chance, ease, ials, item_knn, popularity, sasrec, text
 from offline.benchmark.ranker import Method
 
-# The learner of a service as it is deployed belongs here too, as `live`: see `Learner` for what it needs.
-_MODULES = (chance, popularity, text, item_knn, ials, ease, sasrec, judged)
+_MODULES = (chance, popularity, text, item_knn, ials, ease, sasrec, judged, live)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {name: method for module in _MODULES for name, method in module.METHODS.items()}

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.policy import losses
+from service.policy import losses, organic
 from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
@@ -126,6 +126,8 @@ class Boltzmann:
             prior = Prior(torch.zeros_like(response), torch.zeros_like(response))
         else:
             response = response + self.actor.trusted(prior)
+        if batch.organic is not None:
+            response = torch.where(batch.organic.unsqueeze(1), response - encoded.level + organic.USUAL, response)
         wanted = (batch.rewards / self.config.reward_scale).clamp(0.0, 1.0)
         return _Seen(table, encoded, close, actions, prior, response, wanted)
 
@@ -133,20 +135,25 @@ class Boltzmann:
         """Cross entropy of the responses, in nats per filled slot."""
         seen = self._seen(batch)
         cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.wanted, reduction="none")
-        return losses.slot_mean(cross_entropy, batch.actions)
+        return losses.slot_mean(cross_entropy * organic.trust(batch), batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
         """Take the posterior from before to after these transitions."""
         features = self.actor.linear_features(seen.encoded, seen.table, seen.close, seen.actions, seen.prior)
+        if batch.organic is not None:
+            features[batch.organic] *= self.actor.without_level()
         shown = batch.actions != EMPTY_SLOT
+        trust = organic.trust(batch).expand_as(shown)[shown]
         self.posterior.update(
-            self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown]
+            self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown], trust
         )
 
     def _learn_leaving(self, batch: Batch, seen: _Seen) -> None:
         """Count after which slates sessions ended, and learn what closeness had to do with it."""
         shown = batch.actions != EMPTY_SLOT
         counted = seen.encoded.is_latest.any(1) & shown.any(1)  # nothing bores at the start of a session
+        if batch.organic is not None:
+            counted &= ~batch.organic
         close = (seen.close.nearest.square() * shown).sum(1) / shown.sum(1).clamp_min(1)
         turn, ended, close = (part[counted] for part in (batch.turn, batch.discount == 0, close))
         self.actor.leave[1] = self.hazard.better_slope(turn, ended, close, self.actor.leave[1].item())

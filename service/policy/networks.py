@@ -244,6 +244,12 @@ class ItemScorer(nn.Module):
         own = (self.gain.detach(), self.repeat.detach(), self.level.detach(), self.prior_gain.detach())
         return [text_bias[:N_LEADING], mixing[:N_LEADING], *own]
 
+    def without_level(self) -> Tensor:
+        """[P] 1 for each of `linear_features` but those of the level, 0 for these."""
+        parts = [torch.ones(len(part)) for part in self.linear_weights()]
+        parts[4].zero_()
+        return torch.cat(parts)
+
     def leaving(self, close: Closeness) -> Tensor:
         """l: logit of the session's end once the item was shown, of the shape of `close`."""
         return self.leave[0] + self.leave[1] * close.nearest.square()

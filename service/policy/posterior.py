@@ -44,13 +44,23 @@ class Posterior:
         self.by_item = torch.zeros(network.n_items, len(self.shared), dtype=torch.float64)  # B [A, P]
 
     @torch.no_grad()
-    def update(self, network: ItemScorer, features: Tensor, items: Tensor, response: Tensor, wanted: Tensor) -> float:
+    def update(
+        self,
+        network: ItemScorer,
+        features: Tensor,
+        items: Tensor,
+        response: Tensor,
+        wanted: Tensor,
+        trust: Tensor | None = None,
+    ) -> float:
         """Learn from N impressions; returns their mean cross entropy before, in nats.
 
         `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them, `wanted`
-        [N] in [0, 1] what came back. Moves the network's weights and biases to the new mode.
+        [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given. Moves the
+        network's weights and biases to the new mode.
         """
         x, f0, wanted = features.double(), response.double(), wanted.double()
+        counts = torch.ones_like(wanted) if trust is None else trust.double()
         shown, slot_of = torch.unique(items, return_inverse=True)
         diagonal = BIAS_PRECISION + network.information.double()
         b_prior, d_prior = self.by_item[shown], diagonal[shown]
@@ -62,8 +72,8 @@ class Posterior:
         w, b = x.new_zeros(len(self.shared)), x.new_zeros(len(shown))
         for _ in range(_NEWTON_STEPS):
             probability = torch.sigmoid(f0 + x @ w + b[slot_of])
-            shared, by_item, precision = self._curvature(x, slot_of, probability, b_prior, d_prior)
-            error = probability - wanted
+            shared, by_item, precision = self._curvature(x, slot_of, probability, counts, b_prior, d_prior)
+            error = counts * (probability - wanted)
             slope_w = (self.shared - others) @ w + b_prior.T @ b + x.T @ error
             slope_b = (b_prior @ w + d_prior * b).index_add(0, slot_of, error)
             scaled = by_item / precision.unsqueeze(1)
@@ -76,7 +86,7 @@ class Posterior:
             if largest < _CLOSE:
                 break
         probability = torch.sigmoid(f0 + x @ w + b[slot_of])
-        self.shared, by_item, precision = self._curvature(x, slot_of, probability, b_prior, d_prior)
+        self.shared, by_item, precision = self._curvature(x, slot_of, probability, counts, b_prior, d_prior)
         self.by_item[shown] = by_item
         network.information[shown] = (precision - BIAS_PRECISION).to(network.information.dtype)
         moved = -(follows @ w)
@@ -89,10 +99,10 @@ class Posterior:
         return torch.nn.functional.binary_cross_entropy_with_logits(f0, wanted).item()
 
     def _curvature(
-        self, x: Tensor, slot_of: Tensor, probability: Tensor, b_prior: Tensor, d_prior: Tensor
+        self, x: Tensor, slot_of: Tensor, probability: Tensor, counts: Tensor, b_prior: Tensor, d_prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """S, and of the items that were shown B and the diagonal of D, with what the impressions add."""
-        weight = probability * (1 - probability)
+        weight = counts * probability * (1 - probability)
         weighted = x * weight.unsqueeze(1)
         return (
             self.shared + x.T @ weighted,

@@ -33,6 +33,7 @@ class Replay:
                 "propensities": np.ones((capacity, slate_size), np.float32),
                 "discount": np.zeros(capacity, np.float32),
                 "turn": np.zeros(capacity, np.int32),
+                "organic": np.zeros(capacity, np.bool_),
             },
             "whose": {"owner": np.zeros(capacity, np.int64)},
             "named": {"only": np.zeros((capacity, MAX_NAMED), np.int32)},  # items plus 1: a deployment may have none
@@ -56,6 +57,7 @@ class Replay:
         slots["propensities"][row, :k] = transition.propensities[:k]
         slots["discount"][row] = transition.discount
         slots["turn"][row] = transition.turn
+        slots["organic"][row] = False
         self._blocks["whose"]["owner"][row] = transition.owner
         only = self._blocks["named"]["only"]
         only[row] = 0
@@ -93,6 +95,7 @@ class Replay:
             slots[name][rows, :k] = getattr(batch, name).numpy()
         slots["discount"][rows] = batch.discount.numpy()
         slots["turn"][rows] = batch.turn.numpy()
+        slots["organic"][rows] = False if batch.organic is None else batch.organic.numpy()
         self._blocks["whose"]["owner"][rows] = 0
         only = self._blocks["named"]["only"]
         only[rows] = 0
@@ -118,6 +121,7 @@ class Replay:
             next_state=states("next"),
             turn=slots["turn"].long(),
             only=torch.from_numpy(only).long() - 1 if only.any() else None,
+            organic=slots["organic"] if slots["organic"].any() else None,
         )
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
