@@ -36,7 +36,7 @@ def organic_batch(
     max_history: int,
     rng: np.random.Generator,
 ) -> Batch:
-    """Each of B likes as a slate of itself and `N_OTHERS` others, in the state `histories` [B] of its user before it."""
+    """Each of B likes as a slate of itself and `N_OTHERS` others, in the state `histories` [B] of its user."""
     likes = np.asarray(items, np.int64)[:, np.newaxis]
     others = rng.integers(n_items, size=(len(likes), N_OTHERS))
     others[others == likes] = EMPTY_SLOT
