@@ -36,9 +36,18 @@ def texts() -> torch.Tensor:
 
 @cache
 def networks() -> tuple[ItemScorer, ItemScorer]:
+    """A pre-trained network, and one that learned on it: its vectors are those of the other, and a little more."""
     rng = np.random.default_rng(31)
-    pretrained, learned = (random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False) for _ in range(2))
+    pretrained = random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False)
     pretrained.information.zero_()
+    learned = pretrained.residual().requires_grad_(False)
+    more = random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False)
+    for name, value in more.named_parameters():
+        if name not in ("project.weight", "id_vectors", "level", "leave"):
+            learned.get_parameter(name).copy_(value)
+    learned.id_vectors.add_(0.2 * more.id_vectors)
+    learned.prior_gain.copy_(torch.tensor([0.7, 0.9]))
+    learned.information.copy_(more.information)
     return pretrained, learned
 
 
@@ -55,7 +64,7 @@ def queries(n: int, share: float = 1.0) -> list[Query]:
     rng = np.random.default_rng(32)
     made = []
     for number in range(n):
-        items = rng.integers(ITEMS, size=rng.integers(0, 30)).tolist()
+        items = rng.integers(ITEMS, size=rng.integers(0, 50)).tolist()
         history = [Interaction(item, Response(int(rng.integers(1, 4)))) for item in items]
         available = rng.random(ITEMS) < share
         available[items] = False
@@ -98,7 +107,7 @@ def test_among_them_probabilities_are_exact(name: str) -> None:
     for query, served in zip(asked, indexed.serve(asked), strict=True):
         mask = np.zeros(ITEMS, np.bool_)
         mask[served.rows] = True
-        batch = exact.distributions(pack_states([query.history], 30), (mask & query.available)[np.newaxis], query.arm)
+        batch = exact.distributions(pack_states([query.history], 50), (mask & query.available)[np.newaxis], query.arm)
         np.testing.assert_allclose(served.of_all(ITEMS).probs, batch.probs[0], atol=1e-5, rtol=1e-3)
 
 
