@@ -92,7 +92,9 @@ def test_the_slope_that_is_found_batch_by_batch_is_that_of_all_slates_at_once(sl
 def test_a_step_is_newtons_by_hand() -> None:
     """Of slates at known turns, one of which is at its mean."""
     hazard = counted(*[(0, n < 10, 0.2) for n in range(40)], *[(1, n < 20, 0.6) for n in range(40)])
-    slope = hazard.better_slope(torch.tensor([0, 1, 1]), torch.tensor([True, False, True]), torch.tensor([0.5, 0.6, 0.4]), 0.7)
+    slope = hazard.better_slope(
+        torch.tensor([0, 1, 1]), torch.tensor([True, False, True]), torch.tensor([0.5, 0.6, 0.4]), 0.7
+    )
     slope_by_loop, curvature = 0.0, 0.5 * 0.9995**0.03
     for ends, ended, x in ((10, 1.0, 0.3), (20, 0.0, 0.0), (20, 1.0, -0.2)):
         p = scipy.special.expit(scipy.special.logit((ends + AT_FIRST) / 41) + 0.7 * x)
@@ -131,7 +133,9 @@ def test_no_batch_takes_the_slope_far() -> None:
 def test_old_evidence_fades_and_a_new_world_is_found_out() -> None:
     hazard = counted(*[(0, n < 10, 0.4) for n in range(40)])
     hazard.curvature.fill_(1000.0)
-    hazard.better_slope(torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.bool), torch.full((100,), 0.4), 1.0)
+    hazard.better_slope(
+        torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.bool), torch.full((100,), 0.4), 1.0
+    )
     assert hazard.curvature.item() == pytest.approx(999.5)  # they stood at their turn's mean, and told nothing
     slopes, hazard, slope = [], Hazard(), 1.0
     for truth, seed in ((4.0, 98), (-1.0, 99)):

@@ -18,7 +18,7 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, Response, pack_states
 
 ITEMS, WANTED = 20_000, 100
-CONFIG = NetworkConfig(dim=32, text_dim=32)
+CONFIG = NetworkConfig(dim=15, text_dim=32)  # with taste, and of both networks, as many directions as are kept
 VARIANTS = {
     "frozen": ServingConfig(Variant.FROZEN, candidates=WANTED),
     "ft": ServingConfig(Variant.FT, candidates=WANTED),
@@ -36,19 +36,28 @@ def texts() -> torch.Tensor:
 
 @cache
 def networks() -> tuple[ItemScorer, ItemScorer]:
-    """A pre-trained network, and one that learned on it: its vectors are those of the other, and a little more."""
     rng = np.random.default_rng(31)
-    pretrained = random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False)
+    pretrained, learned = (random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False) for _ in range(2))
     pretrained.information.zero_()
-    learned = pretrained.residual().requires_grad_(False)
-    more = random_scorer(rng, texts(), CONFIG, scale=0.2).requires_grad_(False)
-    for name, value in more.named_parameters():
-        if name not in ("project.weight", "id_vectors", "level", "leave"):
-            learned.get_parameter(name).copy_(value)
-    learned.id_vectors.add_(0.2 * more.id_vectors)
-    learned.prior_gain.copy_(torch.tensor([0.7, 0.9]))
-    learned.information.copy_(more.information)
     return pretrained, learned
+
+
+def deployed() -> ServingPolicy:
+    """Networks of the usual sizes: the learned one's vectors are those of what it builds on, and a little more."""
+    rng, config = np.random.default_rng(34), NetworkConfig()
+    text = torch.nn.functional.normalize(torch.cat([texts(), 0.3 * texts().roll(7, 1)], dim=1), dim=1)
+    pretrained, more = (random_scorer(rng, text, config, scale=0.05).requires_grad_(False) for _ in range(2))
+    pretrained.project.weight.copy_(torch.eye(config.dim))
+    for net in (pretrained, learned := pretrained.residual().requires_grad_(False)):
+        net.begin_taste(1.0, 0.3)
+        net.gain.fill_(0.8)
+    learned.id_vectors.add_(more.id_vectors)
+    learned.id_bias.copy_(8 * more.id_bias)
+    learned.taste_id.copy_(2 * more.taste_id)
+    learned.mixing.copy_(more.mixing)
+    learned.information.copy_(more.information)
+    pretrained.information.zero_()
+    return ServingPolicy.of(pretrained, learned, learned, VARIANTS["ap"])
 
 
 @cache
@@ -96,6 +105,13 @@ def test_candidates_are_those_that_a_look_at_all_items_finds(name: str, share: f
         mass.append(np.minimum(mine.of_all(ITEMS).probs[exact.rows[first]], exact.probs[first]).sum())
         mass[-1] /= exact.probs[first].sum()
     assert np.mean(mass) > 0.99
+
+
+def test_of_all_directions_those_are_kept_that_matter() -> None:
+    scanning = deployed()
+    indexed, asked = scanning.indexed(seed=1), queries(60)
+    found = zip(rows_of(indexed, asked), rows_of(scanning, asked), strict=True)
+    assert np.mean([np.isin(every, mine).mean() for mine, every in found]) > 0.94
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -239,6 +239,57 @@ def learn_with_prior(learner: Boltzmann, rounds: int) -> None:
         learner.update(replay, ROUND, generator)
 
 
+KINDS = np.arange(24) % 2  # of the items of two tastes; their texts have nothing in common
+Told = tuple[History, int, float, float]  # history, item, response and its probability
+
+
+def two_tastes(rng: np.random.Generator, n_sessions: int) -> list[Told]:
+    """Each user likes most items of one kind and few of the other, and is shown eight of any."""
+    told: list[Told] = []
+    for _ in range(n_sessions):
+        wanted, past = rng.integers(2), []
+        for item in rng.permutation(len(KINDS))[:8].tolist():
+            p = 0.8 if KINDS[item] == wanted else 0.1
+            y = float(rng.random() < p)
+            told.append((tuple(past), item, y, p))
+            past.append(Interaction(item, Response.of(y)))
+    return told
+
+
+def excess_after_two_tastes(config: BoltzmannConfig) -> tuple[float, Tensor]:
+    """Cross entropy beyond the truth's, in nats, from a user's fourth item on; and the products of items' tastes."""
+    sizes = replace(NETWORK, max_history=8)
+    learner = Boltzmann(fresh_scorer(76, orthogonal_text(np.random.default_rng(77), DIM)[: len(KINDS)], sizes), config)
+    replay, rng, generator = Replay(2000, 8, 1), np.random.default_rng(78), torch.Generator().manual_seed(78)
+    for _ in range(8):
+        rows = two_tastes(rng, 20)
+        for past, item, y, _ in rows:
+            replay.add(Transition(past, (item,), (y,), (1.0,), 0.5, past))
+        learner.update(replay, len(rows), generator)
+    asked = [row for row in two_tastes(rng, 60) if len(row[0]) >= 3]
+    with torch.no_grad():
+        f = responses(learner.actor, pack_states([past for past, *_ in asked], 8))
+        tastes = learner.actor.table().tastes
+    pairs = [(f[row, item].item(), p) for row, (_, item, _, p) in enumerate(asked)]
+    excess = [cross_entropy(logit, p) - cross_entropy(math.log(p / (1 - p)), p) for logit, p in pairs]
+    return float(np.mean(excess)), tastes @ tastes.T
+
+
+def test_taste_finds_out_which_items_go_together() -> None:
+    """Vectors are held, so that taste alone can tell; the same learner without it is what is left of that."""
+    rates = {"vector_learning_rate": 0.0, "shared_learning_rate": 0.0, "taste_learning_rate": 0.01}
+    config = replace(BOLTZMANN_CONFIG, updates_per_transition=1 / 4, **rates)
+    parts = ("start", "level_start", "learning_rate", "text_learning_rate", "level_learning_rate")
+    off = {f"taste_{part}": 0.0 for part in parts}
+    found, products = excess_after_two_tastes(config)
+    without, nothing = excess_after_two_tastes(replace(config, **off))
+    assert found < 0.6 * without
+    alike = torch.from_numpy(KINDS[:, np.newaxis] == KINDS)
+    others = ~torch.eye(len(KINDS), dtype=torch.bool)
+    assert products[alike & others].mean() > products[~alike].mean() + 1.0
+    assert not nothing.any()
+
+
 def as_checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Through bytes, as a checkpoint travels."""
     return load(save({name: tensor.contiguous() for name, tensor in state.items()}))

@@ -264,7 +264,7 @@ def assert_only_a_snapshot_error(manifest: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "manifest.json").write_bytes(manifest)
         (Path(folder) / "policy.safetensors").write_bytes(b"any")
-        with pytest.raises(SnapshotError, match=r"manifest\.json|policy\.safetensors"):
+        with pytest.raises(SnapshotError, match=r"manifest\.json|item_ids\.json|policy\.safetensors"):
             load_snapshot(Path(folder))
 
 

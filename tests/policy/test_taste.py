@@ -23,7 +23,12 @@ def sessions(seed: int, n: int, norm: float) -> Sessions:
     liked = rng.random((n, LENGTH)) < 0.3
     lengths = np.append(0, rng.integers(1, LENGTH + 1, size=n - 1))
     present = np.arange(LENGTH) < lengths[:, np.newaxis]
-    return x.astype(np.float32), usual.astype(np.float32), (liked & present).astype(np.float32), present.astype(np.float32)
+    return (
+        x.astype(np.float32),
+        usual.astype(np.float32),
+        (liked & present).astype(np.float32),
+        present.astype(np.float32),
+    )
 
 
 def mode_by_scipy(x: Floats, usual: Floats, liked: Floats) -> npt.NDArray[np.float64]:
