@@ -23,7 +23,7 @@ from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
 from service.policy.rows import Rows
-from service.policy.snapshot import Snapshot
+from service.policy.snapshot import FORMAT, Snapshot
 from service.policy.types import EMPTY_SLOT
 from service.registry import Gate
 from service.settings import Settings
@@ -125,11 +125,10 @@ class Learning:
 
     @property
     def fingerprint(self) -> str:
-        """Settings that a checkpoint must have been written with to be resumed."""
+        """Settings, and a layout of networks, that a checkpoint must have been written with to be resumed."""
         s = self.settings
-        return repr(
-            (s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, self.snapshot.manifest.network)
-        )
+        network = self.snapshot.manifest.network
+        return repr((FORMAT, s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, network))
 
     def take(self, event: Event, entry_id: str, at_ms: int) -> None:
         """Take in one event of the log."""

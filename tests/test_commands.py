@@ -189,6 +189,7 @@ MISTAKES = [
     ("service dev --snapshot run/dataset/none", "python -m offline pretrain"),
     ("service dev", "give --snapshot FOLDER"),
     ("service dev --snapshot run/dataset", "is no snapshot"),
+    ("service dev --snapshot old", "format 2, this version reads 3: run `python -m offline pretrain` again"),
     ("service dev --port 70000", "65535"),
     ("service keys creat", "'create'"),
     ("service keys create --name x --scopes all", "feedback"),
@@ -202,6 +203,8 @@ def test_a_mistake_is_one_line_that_names_the_fix(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("items.jsonl").write_text('{"id": 1, "text": "a"}\n')
+    Path("old").mkdir()
+    Path("old/manifest.json").write_text('{"format": 2}')
     Path("bad.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": 2}\n')
     Path("bad.csv").write_text("id,text\n1,a\n2\n")
     Path("bad.parquet").write_text("no parquet")

@@ -38,7 +38,7 @@ from service.policy.networks import ITEM_STATE, ItemScorer, NetworkConfig
 from service.policy.rows import Rows
 from service.policy.text import TEXT_DIM, Embeddings, TextProjection
 
-FORMAT = 2  # 1: networks with a recurrent encoder
+FORMAT = 3  # 1: networks with a recurrent encoder; 2: without taste, and with one gain of the prior
 _TENSORS, _ITEM_IDS, _MANIFEST = "policy.safetensors", "item_ids.json", "manifest.json"
 _ITEMS, _EMBEDDINGS = "items.jsonl", "embeddings.safetensors"
 
@@ -279,7 +279,8 @@ def read_manifest(folder: Path) -> Manifest:
     data = _read(path)
     written = _decoded(data, _Format, path).format
     if written != FORMAT:
-        raise SnapshotError(f"{path}: format {written}, this version reads {FORMAT}")
+        again = ": run `python -m offline pretrain` again" if written < FORMAT else ""
+        raise SnapshotError(f"{path}: format {written}, this version reads {FORMAT}{again}")
     manifest, raw = _decoded(data, Manifest, path), _decoded(data, dict[str, Any], path)
     for given, known in ((raw, Manifest), (raw["network"], NetworkConfig), (raw["serving"], ServingConfig)):
         if unknown := given.keys() - {f.name for f in fields(known)}:  # a damaged name would leave us with a default

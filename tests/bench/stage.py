@@ -71,9 +71,11 @@ def make_networks(n_items: int, text: torch.Tensor | None = None, seed: int = 0)
             learned.id_vectors.add_(torch.randn_like(learned.id_vectors) * 0.02)
             learned.id_bias.normal_(0, 0.6)
             learned.gain[:2] = torch.tensor([0.5, 0.25])
-            learned.repeat[:] = torch.tensor([0.2, -2.6])
+            learned.repeat[:] = torch.tensor([0.2, 0.2, -2.6])
             learned.leave[:] = torch.tensor([-6.1, 4.8])
             learned.prior_gain.fill_(2.7)
+            learned.begin_taste(1.0, 0.3)
+            learned.taste_id.normal_(0, 0.05)
             learned.information.uniform_(0, 20)
     return pretrained, learned
 

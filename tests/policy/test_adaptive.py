@@ -138,14 +138,15 @@ def test_in_ft_the_pretrained_policy_takes_no_part() -> None:
     assert served.weight == 1
 
 
-@pytest.mark.parametrize("gain", [0.0, 0.4, 1.0, -1.5])
-def test_the_learned_policy_adds_the_priors_response_times_its_gain(gain: float) -> None:
+@pytest.mark.parametrize("gains", [(0.0, 0.0), (0.4, 0.4), (1.0, 0.0), (0.0, 1.0), (-1.5, 0.7)], ids=str)
+def test_the_learned_policy_adds_both_parts_of_the_prior_times_their_gains(gains: tuple[float, float]) -> None:
     mask = available(1)
     pretrained, learned, critic = networks()
-    learned.prior_gain.fill_(gain)
+    learned.prior_gain.copy_(torch.tensor(gains))
     served = ExactPolicy(pretrained, learned, critic, VARIANTS[2]).serving.distribution(HISTORY, mask)
     np.testing.assert_allclose(served.learned, network_probs(learned, mask, pretrained), atol=1e-6)
-    # Of the prior only f counts: that it would not bore, what it builds on and what it knows is its own affair.
+    # Of the prior only these count: that it would not bore, at what level, what it builds on and what it knows is its
+    # own affair.
     pretrained.leave.add_(5.0)
     pretrained.prior_gain.add_(5.0)
     pretrained.information.add_(5.0)

@@ -18,7 +18,7 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, Response, pack_states
 
 ITEMS, WANTED = 20_000, 100
-CONFIG = NetworkConfig(dim=32, text_dim=32)
+CONFIG = NetworkConfig(dim=15, text_dim=32)  # with taste, and of both networks, as many directions as are kept
 VARIANTS = {
     "frozen": ServingConfig(Variant.FROZEN, candidates=WANTED),
     "ft": ServingConfig(Variant.FT, candidates=WANTED),
@@ -42,6 +42,24 @@ def networks() -> tuple[ItemScorer, ItemScorer]:
     return pretrained, learned
 
 
+def deployed() -> ServingPolicy:
+    """Networks of the usual sizes: the learned one's vectors are those of what it builds on, and a little more."""
+    rng, config = np.random.default_rng(34), NetworkConfig()
+    text = torch.nn.functional.normalize(torch.cat([texts(), 0.3 * texts().roll(7, 1)], dim=1), dim=1)
+    pretrained, more = (random_scorer(rng, text, config, scale=0.05).requires_grad_(False) for _ in range(2))
+    pretrained.project.weight.copy_(torch.eye(config.dim))
+    for net in (pretrained, learned := pretrained.residual().requires_grad_(False)):
+        net.begin_taste(1.0, 0.3)
+        net.gain.fill_(0.8)
+    learned.id_vectors.add_(more.id_vectors)
+    learned.id_bias.copy_(8 * more.id_bias)
+    learned.taste_id.copy_(2 * more.taste_id)
+    learned.mixing.copy_(more.mixing)
+    learned.information.copy_(more.information)
+    pretrained.information.zero_()
+    return ServingPolicy.of(pretrained, learned, learned, VARIANTS["ap"])
+
+
 @cache
 def policies(name: str) -> tuple[ServingPolicy, ServingPolicy]:
     """One that looks at all items and the same with an index."""
@@ -55,7 +73,7 @@ def queries(n: int, share: float = 1.0) -> list[Query]:
     rng = np.random.default_rng(32)
     made = []
     for number in range(n):
-        items = rng.integers(ITEMS, size=rng.integers(0, 30)).tolist()
+        items = rng.integers(ITEMS, size=rng.integers(0, 50)).tolist()
         history = [Interaction(item, Response(int(rng.integers(1, 4)))) for item in items]
         available = rng.random(ITEMS) < share
         available[items] = False
@@ -89,6 +107,13 @@ def test_candidates_are_those_that_a_look_at_all_items_finds(name: str, share: f
     assert np.mean(mass) > 0.99
 
 
+def test_of_all_directions_those_are_kept_that_matter() -> None:
+    scanning = deployed()
+    indexed, asked = scanning.indexed(seed=1), queries(60)
+    found = zip(rows_of(indexed, asked), rows_of(scanning, asked), strict=True)
+    assert np.mean([np.isin(every, mine).mean() for mine, every in found]) > 0.94
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_among_them_probabilities_are_exact(name: str) -> None:
     indexed = policies(name)[1]
@@ -98,7 +123,7 @@ def test_among_them_probabilities_are_exact(name: str) -> None:
     for query, served in zip(asked, indexed.serve(asked), strict=True):
         mask = np.zeros(ITEMS, np.bool_)
         mask[served.rows] = True
-        batch = exact.distributions(pack_states([query.history], 30), (mask & query.available)[np.newaxis], query.arm)
+        batch = exact.distributions(pack_states([query.history], 50), (mask & query.available)[np.newaxis], query.arm)
         np.testing.assert_allclose(served.of_all(ITEMS).probs, batch.probs[0], atol=1e-5, rtol=1e-3)
 
 

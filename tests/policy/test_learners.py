@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from network_loops import nearest_by_loop, response_by_loop
 from policy_examples import fresh_scorer, leaving, liked, orthogonal_text, random_scorer, responses
 from safetensors.torch import load, save
 from torch import Tensor
@@ -18,10 +19,12 @@ from service.policy import losses
 from service.policy.a2c import A2C, A2CConfig
 from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
+from service.policy.hazard import N_TURNS
 from service.policy.learner import Learner
 from service.policy.networks import RARE, ItemScorer, NetworkConfig
 from service.policy.replay import Replay
 from service.policy.sampling import sample_slate
+from service.policy.taste import TASTE_DIM
 from service.policy.types import Interaction, Response, Transition, pack_states
 
 ITEMS, GROWN, SLOTS, ROUND = 8, 10, 2, 64
@@ -120,7 +123,7 @@ def shown_after(actor: ItemScorer, history: History, rng: np.random.Generator, n
 
 def test_boltzmann_learns_what_makes_users_leave() -> None:
     text = TEXT[:6].repeat_interleave(2, dim=0)  # items 2i and 2i + 1 read alike
-    learner = Boltzmann(fresh_scorer(43, text, NETWORK), replace(BOLTZMANN_CONFIG, leave_learning_rate=0.05))
+    learner = Boltzmann(fresh_scorer(43, text, NETWORK), BOLTZMANN_CONFIG)
     assert learner.actor.config.horizon > 0
     with torch.no_grad():
         learner.actor.leave[1] = 0.0  # it does not know yet
@@ -155,28 +158,43 @@ def test_boltzmanns_loss_equals_a_loop() -> None:
     for history, actions, rewards, discount, turn in rows:
         replay.add(Transition(history, actions, rewards, (0.5,) * len(actions), discount, history, turn))
     response_losses = []
-    slots: list[tuple[int, bool, float]] = []  # turn, ended, closeness; of those where something was shown before
-    with torch.no_grad():
-        for history, actions, rewards, discount, turn in rows:
-            states = pack_states([history], NETWORK.max_history)
-            f = responses(scorer, states) + scorer.prior_gain * responses(prior, states)
-            nearest = (leaving(scorer, states) - scorer.leave[0]) / scorer.leave[1]
-            for action, reward in zip(actions, rewards, strict=True):
-                wanted = min(max(reward / 2.0, 0.0), 1.0)
-                response_losses.append(cross_entropy(f[0, action].item(), wanted))
-                if history:
-                    slots.append((turn, discount == 0, nearest[0, action].item()))
-    leave_losses = []
-    for turn, ended, close in slots:
-        alike = [slot for slot in slots if slot[0] == turn]
-        hazard = (sum(e for _, e, _ in alike) + 1 / (1 + math.exp(-RARE))) / (len(alike) + 1)
-        usual = sum(c for _, _, c in alike) / len(alike)
-        logit = math.log(hazard / (1 - hazard)) + scorer.leave[1].item() * (close - usual)
-        leave_losses.append(cross_entropy(logit, float(ended)))
-    learner.count_ends(replay.latest(4))
-    losses_ = learner.loss(replay.latest(4))
-    assert losses_[0].item() == pytest.approx(np.mean(response_losses), abs=1e-5)
-    assert losses_[1].item() == pytest.approx(np.mean(leave_losses), abs=1e-5)
+    for history, actions, rewards, _, _ in rows:
+        f = response_by_loop(scorer, history, prior)
+        for action, reward in zip(actions, rewards, strict=True):
+            response_losses.append(cross_entropy(float(f[action]), min(max(reward / 2.0, 0.0), 1.0)))
+    assert learner.loss(replay.latest(4)).item() == pytest.approx(np.mean(response_losses), abs=1e-5)
+    # Ends: a slate counts as a whole, and where nothing was shown before it there is nothing to be close to.
+    counts = np.zeros((N_TURNS, 3))
+    for history, actions, _, discount, turn in rows:
+        if history:
+            close = nearest_by_loop(scorer, history)[list(actions)] ** 2
+            counts[turn] += (1.0, float(discount == 0), close.mean())
+    learner.update(replay, 4, torch.Generator())
+    np.testing.assert_allclose(learner.hazard.counts.numpy(), counts, atol=1e-6)
+
+
+def test_items_own_tastes_stay_by_what_their_texts_say() -> None:
+    """The loss of a step is the mean over slots, so of what is known beforehand it takes one slot's share."""
+    rng = np.random.default_rng(73)
+    learner = Boltzmann(random_scorer(rng, TEXT[:ITEMS], NETWORK, scale=0.5), BOLTZMANN_CONFIG)
+    replay = new_replay()
+    replay.add(Transition(liked(3), (4, 5), (1.0, 0.0), (0.5, 0.5), 0.5, liked(3)))
+    batch, tastes = replay.latest(1), learner.actor.taste_id.detach().clone()
+    (of_loss,) = torch.autograd.grad(learner.loss(batch), learner.actor.taste_id)
+    learner.step(batch, n_transitions=10)
+    assert learner.actor.taste_id.grad is not None
+    oracle = of_loss + learner.config.taste_precision * tastes / (10 * SLOTS)
+    torch.testing.assert_close(learner.actor.taste_id.grad, oracle, atol=1e-6, rtol=0)
+
+
+def test_taste_begins_as_what_texts_say_and_goes_on_as_it_was() -> None:
+    fresh = boltzmann(74, config=replace(BOLTZMANN_CONFIG, taste_start=0.7, taste_level_start=0.2)).actor
+    tastes = fresh.table().tastes
+    torch.testing.assert_close(tastes[:, :TASTE_DIM], 0.7 * TEXT[:ITEMS, :TASTE_DIM], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tastes[:, TASTE_DIM], torch.full((ITEMS,), 0.2))
+    known = random_scorer(np.random.default_rng(75), TEXT[:ITEMS], NETWORK)
+    before = known.table().tastes.clone()
+    torch.testing.assert_close(Boltzmann(known, BOLTZMANN_CONFIG).actor.table().tastes, before)
 
 
 def cross_entropy(logit: float, wanted: float) -> float:
@@ -198,8 +216,9 @@ def test_boltzmann_finds_out_how_far_its_prior_can_be_trusted(right: bool) -> No
     before = as_checkpoint(prior.state_dict())
     learner = Boltzmann(prior.residual(), BOLTZMANN_CONFIG, prior.requires_grad_(False))
     learn_with_prior(learner, rounds=40)
-    gain = learner.actor.prior_gain.item()
-    assert (gain > 0.8) if right else (gain < 0.3)
+    of_item, personal = learner.actor.prior_gain.tolist()
+    assert (personal > 0.8) if right else (personal < 0.3)
+    assert of_item == pytest.approx(1.0, abs=1e-4)  # of items it says nothing, so nothing is learned of that
     assert_same_bits(before, as_checkpoint(prior.state_dict()))
 
 
@@ -218,6 +237,57 @@ def learn_with_prior(learner: Boltzmann, rounds: int) -> None:
             actions, propensities = tuple(slate.items.tolist()), tuple(slate.propensities.tolist())
             replay.add(Transition(history, actions, rewards, propensities, 0.0, history))
         learner.update(replay, ROUND, generator)
+
+
+KINDS = np.arange(24) % 2  # of the items of two tastes; their texts have nothing in common
+Told = tuple[History, int, float, float]  # history, item, response and its probability
+
+
+def two_tastes(rng: np.random.Generator, n_sessions: int) -> list[Told]:
+    """Each user likes most items of one kind and few of the other, and is shown eight of any."""
+    told: list[Told] = []
+    for _ in range(n_sessions):
+        wanted, past = rng.integers(2), []
+        for item in rng.permutation(len(KINDS))[:8].tolist():
+            p = 0.8 if KINDS[item] == wanted else 0.1
+            y = float(rng.random() < p)
+            told.append((tuple(past), item, y, p))
+            past.append(Interaction(item, Response.of(y)))
+    return told
+
+
+def excess_after_two_tastes(config: BoltzmannConfig) -> tuple[float, Tensor]:
+    """Cross entropy beyond the truth's, in nats, from a user's fourth item on; and the products of items' tastes."""
+    sizes = replace(NETWORK, max_history=8)
+    learner = Boltzmann(fresh_scorer(76, orthogonal_text(np.random.default_rng(77), DIM)[: len(KINDS)], sizes), config)
+    replay, rng, generator = Replay(2000, 8, 1), np.random.default_rng(78), torch.Generator().manual_seed(78)
+    for _ in range(8):
+        rows = two_tastes(rng, 20)
+        for past, item, y, _ in rows:
+            replay.add(Transition(past, (item,), (y,), (1.0,), 0.5, past))
+        learner.update(replay, len(rows), generator)
+    asked = [row for row in two_tastes(rng, 60) if len(row[0]) >= 3]
+    with torch.no_grad():
+        f = responses(learner.actor, pack_states([past for past, *_ in asked], 8))
+        tastes = learner.actor.table().tastes
+    pairs = [(f[row, item].item(), p) for row, (_, item, _, p) in enumerate(asked)]
+    excess = [cross_entropy(logit, p) - cross_entropy(math.log(p / (1 - p)), p) for logit, p in pairs]
+    return float(np.mean(excess)), tastes @ tastes.T
+
+
+def test_taste_finds_out_which_items_go_together() -> None:
+    """Vectors are held, so that taste alone can tell; the same learner without it is what is left of that."""
+    rates = {"vector_learning_rate": 0.0, "shared_learning_rate": 0.0, "taste_learning_rate": 0.01}
+    config = replace(BOLTZMANN_CONFIG, updates_per_transition=1 / 4, **rates)
+    parts = ("start", "level_start", "learning_rate", "text_learning_rate", "level_learning_rate")
+    off = {f"taste_{part}": 0.0 for part in parts}
+    found, products = excess_after_two_tastes(config)
+    without, nothing = excess_after_two_tastes(replace(config, **off))
+    assert found < 0.6 * without
+    alike = torch.from_numpy(KINDS[:, np.newaxis] == KINDS)
+    others = ~torch.eye(len(KINDS), dtype=torch.bool)
+    assert products[alike & others].mean() > products[~alike].mean() + 1.0
+    assert not nothing.any()
 
 
 def as_checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from service.policy.adaptive import Arm, Mixture, ServingConfig, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import (
+    FORMAT,
     CatalogueItem,
     Snapshot,
     SnapshotCatalogue,
@@ -203,11 +204,19 @@ def test_a_truncated_manifest_is_damaged(saved: Path) -> None:
             read_manifest(saved)
 
 
-def test_another_format_is_refused(saved: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [(1, ": run `python -m offline pretrain` again"), (2, ": run `python -m offline pretrain` again"), (99, "")],
+)
+def test_another_format_is_refused_and_of_an_older_one_is_said_what_to_do(
+    saved: Path, written: int, advice: str
+) -> None:
     raw = json.loads((saved / "manifest.json").read_bytes())
-    (saved / "manifest.json").write_text(json.dumps(raw | {"format": 99}))
-    with pytest.raises(SnapshotError, match=r"manifest\.json: format 99"):
-        load_snapshot(saved)
+    (saved / "manifest.json").write_text(json.dumps(raw | {"format": written}))
+    for read in (read_manifest, load_snapshot, load_catalogue):
+        with pytest.raises(SnapshotError) as refused:
+            read(saved)
+        assert str(refused.value) == f"{saved / 'manifest.json'}: format {written}, this version reads 3{advice}"
 
 
 def test_ids_of_another_catalogue_are_refused(saved: Path) -> None:
@@ -255,7 +264,7 @@ def assert_only_a_snapshot_error(manifest: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "manifest.json").write_bytes(manifest)
         (Path(folder) / "policy.safetensors").write_bytes(b"any")
-        with pytest.raises(SnapshotError, match=r"manifest\.json|policy\.safetensors"):
+        with pytest.raises(SnapshotError, match=r"manifest\.json|item_ids\.json|policy\.safetensors"):
             load_snapshot(Path(folder))
 
 
@@ -271,7 +280,7 @@ def test_endless_nesting_as_manifest_is_a_snapshot_error() -> None:
 @given(st.sampled_from(["network", "serving", "files", "n_items", "version", "format", "learner"]), json_values)
 def test_a_manifest_with_one_strange_field_is_a_snapshot_error(name: str, value: object) -> None:
     good = {
-        "format": 1,
+        "format": FORMAT,
         "version": 1,
         "parent": None,
         "created_at": 0.0,

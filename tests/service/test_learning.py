@@ -12,14 +12,15 @@ import pytest
 import torch
 from service_examples import N_ITEMS, learning_settings
 
+from service import learning as learning_module
 from service.catalogue import pack_embedding
 from service.checkpoint import CheckpointStore
 from service.events import Event, Feedback, Impression, ItemChanged, UserErased
 from service.learning import Learning, Meta
 from service.policy.adaptive import Variant
-from service.policy.boltzmann import Boltzmann
+from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot import FORMAT, load_catalogue, load_snapshot
 from service.policy.text import HashingEncoder
 from service.policy.types import Interaction, Response
 from service.settings import Settings
@@ -74,7 +75,7 @@ def assert_same(one: Learning, other: Learning) -> None:
 def deployment(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     changes: dict[str, Any] = {"learner": request.param, "reward_window_s": 0.3}
     if request.param == "boltzmann":
-        changes["learner_config"] = {"leave_weight": 0.1, "updates_per_transition": 0.13, "batch_size": 8}
+        changes["learner_config"] = {"taste_start": 0.7, "updates_per_transition": 0.13, "batch_size": 8}
     return learning_settings(settings, **changes)
 
 
@@ -144,19 +145,36 @@ def test_straight_from_pretraining_ap_starts_beside_the_pretrained_policy(settin
     assert isinstance(learner, Boltzmann)
     assert learner.prior is learning.pretrained
     assert learner.critic is learner.actor
-    assert same_weights(learner.actor, learning.pretrained.residual())
-    assert not same_weights(learner.actor, learning.pretrained)
-    everything = np.ones(N_ITEMS, dtype=bool)
-    for history in ((), (Interaction(4, Response.POSITIVE), Interaction(9, Response.IGNORED))):
-        served = learning.serving_policy().distribution(history, everything)
-        np.testing.assert_allclose(served.learned, served.pretrained, atol=1e-6)
-        assert served.pretrained.std() > 1e-3  # or every start would do
+    assert same_weights(learner.actor, with_first_taste(learning.pretrained.residual()))
+    assert not same_weights(learner.actor, with_first_taste(learning.pretrained))
+    served = learning.serving_policy().distribution((), np.ones(N_ITEMS, dtype=bool))
+    np.testing.assert_allclose(served.learned, served.pretrained, atol=1e-6)
+    assert served.pretrained.std() > 1e-3  # or every start would do
+
+
+def with_first_taste(net: ItemScorer) -> ItemScorer:
+    """As a learner takes a network that has no taste yet."""
+    net.begin_taste(BoltzmannConfig.taste_start, BoltzmannConfig.taste_level_start)
+    return net
+
+
+def test_but_for_the_taste_that_texts_tell_it_is_the_pretrained_policy_for_every_session(settings: Settings) -> None:
+    nothing = {"taste_start": 0.0, "taste_level_start": 0.0}
+    learning = start(learning_settings(settings, variant=Variant.AP, learner_config=nothing))
+    assert same_weights(learning.learner.actor, learning.pretrained.residual())
+    past = (Interaction(4, Response.POSITIVE), Interaction(9, Response.IGNORED))
+    served = learning.serving_policy().distribution(past, np.ones(N_ITEMS, dtype=bool))
+    np.testing.assert_allclose(served.learned, served.pretrained, atol=1e-6)
+    with_taste = start(learning_settings(settings, variant=Variant.AP)).serving_policy()
+    other = with_taste.distribution(past, np.ones(N_ITEMS, dtype=bool))
+    assert np.abs(other.learned - served.learned).max() > 1e-4
 
 
 @pytest.mark.parametrize(("learner", "variant"), [("boltzmann", Variant.FT), ("a2c", Variant.AP), ("a2c", Variant.FT)])
 def test_other_learners_start_as_the_snapshot_says(settings: Settings, learner: str, variant: Variant) -> None:
     learning = start(learning_settings(settings, learner=learner, variant=variant))
-    assert same_weights(learning.learner.actor, learning.snapshot.network("learned", learning.pretrained.text))
+    wanted = learning.snapshot.network("learned", learning.pretrained.text)
+    assert same_weights(learning.learner.actor, with_first_taste(wanted) if learner == "boltzmann" else wanted)
 
 
 def test_a_later_version_goes_on_from_what_was_learned(settings: Settings) -> None:
@@ -179,7 +197,7 @@ def test_another_variant_starts_from_the_pretrained_policy(settings: Settings) -
     published, texts = learning.next_snapshot({}), torch.from_numpy(learning.embeddings.astype(np.float32))
     fine_tuned = Learning(published, texts, learning_settings(settings, variant=Variant.FT, reward_window_s=0.3))
     assert not same_weights(fine_tuned.learner.actor, learning.learner.actor)
-    assert same_weights(fine_tuned.learner.actor, fine_tuned.pretrained)
+    assert same_weights(fine_tuned.learner.actor, with_first_taste(fine_tuned.pretrained))
 
 
 def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> None:
@@ -194,3 +212,9 @@ def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> Non
         )
     }
     assert len(prints) == 5
+
+
+def test_a_checkpoint_of_other_networks_is_told_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = start(settings).fingerprint
+    monkeypatch.setattr(learning_module, "FORMAT", FORMAT - 1)
+    assert start(settings).fingerprint != before

@@ -151,7 +151,7 @@ def test_poison_entries_are_set_aside_and_the_loop_goes_on(settings: Settings, r
 def test_a_learner_that_diverged_is_refused_and_starts_again_from_live(
     settings: Settings, redis: syncredis.Redis
 ) -> None:
-    settings = learning_settings(settings, learner_config={"leave_learning_rate": 1e-3})
+    settings = learning_settings(settings, learner_config={"taste_learning_rate": 1e-3})
     with serving(settings) as client, working(settings) as worker:
         until(lambda: worker._learning is not None, "the learner")
         assert worker._learning is not None
