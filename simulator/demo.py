@@ -45,10 +45,6 @@ def demo(
     distil_seconds: Annotated[
         float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
     ] = 210,
-    ask_seconds: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds for asking it about states that the policy visits.", rich_help_panel=_TIMES),
-    ] = 30,
     load_seconds: Annotated[
         float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)
     ] = 150,
@@ -92,7 +88,7 @@ def demo(
     console = Console()
     times: dict[str, float] = {"install": install_seconds} if install_seconds else {}
     seeded = ["--seed", str(seed)]
-    _prepare(run, distil_seconds, ask_seconds, seeded, times, console, evaluate=not prepare_only)
+    _prepare(run, distil_seconds, seeded, times, console, evaluate=not prepare_only)
     if prepare_only:
         console.print(f"ready to serve: {run / 'snapshot'}")
         return
@@ -110,7 +106,6 @@ def demo(
 def _prepare(
     run: Path,
     distil_seconds: float,
-    ask_seconds: float,
     seeded: Sequence[str],
     times: dict[str, float],
     console: Console,
@@ -122,7 +117,7 @@ def _prepare(
     stages = {
         "datasets": ("dataset", ["--source", "movielens", "--out", str(run / "dataset")]),
         "distil": ("distil", [*common, "--max-seconds", str(distil_seconds)]),
-        "pretrain": ("snapshot", [*common, "--ask-seconds", str(ask_seconds)]),
+        "pretrain": ("snapshot", common),
         "evaluate": ("evaluate", common),
     }
     if not evaluate:
