@@ -75,8 +75,8 @@ def test_pretrain_leaves_a_snapshot_that_says_where_it_came_from(run: Path) -> N
     n = np.arange(N_ITEMS)
     assert report["alignment_names"] == pytest.approx(np.corrcoef(-n, n % 10)[0, 1], abs=0.1)
     states = pack_states([()], 30)
-    with torch.no_grad():
-        assert np.argsort(-policy.pretrained(states)[0].numpy()).tolist() == n.tolist()  # a stranger gets the prior
+    scores = policy.distributions(states, np.ones((1, N_ITEMS), bool)).pretrained[0]
+    assert np.argsort(-scores).tolist() == n.tolist()  # a stranger gets the prior
 
 
 def test_the_lines_tell_how_far_the_judge_can_be_trusted(run: Path) -> None:
@@ -88,8 +88,8 @@ def test_the_lines_tell_how_far_the_judge_can_be_trusted(run: Path) -> None:
     assert second.startswith(f"the item prior gets {share:.0%} of its weight: correlation with mere names -0.")
     assert third.startswith(("personal judgements correct", "personal judgements do not change"))
     assert all(line.startswith("warning: ") for line in warnings)
-    snapshot, policy = open_policy(run / "snapshot")
-    assert policy.pretrained.config.temperature == 0.3
+    snapshot, _ = open_policy(run / "snapshot")
+    assert snapshot.manifest.network.temperature == 0.3
     assert snapshot.manifest.learner["network"]["temperature"] == 0.3 and snapshot.manifest.learner["seed"] == 1
 
 
