@@ -138,12 +138,13 @@ def test_choices_and_defaults_on_the_pages_are_those_that_count() -> None:
     assert get_args(ArmName) == tuple(Arm)
     shown = {option.name: option.default for option in tree("offline")[("pretrain",)].params}
     config = PretrainConfig()
-    assert (shown["steps"], shown["rounds"], shown["seed"]) == (config.distil_steps, config.rounds, config.seed)
-    assert shown["target_entropy"] == config.target_entropy
-    assert (shown["prior_weight"], shown["personal_weight"]) == (
-        config.reward.prior_weight,
-        config.reward.personal_weight,
+    assert (shown["prior_weight"], shown["personal_weight"], shown["seed"]) == (
+        config.prior_weight,
+        config.personal_weight,
+        config.seed,
     )
+    (temperature,) = (option for option in tree("offline")[("pretrain",)].params if option.name == "temperature")
+    assert temperature.default is None and temperature.show_default == str(config.network.temperature)
 
 
 @pytest.mark.parametrize("package", MAINS)

@@ -24,7 +24,7 @@ from service.policy.adaptive import ServingConfig
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.snapshot import load_catalogue
-from service.policy.types import Response
+from service.policy.types import Response, pack_states
 from simulator.environment import SessionBatch
 from simulator.worlds import build_world
 
@@ -53,8 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_dataset(dataset(), folder / "dataset")
     config = DistilConfig(n_states=20, encoder="hashing", states=StateConfig(candidates=8))
     run_stage(dataset(), folder, FakeScorer(), Budget(), config, Console(quiet=True), {})
-    arguments = ["pretrain", "--run", str(folder), "--rounds", "1", "--steps", "80"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(app, ["pretrain", "--run", str(folder)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return folder
 
@@ -62,11 +61,44 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pretrain_leaves_a_snapshot_that_says_where_it_came_from(run: Path) -> None:
     snapshot, policy = open_policy(run / "snapshot")
     assert policy.n_items == N_ITEMS
-    assert snapshot.manifest.lineage == {"dataset": "toy", "language_model": "fake", "states_from_logs": False}
+    assert snapshot.manifest.lineage == {"dataset": "toy", "language_model": "fake"}
     assert snapshot.manifest.learner["name"] == "ialp"
     assert [item.text for item in load_catalogue(run / "snapshot").items] == [i.text for i in make_items(N_ITEMS)]
     manifest = json.loads((run / "pretrain" / "manifest.json").read_text())
-    assert manifest["results"]["report"]["held_out"] > 0.3  # the fake's taste was learned
+    report, warnings = manifest["results"]["report"], manifest["results"]["warnings"]
+    assert 0 < report["alignment_prior_share"] < 1  # thirty texts without words in common tell nothing of it
+    assert snapshot.manifest.metrics["alignment_prior_share"] == report["alignment_prior_share"]
+    # The fake likes numbers of one parity, of which texts tell a hashing encoder next to nothing.
+    assert report["alignment_uses_personal"] == float(report["alignment_personal_low"] > 0)
+    assert len(warnings) == (not report["alignment_uses_personal"]) + (report["alignment_texts_high"] < 0.2)
+    # Its mere names are as likely as their last digits are high, and its prior falls with the number.
+    n = np.arange(N_ITEMS)
+    assert report["alignment_names"] == pytest.approx(np.corrcoef(-n, n % 10)[0, 1], abs=0.1)
+    states = pack_states([()], 30)
+    scores = policy.distributions(states, np.ones((1, N_ITEMS), bool)).pretrained[0]
+    assert np.argsort(-scores).tolist() == n.tolist()  # a stranger gets the prior
+
+
+def test_the_lines_tell_how_far_the_judge_can_be_trusted(run: Path) -> None:
+    again = ["pretrain", "--run", str(run), "--overwrite", "--temperature", "0.3", "--seed", "1"]
+    result = CliRunner().invoke(app, again, catch_exceptions=False)
+    first, second, third, *warnings = result.stderr.splitlines()
+    assert first.startswith(f"pretrain: {N_ITEMS} items, {N_ITEMS} of them judged, ")
+    share = json.loads((run / "pretrain" / "manifest.json").read_text())["results"]["report"]["alignment_prior_share"]
+    assert second.startswith(f"the item prior gets {share:.0%} of its weight: correlation with mere names -0.")
+    assert third.startswith(("personal judgements correct", "personal judgements do not change"))
+    assert all(line.startswith("warning: ") for line in warnings)
+    snapshot, _ = open_policy(run / "snapshot")
+    assert snapshot.manifest.network.temperature == 0.3
+    assert snapshot.manifest.learner["network"]["temperature"] == 0.3 and snapshot.manifest.learner["seed"] == 1
+
+
+def test_a_run_without_any_prior_is_told(tmp_path: Path) -> None:
+    save_dataset(dataset(), tmp_path / "dataset")
+    config = DistilConfig(n_states=2, encoder="hashing")
+    run_stage(dataset(), tmp_path, FakeScorer(), Budget(max_judgements=0), config, Console(quiet=True), {})
+    with pytest.raises(OfflineError, match="no item has a prior yet"):
+        CliRunner().invoke(app, ["pretrain", "--run", str(tmp_path)], catch_exceptions=False)
 
 
 def test_an_existing_snapshot_is_replaced_only_when_asked(run: Path) -> None:
@@ -120,7 +152,7 @@ def test_a_simulated_session_reaches_the_policy_as_the_service_would_log_it() ->
     states = states_of(batch, 30)
     for row in range(2):
         shown, responses = batch.shown[row].reshape(-1)[:15], batch.responses[row].reshape(-1)[:15]
-        liked, ignored = shown[responses].tolist(), shown[~responses].tolist()[-10:]
+        liked, ignored = shown[responses].tolist(), shown[~responses].tolist()[-30:]
         length = int(states.lengths[row])
         assert states.items[row, :length].tolist() == liked + ignored
         expected = [Response.POSITIVE] * len(liked) + [Response.IGNORED] * len(ignored)

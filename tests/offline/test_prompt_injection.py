@@ -204,9 +204,9 @@ def test_the_whole_stage_with_a_hostile_item_judges_the_others_as_before(attack:
     assert priors["m7"] != plain_priors["m7"]
     assert [len(ask.candidates) for ask in asks[:2]] == [len(ask.candidates) for ask in plain_asks[:2]]
     for ask in asks:
-        prefix = likelihood_prefix(MOVIES, ask.history)
+        prefix = likelihood_prefix(MOVIES, ask.history, ask.name_only)
         named = [Shown("Heat", shown.response) for shown in ask.history]
-        assert quotes(prefix) == quotes(likelihood_prefix(MOVIES, named))
+        assert quotes(prefix) == quotes(likelihood_prefix(MOVIES, named, ask.name_only))
 
 
 def test_wording_for_harmless_texts_stays() -> None:
