@@ -76,9 +76,7 @@ def judgements(context: Context) -> Preferences:
         preferences = run_stage(context.dataset, context.run, scorer, budget, config, context.console, {}, model)
     else:
         manifest = read_manifest(folder, STAGE)
-        recorded = RecordedScorer(
-            manifest["results"]["model"], manifest["config"]["style"], context.dataset.scenario
-        )
+        recorded = RecordedScorer(manifest["results"]["model"], manifest["config"]["style"], context.dataset.scenario)
         with closing(JudgementCache(folder / CACHE_FILE)) as cache:
             preferences = collect(Judge(recorded, context.dataset.items, cache), context.dataset)
     if not preferences.priors:
