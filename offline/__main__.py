@@ -15,8 +15,8 @@ from simulator.errors import SimulatorError
 ABOUT = """Distil a language model's preferences and pre-train a recommendation policy from them (iALP); no logs needed.
 
     In this order, all in one folder RUN: `datasets` reads items, `distil` asks a language model about them, `pretrain`
-    makes the policy, `evaluate` measures it. `benchmark` judges the whole by public logs of real people. Then `python -m service dev --snapshot RUN/snapshot` serves it. Each can
-    be interrupted and run again.
+    makes the policy, `evaluate` measures it. Then `python -m service dev --snapshot RUN/snapshot` serves it. Apart from
+    that, `benchmark` judges methods by public logs of real people. Each can be interrupted and run again.
 
     Exit codes: 0 done; 1 something failed while running; 2 a mistake in arguments or files, or a model that does not
     answer; 130 interrupted.

@@ -35,9 +35,9 @@ def _complete(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def command(
-    data: Annotated[
-        Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)
-    ] = Path("../shared/data"),
+    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
+        "../shared/data"
+    ),
     work: Annotated[
         Path, typer.Option(help="Where judgements and embeddings are kept.", rich_help_panel=_FILES)
     ] = _WORK,
@@ -122,9 +122,7 @@ def command(
         _write_page(folder, page)
 
 
-def judge_and_keep(
-    tasks: Sequence[Task], options: Options, results: Path, console: Console, *, again: bool
-) -> None:
+def judge_and_keep(tasks: Sequence[Task], options: Options, results: Path, console: Console, *, again: bool) -> None:
     """Judge the tasks that have no record in the folder `results`, or all; each record is kept at once."""
     import torch
 

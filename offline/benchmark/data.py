@@ -26,7 +26,7 @@ ORDER_STREAM, INTERLEAVING_STREAM = 1, 2  # of random numbers, below the seed
 
 @dataclass(frozen=True)
 class Source:
-    """A data set and its split: `min_liked` likes make a user a case; the `n_held_out` likes after the cut are held out."""
+    """A data set and its split: `min_liked` likes make a user a case, `n_held_out` of them are held out."""
 
     name: str
     title: str
@@ -61,6 +61,7 @@ class UserLog(NamedTuple):
     liked: Bools  # [n]
     disliked: Bools  # [n]; what is neither was answered without either
     is_random: Bools  # [n] the item was drawn uniformly at random for this user
+    times: Ints  # [n] unix seconds, or the order; what has the same time happened at once
 
     @property
     def likes(self) -> Ints:
@@ -108,7 +109,8 @@ def user_logs(
     disliked = interactions.value[order] <= limit
     drawn = np.zeros(len(order), np.bool_) if is_random is None else is_random[order]
     ends = np.searchsorted(users, np.arange(1, interactions.n_users))
-    columns = (np.split(column, ends) for column in (items, liked, disliked, drawn))
+    times = np.arange(len(order)) if source.order == "none" else interactions.time[order]
+    columns = (np.split(column, ends) for column in (items, liked, disliked, drawn, times))
     return tuple(UserLog(*parts) for parts in zip(*columns, strict=True))
 
 

@@ -1,12 +1,13 @@
 """The prequential protocol: each event is ranked first and learned after; nothing is learned before it was ranked.
 
-Events are likes of all users in order of time, without impressions. A user's history grows with every event, as a
-service's sessions do; what a method has learned grows by blocks.
+Events are likes of all users in order of time, without impressions. A user's history is what they liked before, also a
+moment before, as a service's sessions know it; what happened at the same second is not known. What a method has learned
+grows by blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Events(NamedTuple):
 
     users: Ints  # [N]
     items: Ints  # [N]
+    times: Ints  # [N] what a user did at the same time happened at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def events_of(interactions: Interactions, source: Source, seed: int) -> Events:
         ordered_rows = np.empty_like(rows)
         ordered_rows[places] = rows
         rows = ordered_rows
-    return Events(interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64))
+    return Events(
+        interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64), interactions.time[rows]
+    )
 
 
 def evaluate(
@@ -63,13 +67,15 @@ def evaluate(
 ) -> Ranked:
     """Rank, then learn, block by block. An item that the user has liked already is no candidate."""
     measure = NextItem(n_items).measure
-    histories: dict[int, list[int]] = {}
+    past: dict[int, list[tuple[int, int]]] = {}
     rows: list[dict[str, float]] = []
     cold: list[bool] = []
     n = len(events.users)
     for start in range(0, n, block):
-        users, items = (column[start : start + block].tolist() for column in events)
-        before = _grow(histories, users, items)
+        users, items, times = (column[start : start + block].tolist() for column in events)
+        before = [
+            _history(past.setdefault(user, []), item, at) for user, item, at in zip(users, items, times, strict=True)
+        ]
         scores = learner.rank(before)
         assert np.isfinite(scores).all(), "scores must be numbers"
         for history, item, row in zip(before, items, scores, strict=True):
@@ -84,11 +90,8 @@ def evaluate(
     return Ranked(events.users[counted], np.array(cold[counted], np.bool_), metrics)
 
 
-def _grow(histories: dict[int, list[int]], users: Sequence[int], items: Sequence[int]) -> list[tuple[int, ...]]:
-    """The history before each event; `histories` then holds the events, too."""
-    before = []
-    for user, item in zip(users, items, strict=True):
-        history = histories.setdefault(user, [])
-        before.append(tuple(history))
-        history.append(item)
-    return before
+def _history(past: list[tuple[int, int]], item: int, at: int) -> tuple[int, ...]:
+    """What a user liked before the time `at`; the event itself goes to their past."""
+    history = tuple(earlier for earlier, when in past if when < at)
+    past.append((item, at))
+    return history

@@ -1,4 +1,4 @@
-"""The seams that methods fill: a `Ranker` is fitted to other users' logs or to none, a `Learner` learns as events come."""
+"""The seams that methods fill: a `Ranker` is fitted to other users' logs or to none, a `Learner` to what comes in."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ class Values(NamedTuple):
     curve: list[float]
 
 
-def plan(
-    sources: Sequence[Source], protocols: Sequence[Protocol], methods: Sequence[str], seed: int
-) -> Iterator[Task]:
+def plan(sources: Sequence[Source], protocols: Sequence[Protocol], methods: Sequence[str], seed: int) -> Iterator[Task]:
     """All tasks; a protocol that a data set or a method has nothing for is left out."""
     for source in sources:
         for protocol in protocols:
@@ -152,9 +150,7 @@ class Bench:
             else:
                 kind = next(kind for kind in _SAMENESS_KINDS if kind == method)
                 found = sameness.measure(self._load().logs, self.context().embeddings, kind, self._options.seed)
-                # Where the log knows no order, nothing is recent.
-                known = {n: v for n, v in found.values.items() if self.source.order != "none" or "recent" not in n}
-                users, metrics, curve = found.users, known, []
+                users, metrics, curve = found.users, _as_known(found.values, self.source), []
             self._values[key] = Values(users, metrics, time.process_time() - before, curve)
         return self._values[key]
 
@@ -228,6 +224,12 @@ def _embedded(loaded: Loaded, folder: Path, console: Console) -> Embeddings:
         unfinished.replace(path)
     embeddings: Embeddings = np.load(path, allow_pickle=False)
     return embeddings
+
+
+def _as_known(values: Mapping[str, Floats], source: Source) -> dict[str, Floats]:
+    """What a log can tell: nothing is recent where it knows no order, and no sitting is over where it knows no time."""
+    untold = {"time": (), "order": ("_later",), "none": ("_later", "_recent")}[source.order]
+    return {name: column for name, column in values.items() if not name.endswith(untold)}
 
 
 def _told(columns: Mapping[str, Floats], users: Ints, seed: int) -> dict[str, list[float]]:

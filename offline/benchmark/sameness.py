@@ -1,6 +1,7 @@
-"""More of the same, or something else? How close a user's next like is to their last ones, against equally popular items.
+"""More of the same, or something else? How close a next like is to the last ones, against equally popular items.
 
-Closeness by text is the cosine of centred embeddings; by co-likes it is item-kNN's cosine over users of other folds.
+Likes of the same second are one occasion: they come from one page, which its maker had sorted. Closeness by text is the
+cosine of centred embeddings; by co-likes it is item-kNN's cosine over users of other folds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from offline.states import Embeddings
 LAST = 4  # likes that the next one is compared with
 A_USER = 20  # likes of a user that count at most, drawn at random
 MATCHED = 5
+SITTING = 3600  # seconds without a like after which the next one is of another sitting
 SAMENESS_STREAM = 7
 
 Closeness = Literal["text", "co_likes"]
@@ -34,6 +36,7 @@ class Like(NamedTuple):
     last: Ints  # [LAST] the likes right before it
     earlier: Ints  # [LAST] drawn from those before these; empty where there are not enough
     instead: Ints  # [MATCHED] equally popular items that the user never answered
+    gap: int  # since the last like, in the log's units of time
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,25 @@ class Sameness:
 def sample_likes(user: int, log: UserLog, popularity: Floats, seed: int) -> Iterator[Like]:
     """Some likes of one user that have at least LAST before them; `popularity` [A] among other users."""
     rng = np.random.default_rng([seed, SAMENESS_STREAM, user])
-    likes = log.likes
+    likes, times = log.likes, log.times[log.liked]
     never = np.ones(len(popularity), np.bool_)
     never[log.items] = False
     candidates = np.flatnonzero(never)
-    places = np.arange(LAST, len(likes))
+    n_before = np.searchsorted(times, times, "left")  # likes of an earlier time
+    places = np.flatnonzero(n_before >= LAST)
     for place in np.sort(rng.permutation(places)[:A_USER]).tolist():
-        before = likes[: place - LAST]
+        n = int(n_before[place])
+        before = likes[: n - LAST]
         earlier = rng.choice(before, LAST, replace=False) if len(before) >= LAST else np.zeros(0, np.int64)
         instead = match_popular(likes[place : place + 1], candidates, popularity, MATCHED, rng)[0]
-        yield Like(int(likes[place]), likes[place - LAST : place], earlier, instead)
+        yield Like(int(likes[place]), likes[n - LAST : n], earlier, instead, int(times[place] - times[n - 1]))
 
 
 def compare(like: Like, closeness: Matrix) -> dict[str, float]:
     """Closeness of the next like and of what is as popular, by the nearest of the last likes and by their mean.
 
     "more" is the difference; "share" how often the next like is the closer one, ties half; "recent" how much closer it
-    is to the last likes than to as many earlier ones of the same user.
+    is to the last likes than to as many earlier ones of the same user; "later" is "more" where another sitting began.
     """
     found: dict[str, float] = {}
     for name, over in (("nearest", np.max), ("mean", np.mean)):
@@ -73,6 +78,7 @@ def compare(like: Like, closeness: Matrix) -> dict[str, float]:
         found[f"{name}_share"] = float(((near > others) + 0.5 * (near == others)).mean())
         earlier = over(closeness[like.earlier, like.item]) if len(like.earlier) else np.nan
         found[f"{name}_recent"] = float(near[0] - earlier)
+        found[f"{name}_later"] = found[f"{name}_more"] if like.gap >= SITTING else np.nan
     return found
 
 

@@ -40,12 +40,13 @@ def split_user(user: int, log: UserLog, source: Source, seed: int) -> Case:
     """Cut a log right before one of its likes, which is held out with those that follow it.
 
     The cut is drawn from all that leave `n_history` likes before it, or as many as can be, and `n_held_out` after it:
-    people are met early and late.
+    people are met early and late. It parts nothing that happened at once, where that can be.
     """
     likes = np.flatnonzero(log.liked)
     latest = len(likes) - source.n_held_out
-    earliest = min(source.n_history, latest)
-    first = int(np.random.default_rng([seed, CUT_STREAM, user]).integers(earliest, latest + 1))
+    places = np.arange(min(source.n_history, latest), latest + 1)
+    apart = places[log.times[likes[places]] > log.times[likes[places - 1]]]
+    first = int(np.random.default_rng([seed, CUT_STREAM, user]).choice(apart if len(apart) else places))
     cut = int(likes[first])
     return Case(
         user=user,

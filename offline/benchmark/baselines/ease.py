@@ -1,6 +1,6 @@
 """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019): a linear item-item model.
 
-    B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1,    score = x B
+B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1,    score = x B
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Item-kNN (Sarwar et al., WWW 2001): items liked by the same users are alike; shrunk cosine of co-likes.
 
-    s_ij = n_ij / (sqrt(n_i n_j) + shrinkage),    score(a) = sum over the history of s_ja
+s_ij = n_ij / (sqrt(n_i n_j) + shrinkage),    score(a) = sum over the history of s_ja
 """
 
 from __future__ import annotations
