@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.schemas import MAX_IDS, MAX_K, MAX_PAST, Filters, Id, PastInteraction, StoredInteraction, Strict, Whole
+from service.schemas import (
+    MAX_IDS,
+    MAX_K,
+    MAX_PAST,
+    Filters,
+    Id,
+    PastInteraction,
+    StoredInteraction,
+    Strict,
+    Whole,
+    whole,
+)
 
 
 class PreviewRequest(Strict):
@@ -38,8 +49,8 @@ class PreviewRequest(Strict):
         " both histories are not shown, so that both choose among the same.",
     )
     item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Tell the probability of these items, too.")
-    seed: Whole | None = Field(
-        None, ge=0, le=2**53, description="Seed of the slates that are drawn: the same one, the same answer."
+    seed: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(whole)] | None = Field(
+        None, description="Seed of the slates that are drawn: the same one, the same answer."
     )
 
     @model_validator(mode="after")

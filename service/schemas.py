@@ -28,12 +28,12 @@ def _checked_id(value: str) -> str:
     return value
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """JSON Schema, and some clients, write a whole number as 5.0 too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(whole)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]

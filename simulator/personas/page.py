@@ -27,6 +27,7 @@ _STYLE = (
 .people td { white-space: normal; text-align: left; vertical-align: top; font-size: .9rem; }
 .people td.fits { border-left: 3px solid var(--mark); padding-left: .5rem; }
 .people td.number { text-align: right; color: var(--faint); }
+.words td { white-space: normal; text-align: left; }
 """
     + curve.STYLE
 )
@@ -113,8 +114,11 @@ def _distances(judgement: Judgement) -> str:
         for shown in judgement.people
         if shown.liked or shown.disliked
     ]
-    caption = "Total variation of the expected shares of slots: 0 the same slates, 1 nothing in common."
-    return table(caption, ("", "From a stranger", "From who liked what they disliked"), rows)
+    caption = (
+        "Total variation of the expected shares of slots: 0 the same slates, 1 nothing in common. The opposite is who"
+        " liked what they disliked."
+    )
+    return table(caption, ("", "From a stranger", "From their opposite"), rows)
 
 
 def _opposite(shown: Shown) -> str:
