@@ -672,6 +672,13 @@ export interface components {
          * @description Arms side by side, and the off-policy estimate of the newest version.
          */
         EvaluationResponse: {
+            /**
+             * Alignment
+             * @description How far the language model's judgements can be trusted. `alignment_*` was measured before any user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals are users' own answers (A-iALP_ap): 1 as far as claimed, 0 not at all, below 0 the opposite.
+             */
+            alignment: {
+                [key: string]: number;
+            };
             /** Arms */
             arms: {
                 [key: string]: components["schemas"]["ArmReport"];

@@ -219,6 +219,12 @@ class Learning:
             self._text_changed = False
 
     @property
+    def alignment(self) -> dict[str, float]:
+        """How far the language model's judgements can be trusted: as measured before anybody came, and by answers."""
+        first = {name: value for name, value in self.snapshot.manifest.metrics.items() if name.startswith("alignment_")}
+        return first | {name: value for name, value in self.metrics.items() if name.startswith("prior_gain_")}
+
+    @property
     def coverage(self) -> float:
         """Share of the catalogue that the latest slates have shown."""
         if len(self.replay) == 0:

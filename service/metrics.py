@@ -42,6 +42,7 @@ class WorkerReport(msgspec.Struct):
     closed: int = 0  # impressions closed so far
     open: int = 0
     learner: dict[str, float] = {}  # losses and entropy of the last learning step
+    alignment: dict[str, float] = {}  # how far the language model can be trusted, before any user and by their answers
     arms: dict[str, ArmTotals] = {}
     version: int = 0
     published_at: float = 0.0

@@ -328,6 +328,7 @@ class Worker:
             closed=c.closed,
             open=len(learning.joiner),
             learner=learning.metrics,
+            alignment=learning.alignment,
             arms=c.arms,
             version=c.version,
             published_at=self._published_at,

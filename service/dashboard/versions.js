@@ -41,11 +41,23 @@ async function load() {
   fresh.replaceChildren();
   try {
     const [policies, evaluation] = await Promise.all([call("GET", "policies"), call("GET", "evaluation")]);
-    box.replaceChildren(table(policies, evaluation));
+    box.replaceChildren(trust(evaluation.alignment), table(policies, evaluation));
   } catch (error) {
     if (!(error instanceof Refused || error instanceof TypeError)) throw error;
     box.replaceChildren(element("p", { className: "error", role: "alert" }, `Versions cannot be read: ${error.message}`));
   }
+}
+
+// How far the language model was right, in users' own answers; before the first, in what could be measured without them.
+function trust(alignment) {
+  const said = (name) => `${number(alignment[name])} (${number(alignment[`${name}_low`])} to ${number(alignment[`${name}_high`])})`;
+  const texts = [];
+  if (alignment.prior_gain_item !== undefined) {
+    texts.push(`By users' answers, what the language model says of items is worth ${said("prior_gain_item")} of what it claims, what it says of persons ${said("prior_gain_personal")}; 1 is all of it, 0 nothing.`);
+  } else if (alignment.alignment_prior_share !== undefined) {
+    texts.push(`No answers tell yet how far the language model was right. Before anybody came, its item prior was given ${number(100 * alignment.alignment_prior_share)} % of its weight${alignment.alignment_uses_personal ? "" : ", and its personal judgements none"}.`);
+  }
+  return element("p", { className: "quiet" }, ...texts);
 }
 
 function table(told, evaluation) {

@@ -106,8 +106,7 @@ class Boltzmann:
         if self.actor.mixing.grad is not None:
             self.actor.mixing.grad[0].diagonal()[:N_LEADING].zero_()
         self._optimizer.step()
-        item, personal = self.actor.prior_gain.tolist()
-        return {"response_loss": loss.item(), "prior_gain_item": item, "prior_gain_personal": personal}
+        return {"response_loss": loss.item()}
 
     def _seen(self, batch: Batch) -> _Seen:
         actions = batch.actions.clamp_min(0)
@@ -177,6 +176,8 @@ class Boltzmann:
         while self._due >= 1:
             self._due -= 1
             metrics = self.step(replay.sample(self.config.batch_size, generator), len(replay))
+        if metrics and self.prior is not None:
+            metrics |= self.posterior.gains(self.actor)
         return metrics
 
     def grow(self, text: Tensor) -> None:

@@ -110,6 +110,21 @@ class Posterior:
             d_prior.index_add(0, slot_of, weight),
         )
 
+    def gains(self, network: ItemScorer) -> dict[str, float]:
+        """How far the prior can be trusted, by part: the gain and its 95 % interval.
+
+        1 means as far as it claims, 0 not at all; below 0 it says the opposite of what people do.
+        """
+        gains = network.prior_gain.tolist()
+        diagonal = (BIAS_PRECISION + network.information.double()).unsqueeze(1)
+        covariance = torch.linalg.inv(self.shared - self.by_item.T @ (self.by_item / diagonal))
+        told = {}
+        for part, gain, variance in zip(("item", "personal"), gains, covariance.diagonal()[-2:].tolist(), strict=True):
+            half = 1.96 * max(variance, 0.0) ** 0.5
+            name = f"prior_gain_{part}"
+            told |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
+        return told
+
     def grow(self, n_items: int) -> None:
         """Nothing is known of the items that were appended."""
         missing = n_items - len(self.by_item)

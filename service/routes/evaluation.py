@@ -32,8 +32,10 @@ async def evaluation(state: Shared) -> EvaluationResponse:
     """The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says."""
     report = await state.worker_report()
     if report is None:
-        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[])
+        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[], alignment={})
     arms = {arm: interval(totals) for arm, totals in report.arms.items()}
     watch = [finding_response(finding) for finding in report.findings]
     shadow = ShadowResponse(**msgspec.structs.asdict(report.shadow)) if report.shadow else None
-    return EvaluationResponse(arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch)
+    return EvaluationResponse(
+        arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch, alignment=report.alignment
+    )
