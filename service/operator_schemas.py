@@ -101,8 +101,8 @@ class EvaluationResponse(BaseModel):
     watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
     alignment: dict[str, float] = Field(
         description="How far the language model's judgements can be trusted. `alignment_*` was measured before any "
-        "user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals are users' "
-        "own answers (A-iALP_ap): 1 as far as claimed, 0 not at all, below 0 the opposite."
+        "user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals "
+        "are users' own answers (A-iALP_ap): 1 as far as claimed, 0 not at all, below 0 the opposite."
     )
 
 
