@@ -24,7 +24,7 @@ _CHUNK = 32
 # judged first; so a run that stopped before it knew all priors goes on with the same one.
 _TYPICAL_SIZE = 6
 _TYPICAL_FROM = 512
-_NAMES = 128  # items whose mere names are judged, spread evenly over the catalogue: a correlation needs no more
+_NAMES = 128  # items whose mere names are judged, spread over the catalogue's beginning, whose priors come first
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class Judge:
         """How likely the mere names of some items are, for likelihoods; what a prior has of it is no taste."""
         if self.scorer.style != "likelihood":
             return []
-        ids = list(self._items)
-        chosen = [ids[place * len(ids) // min(_NAMES, len(ids))] for place in range(min(_NAMES, len(ids)))]
+        first = list(self._items)[:_TYPICAL_FROM]
+        n = min(_NAMES, len(first))
+        chosen = [first[place * len(first) // n] for place in range(n)]
         return self.ask(_chunks((), chosen, "name"), within=within)
 
     def _typical_history(self, scores: Mapping[str, float]) -> tuple[tuple[str, int], ...]:
