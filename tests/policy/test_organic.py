@@ -1,0 +1,113 @@
+"""Likes without an impression teach what is liked and by whom, and nothing that only impressions can tell."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from policy_examples import WIDE, fresh_scorer, liked, orthogonal_text, random_text
+
+from service.policy.boltzmann import Boltzmann, BoltzmannConfig
+from service.policy.networks import ItemScorer
+from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, trust
+from service.policy.posterior import Posterior
+from service.policy.replay import Replay
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, pack_states
+
+ITEMS = 25
+History = tuple[Interaction, ...]
+
+
+def learner(text: torch.Tensor) -> Boltzmann:
+    return Boltzmann(fresh_scorer(3, text, WIDE).requires_grad_(True), BoltzmannConfig())
+
+
+def likes(histories: list[History], items: list[int], seed: int = 0) -> Batch:
+    return organic_batch(histories, items, ITEMS, WIDE.max_history, np.random.default_rng(seed))
+
+
+def take(boltzmann: Boltzmann, batch: Batch) -> None:
+    replay = Replay(1_000, WIDE.max_history, 1 + N_OTHERS)
+    replay.extend(batch)
+    boltzmann.update(replay, len(batch.discount), torch.Generator().manual_seed(0))
+
+
+def test_a_like_stands_beside_other_items_drawn_uniformly() -> None:
+    batch = likes([()] * 3_000, [4] * 3_000)
+    assert batch.actions[:, 0].eq(4).all() and batch.rewards[:, 0].eq(1).all() and batch.rewards[:, 1:].eq(0).all()
+    others = batch.actions[:, 1:]
+    assert not others.eq(4).any()  # where the like itself was drawn, the slot is empty
+    drawn = torch.bincount(others[others != EMPTY_SLOT], minlength=ITEMS).double()
+    expected = 3_000 * N_OTHERS / ITEMS
+    assert ((drawn - expected).abs()[torch.arange(ITEMS) != 4] < 5 * expected**0.5).all()
+
+
+def test_rows_count_by_their_source() -> None:
+    batch = likes([(), ()], [1, 2])
+    assert trust(batch).tolist() == [[pytest.approx(TRUST)]] * 2
+    assert trust(batch._replace(organic=torch.tensor([True, False]))).flatten().tolist() == pytest.approx([TRUST, 1.0])
+    assert trust(batch._replace(organic=None)).tolist() == [[1.0]] * 2
+
+
+def test_the_replay_knows_which_rows_are_organic() -> None:
+    replay = Replay(8, WIDE.max_history, 1 + N_OTHERS)
+    replay.extend(likes([(), ()], [1, 2]))
+    replay.extend(likes([()], [3])._replace(organic=None))
+    assert replay.latest(3).organic is not None
+    assert replay.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
+    assert replay.latest(1).organic is None
+    other = Replay(8, WIDE.max_history, 1 + N_OTHERS)
+    other.load_state_dict(replay.state_dict())
+    assert other.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
+
+
+def test_level_and_ends_are_left_to_impressions() -> None:
+    boltzmann = learner(random_text(np.random.default_rng(1), ITEMS, WIDE.text_dim))
+    before = {name: tensor.clone() for name, tensor in boltzmann.actor.state_dict().items()}
+    take(boltzmann, likes([(), liked(2), liked(1, 3)] * 20, [1, 2, 5] * 20))
+    after = boltzmann.actor.state_dict()
+    assert torch.equal(after["level"], before["level"]) and torch.equal(after["leave"], before["leave"])
+    assert boltzmann.hazard.counts.sum() == 0
+    assert not torch.equal(after["id_bias"], before["id_bias"])
+
+
+def test_what_is_liked_more_often_is_liked_more_and_by_whom_is_learned() -> None:
+    rng = np.random.default_rng(5)
+    boltzmann = learner(orthogonal_text(rng, WIDE.text_dim))
+    # Items 0 to 4 are liked four times as often as 5 to 9; who liked an even one likes even ones.
+    histories: list[History] = []
+    items: list[int] = []
+    for _ in range(600):
+        parity = int(rng.integers(2))
+        own = [i for i in range(10) if i % 2 == parity]
+        weights = np.array([4.0 if i < 5 else 1.0 for i in own])
+        first, second = rng.choice(own, size=2, replace=False, p=weights / weights.sum()).tolist()
+        histories += [(), liked(first)]
+        items += [first, second]
+    for start in range(0, len(items), 100):
+        take(boltzmann, likes(histories[start : start + 100], items[start : start + 100], start))
+    actor = boltzmann.actor
+    with torch.no_grad():
+        stranger, of_even = actor.scores(pack_states([(), liked(0)], WIDE.max_history), actor.table())
+    assert stranger[:5].mean() > stranger[5:10].mean() > stranger[10:].mean()
+    assert of_even[[2, 4, 6, 8]].mean() - of_even[[1, 3, 5, 7, 9]].mean() > 0.5
+
+
+def test_a_row_of_trust_two_teaches_as_two_rows_do() -> None:
+    rng = np.random.default_rng(7)
+    text = random_text(rng, ITEMS, WIDE.text_dim)
+    network = fresh_scorer(3, text, WIDE).requires_grad_(False)
+    n_weights = sum(len(part) for part in network.linear_weights())
+    features, wanted = torch.from_numpy(rng.normal(size=(6, n_weights))).float(), torch.tensor([1.0, 0, 0, 1, 0, 0])
+    items, response = torch.tensor([0, 1, 2, 0, 3, 4]), torch.full((6,), USUAL)
+    nets: list[ItemScorer] = []
+    for repeated in (False, True):
+        net = deepcopy(network)
+        rows = torch.arange(6).repeat(2) if repeated else torch.arange(6)
+        weights = None if repeated else torch.full((6,), 2.0)
+        Posterior(net).update(net, features[rows], items[rows], response[rows], wanted[rows], weights)
+        nets.append(net)
+    for name, tensor in nets[0].state_dict().items():
+        torch.testing.assert_close(tensor, nets[1].state_dict()[name], atol=1e-5, rtol=1e-4)
