@@ -7,25 +7,18 @@ const LEAST = 0.005; // of the slots, or of slates for an item: smaller changes 
 const ROWS = 6;
 const SEED = 1; // alike at every turn, so that what changes is the user
 
-export async function changes(user, k) {
-  try {
-    return await told(user, k);
-  } catch (error) {
-    if (error.code !== "no_policy") throw error;
-    return [];
-  }
-}
-
-async function told(user, k) {
-  const ask = (baseline) => call("POST", "preview", { user_id: user, k, baseline, seed: SEED });
-  const against = await ask([]);
-  const last = against.history.findLastIndex((past) => past.reward !== 0);
+// `history` and `arm` as /explain tells them. Asked for nobody in particular, so that what was shown already counts, too.
+export async function changes({ history, arm }, k) {
+  const last = history.findLastIndex((past) => past.reward !== 0);
   if (last < 0) return [element("p", { className: "quiet" }, "Nothing yet: like something, or say that it is not for them.")];
-  const before = await ask(against.history.filter((_, n) => n !== last));
-  const item = against.history[last];
-  const title = (await call("POST", "explain", { user_id: user, item_ids: [item.item_id] })).items[0]?.text || item.item_id;
-  const did = item.reward > 0 ? "liking" : "disliking";
-  return [...part("Compared with a stranger", against, "a stranger’s"), ...part(`By ${did} ${title}`, before, "before")];
+  const answers = history.map(({ item_id, reward }) => ({ item_id, reward }));
+  const ask = (baseline) => call("POST", "preview", { arm, k, history: answers, baseline, seed: SEED });
+  const [against, before] = await Promise.all([ask([]), ask(answers.filter((_, n) => n !== last))]);
+  const { text, item_id, reward } = history[last];
+  return [
+    ...part("Compared with a stranger", against, "a stranger’s"),
+    ...part(`By ${reward > 0 ? "liking" : "disliking"} ${text || item_id}`, before, "before"),
+  ];
 }
 
 function part(title, answer, other) {
@@ -37,7 +30,7 @@ function part(title, answer, other) {
   return [
     element("h3", {}, title),
     element("p", { className: "quiet" }, `${moved} of the slots go to other items.`),
-    element("ul", { className: "plain changes" }, ...(shown.length ? shown.map(entry) : [element("li", { className: "quiet" }, "No kind is noticeably more or less likely.")])),
+    element("ul", { className: "plain changes" }, ...(shown.length ? shown.map(entry) : [element("li", { className: "quiet" }, "Nothing is noticeably more or less likely.")])),
   ];
 }
 

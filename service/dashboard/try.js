@@ -101,7 +101,8 @@ const recommend = () => guarded(async () => {
   const asked = user;
   const slate = await call("POST", "recommend", { user_id: asked, k: K });
   const ids = slate.items.map((item) => item.item_id);
-  const [why, differences] = await Promise.all([explained(asked, ids.length ? ids : ["-"]), changes(asked, K)]);
+  const why = await explained(asked, ids.length ? ids : ["-"]);
+  const differences = why.arm ? await changes(why, K) : [];
   if (asked !== user) return;
   const known = new Map(why.items.map((item) => [item.item_id, item]));
   const hasLiked = why.history.some((past) => past.reward > 0);

@@ -14,7 +14,7 @@ from auth_examples import add_key
 from axe_playwright_python.sync_playwright import Axe
 from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, Locator, Page, Route, expect
-from service_examples import N_ITEMS, Server, talk, until
+from service_examples import GENRES, N_ITEMS, Server, talk, until
 
 from service.keys import Keys
 
@@ -121,13 +121,19 @@ def test_what_answers_change_is_told_in_words(lively: Site, page: Page) -> None:
     go(page, "try")
     changed = section(page, "What it changed")
     expect(changed).to_contain_text("Nothing yet")
-    page.locator("ol.slate").get_by_role("button", name=re.compile("^Like ")).first.click()
+    liked = [
+        {"event_id": f"fan-{n}", "user_id": "fan", "item_id": f"film-{n}", "type": "like"} for n in (1, 4, 7, 10, 13)
+    ]
+    lively.client.post("/feedback", json=liked).raise_for_status()
+    page.get_by_label("User id").fill("fan")
+    page.get_by_role("button", name="Show their slate").click()
     expect(changed).to_contain_text("Compared with a stranger")
-    title = section(page, "What they did").locator("li").first.inner_text().removeprefix("liked ")
-    expect(changed).to_contain_text(f"By liking {title}")
-    user = page.get_by_label("User id").input_value()
-    answer = lively.client.post("/preview", json={"user_id": user, "baseline": [], "seed": 1}).json()
+    expect(changed).to_contain_text("By liking Film number 13")
+    user = lively.client.get("/users/fan").json()
+    asked = {"history": user["history"], "arm": user["arm"], "baseline": [], "seed": 1}
+    answer = lively.client.post("/preview", json=asked).json()
     moved = {one["category"]: one["share"] - one["baseline_share"] for one in answer["categories"]}
+    assert any(abs(difference) >= 0.005 for difference in moved.values())
     for category, difference in moved.items():
         row = changed.locator("ul").first.locator("li", has=page.get_by_text(category, exact=True))
         if abs(difference) >= 0.005:
@@ -180,13 +186,13 @@ def test_without_categories_items_are_told(site: Site, browser: Browser, tmp_pat
     own = {"key_prefix": f"{site.settings.key_prefix}:bare", "data_dir": tmp_path / "data"}
     with Server(site.settings.model_copy(update=own)) as client:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
-        bare = [{"item_id": f"film-{n}", "text": f"Film number {n}"} for n in range(N_ITEMS)]
+        bare = [{"item_id": f"film-{n}", "text": f"{GENRES[n % 3]} {n}"} for n in range(N_ITEMS)]
         client.post("/items:batch", json={"items": bare}).raise_for_status()
         page = browser.new_page(base_url=str(client.base_url))
         go(page, "try")
         page.locator("ol.slate").get_by_role("button", name=re.compile("^Like ")).first.click()
         row = section(page, "What it changed").locator("ul").first.locator("li").first
-        expect(row).to_contain_text(re.compile(r"Film number \d+.*in .*% of slates, a stranger’s .*%"))
+        expect(row).to_contain_text(re.compile(r"(Drama|Comedy|Western) \d+.*in .*% of slates, a stranger’s .*%"))
         page.close()
 
 
