@@ -29,8 +29,8 @@ from service.policy.networks import N_LIKED_LATEST, SHRINKAGE, ItemScorer, Netwo
 from service.policy.text import Embeddings, TextProjection
 
 CLOSENESS = (3.4, 0.77)  # w0: of the profile, of the nearest liked; as Gemma's judgements say on MovieLens
-SILENCE = 0.5  # what shown in vain counts, against what was liked
-DISLIKE = 1.0
+SILENCE = 0.125  # what shown in vain counts, against what was liked
+DISLIKE = 0.25  # low ratings say even less against a kind: people rate what they chose (docs/people.md)
 LEAVE = (-4.5, 0.0)  # logit of a session's end: about one slate in ninety, whatever it shows
 _RIDGE = 10.0
 

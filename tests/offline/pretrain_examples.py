@@ -11,7 +11,7 @@ from policy_examples import IGNORED, NEGATIVE, POSITIVE, responses
 
 from offline.judgements import Judgement
 from offline.preferences import Calibration, Preference, Preferences, Prior
-from offline.pretrain import CLOSENESS, PretrainConfig, Pretrained, pretrain
+from offline.pretrain import CLOSENESS, DISLIKE, SILENCE, PretrainConfig, Pretrained, pretrain
 from service.policy import losses
 from service.policy.networks import RARE, NetworkConfig
 from service.policy.text import TEXT_DIM
@@ -92,18 +92,19 @@ def policy(result: Pretrained, history: History) -> np.ndarray:
 def said(
     v: np.ndarray, prior: np.ndarray, told: np.ndarray, history: History, config: PretrainConfig = CONFIG
 ) -> np.ndarray:
-    """The closed form, item by item; silence counts half and a dislike as a like does, the other way."""
+    """The closed form, item by item; silence and dislikes count a part of what a like does, the other way."""
     by = {kind: [i for i, r in history if r is kind] for kind in (POSITIVE, NEGATIVE, IGNORED)}
-    in_vain = [i for i, r in history if r is not POSITIVE]
+    late_likes = [n for n, (_, r) in enumerate(history) if r is POSITIVE][-4:]
+    latest = [n for n, (_, r) in enumerate(history) if r is not POSITIVE or n in late_likes][-14:]
+    near = [[history[n][0] for n in latest if (history[n][1] is POSITIVE) is liked] for liked in (True, False)]
     out = []
     for item in range(len(v)):
         personal = 0.0
-        for kind, share in ((POSITIVE, 1.0), (NEGATIVE, -1.0), (IGNORED, -0.5)):
+        for kind, share in ((POSITIVE, 1.0), (NEGATIVE, -DISLIKE), (IGNORED, -SILENCE)):
             profile = sum((v[i] for i in by[kind]), np.zeros(v.shape[1])) / (len(by[kind]) + 2)
             personal += share * (told[0] * (profile @ v[item]) + (told[2:] * profile * v[item]).sum())
-        near_liked = max([0.0, *(v[i] @ v[item] for i in by[POSITIVE][-4:])])
-        near_vain = max([0.0, *(v[i] @ v[item] for i in in_vain[-10:])])
-        personal += told[1] * (near_liked - 0.5 * near_vain)
+        near_liked, near_vain = (max([0.0, *(v[i] @ v[item] for i in some)]) for some in near)
+        personal += told[1] * (near_liked - SILENCE * near_vain)
         out.append(RARE + prior[item] + config.personal_weight * personal)
     return np.array(out)
 

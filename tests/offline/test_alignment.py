@@ -131,10 +131,10 @@ SHARES = {
     "mostly names": (surely(math.sqrt(1 - 0.3 * UNEXPLAINED)), NOT, 0.3, 1),
     "mostly names, the other way": (surely(-math.sqrt(1 - 0.3 * UNEXPLAINED)), NOT, 0.3, 1),
     "nothing but names": (surely(1.0), surely(0.5), 0.0, 1),
-    "texts tell a little": (NOT, Trust(0.05, 0.0, 0.1, 1000), 0.5, 1),
+    "texts tell a little": (NOT, Trust(0.1, 0.05, 0.15, 1000), 0.5, 1),
     "texts tell nothing": (NOT, Trust(-0.1, -0.15, -0.05, 1000), 0.0, 1),
     "few items, so nothing is held against it": (NOT, Trust(0.0, -0.3, 0.3, 40), 1.0, 0),
-    "both": (surely(math.sqrt(1 - 0.4 * UNEXPLAINED)), Trust(0.05, 0.0, 0.1, 1000), 0.2, 2),
+    "both": (surely(math.sqrt(1 - 0.4 * UNEXPLAINED)), Trust(0.1, 0.05, 0.15, 1000), 0.2, 2),
 }
 
 

@@ -91,7 +91,7 @@ def test_offline_takes_only_policy_and_command_line_from_the_service() -> None:
 
 
 def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    contract = ("service.schemas", "service.client", "service.client_calls", COMMAND_LINE)
+    contract = ("service.schemas", "service.preview_schemas", "service.client", "service.client_calls", COMMAND_LINE)
     assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 

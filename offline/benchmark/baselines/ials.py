@@ -38,17 +38,19 @@ class Ials:
 def fit_ials(logs: Sequence[Ints], n_items: int, config: IalsConfig, seed: int) -> Ials:
     """Fit to all users' likes."""
     from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
 
-    model = AlternatingLeastSquares(
-        factors=config.factors,
-        regularization=config.regularization,
-        alpha=config.alpha,
-        iterations=config.iterations,
-        num_threads=1,
-        random_state=seed,
-    )
     liked = _sparse(logs, n_items)
-    model.fit(liked, show_progress=False)
+    with threadpool_limits(1, "blas"):  # the package has threads of its own, and warns of others'
+        model = AlternatingLeastSquares(
+            factors=config.factors,
+            regularization=config.regularization,
+            alpha=config.alpha,
+            iterations=config.iterations,
+            num_threads=1,
+            random_state=seed,
+        )
+        model.fit(liked, show_progress=False)
     return Ials(model, np.asarray(liked.sum(0), np.float64)[0])
 
 
