@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test docs reference bench screenshots chaos lint security audit sbom experiments tune results types container-test observability-test clean help
+.PHONY: demo test docs reference bench screenshots chaos lint security audit sbom experiments tune results people types container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 10 minutes)"
@@ -26,6 +26,7 @@ help:
 	@echo "make experiments     play what docs/results.md tells of and has no result yet (hours), then write the page"
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
+	@echo "make people          judge what is recommended by public logs of real people (hours, most of it the language model)"
 	@echo "make types           write service/client.d.ts, TypeScript's types of the HTTP API, from the OpenAPI document"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make screenshots     pictures of a running service's dashboard (URL=http://127.0.0.1:8000) for docs/img"
@@ -122,6 +123,10 @@ tune: $(VENV)/.stamp-experiments
 
 results: $(VENV)/.stamp-demo
 	$(BIN)/python -m simulator results
+
+# Keeps what has a result in docs/results/people; data sets that are not in DATA are skipped.
+people: $(VENV)/.stamp-benchmark
+	$(BIN)/python -m offline benchmark --data $(DATA) --page docs/people.md
 
 types: $(VENV)/.stamp-dev
 	$(BIN)/python tests/typescript/generate.py service/client.d.ts

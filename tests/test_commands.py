@@ -169,6 +169,8 @@ MISTAKES = [
     ("offline pretrain --run run", "python -m offline distil"),
     ("offline evaluate --run run", "python -m offline pretrain"),
     ("offline evaluate --log none.parquet --snapshot x", "python -m service export"),
+    ("offline benchmark --methods none --results out", "item_knn"),
+    ("offline benchmark --datasets lfm,none --results out", "--datasets none"),
     ("offline datasets --out out --source catalogue --items none.csv", "--items none.csv"),
     ("offline datasets --out out --source catalogue --items bad.jsonl", "bad.jsonl:2"),
     ("offline datasets --out out --source catalogue --items bad.csv", "bad.csv:3"),
@@ -377,12 +379,13 @@ def test_ctrl_c_while_redis_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ialp-offline ", ["datasets", "distil", "pretrain", "evaluate"]),
+        ("ialp-offline ", ["datasets", "distil", "pretrain", "evaluate", "benchmark"]),
         ("ialp-offline distil --sty", ["--style"]),
         ("ialp-offline distil --style ", ["likelihood", "judge", "choose"]),
         ("ialp-offline distil --gguf g", ["gemma"]),
         ("ialp-offline datasets --source mo", ["movielens", "movielens100k"]),
         ("ialp-offline evaluate --arm ", ["control", "adaptive"]),
+        ("ialp-offline benchmark --datasets lfm,movielens1", ["lfm,movielens100k"]),
         ("ialp-service keys ", ["create", "list", "rotate", "revoke"]),
         ("ialp-simulator experiment --environments lfm,co", ["lfm,coat"]),
         ("ialp-simulator tune --methods linu", ["linucb"]),

@@ -160,7 +160,7 @@ def quick_table(records: Sequence[Record]) -> Table:
         table.add_column(column, justify="left" if column == "method" else "right")
     for record in records:
         if record.variant == "likes":
-            cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in map(record.metrics.get, names)]
+            cells = ["{:.3f} ({:.3f} to {:.3f})".format(*record.metrics[name]) for name in names]
             table.add_row(str(record.configuration["method"]["title"]), *cells)
     return table
 

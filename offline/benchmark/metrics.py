@@ -84,4 +84,5 @@ def precision(scores: Scores, liked: npt.NDArray[np.bool_], k: int) -> float:
         return float("nan")
     everything = np.ones(len(scores), np.bool_)
     first = np.where(np.arange(len(scores)) < k, 1.0, 0.0)
-    return sum(expected_gain(first, *place_of(scores, i, everything)) for i in np.flatnonzero(liked)) / k
+    gains = [expected_gain(first, *place_of(scores, int(i), everything)) for i in np.flatnonzero(liked)]
+    return float(np.sum(gains) / k)

@@ -89,7 +89,7 @@ def _contenders(
 
 
 def _described(protocol: Protocol) -> dict[str, Any]:
-    of = {
+    of: dict[Protocol, dict[str, Any]] = {
         "held-out": {"folds": FOLDS, "matched": heldout.MATCHED},
         "prequential": {"block": prequential.BLOCK, "warm_up": prequential.WARM_UP},
         "sameness": {"last": sameness.LAST, "a_user": sameness.A_USER, "matched": sameness.MATCHED},

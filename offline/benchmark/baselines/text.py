@@ -17,7 +17,8 @@ Kind = Literal["mean", "nearest", "plain"]
 def centred(embeddings: Embeddings) -> Embeddings:
     """Rows [A, d] without the catalogue's mean, of unit length: what all items share tells nothing about taste."""
     rest = embeddings - embeddings.mean(0)
-    return rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), np.float32(1e-9))
+    unit: Embeddings = rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), np.float32(1e-9))
+    return unit
 
 
 class TextCloseness:
