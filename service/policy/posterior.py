@@ -118,7 +118,7 @@ class Posterior:
         gains = network.prior_gain.tolist()
         diagonal = (BIAS_PRECISION + network.information.double()).unsqueeze(1)
         covariance = torch.linalg.inv(self.shared - self.by_item.T @ (self.by_item / diagonal))
-        told = {}
+        told: dict[str, float] = {}
         for part, gain, variance in zip(("item", "personal"), gains, covariance.diagonal()[-2:].tolist(), strict=True):
             half = 1.96 * max(variance, 0.0) ** 0.5
             name = f"prior_gain_{part}"
