@@ -13,7 +13,7 @@ from typing import Any, Literal
 WorldName = Literal["boredom", "calm", "more", "drift"]
 BOREDOM: WorldName = "boredom"
 
-DEFAULT_WORLD: WorldName = BOREDOM
+DEFAULT_WORLD: WorldName = "more"
 """Of the demo, of `simulator load` and of whoever does not say; docs/experiments.md tells what decides it."""
 
 
