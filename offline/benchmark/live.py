@@ -62,7 +62,7 @@ def _open(context: Context) -> Learner:
 METHODS: Mapping[str, Method] = {
     "live": Method(
         "A-iALP_ft, learning from likes",
-        "ours",
+        "live",
         open_learner=_open,
         config={**asdict(BoltzmannConfig()), "others": N_OTHERS, "trust": TRUST},
     )
