@@ -154,7 +154,7 @@ def test_tastes_swing_to_another_truth_and_back() -> None:
     users = world_of("drift").users
     drift = Drift(users, period=4_000)
     assert [drift.angle(step) for step in (0, 1_000, 2_000, 4_000)] == pytest.approx([0, math.pi / 4, math.pi / 2, 0])
-    start, half, end = (drift.population(step) for step in (0, 2_000, 1_500))
+    start, half, end = (drift.population(step) for step in (0, 2_000, 4_000))
     np.testing.assert_allclose(start.affinity, users.affinity, rtol=1e-4)
     np.testing.assert_allclose(end.affinity, start.affinity, rtol=1e-4)
     np.testing.assert_allclose(np.sort(half.item_bias), np.sort(users.item_bias), atol=1e-5)
