@@ -387,7 +387,7 @@ def test_ctrl_c_while_redis_is_waited_for(tmp_path: Path) -> None:
         ("ialp-offline evaluate --arm ", ["control", "adaptive"]),
         ("ialp-offline benchmark --datasets lfm,movielens1", ["lfm,movielens100k"]),
         ("ialp-service keys ", ["create", "list", "rotate", "revoke"]),
-        ("ialp-simulator experiment --environments lfm,co", ["lfm,coat"]),
+        ("ialp-simulator experiment --environments lfm,coat_", ["lfm,coat_calm", "lfm,coat_more", "lfm,coat_drift"]),
         ("ialp-simulator tune --methods linu", ["linucb"]),
     ],
 )

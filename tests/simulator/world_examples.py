@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from simulator.environment import EnvironmentConfig, World
 from simulator.users import Floats, UserModel, UserModelConfig
+from simulator.world_kinds import WORLDS, WorldName
 
 
 def make_world(config: EnvironmentConfig | None = None, n_users: int = 7, n_items: int = 60, seed: int = 0) -> World:
@@ -19,6 +22,11 @@ def make_world(config: EnvironmentConfig | None = None, n_users: int = 7, n_item
         config=UserModelConfig(),
     )
     return World(users, config or EnvironmentConfig(slate_size=3, leave_quantile=0.01))
+
+
+def world_of(name: WorldName, n_users: int = 40, n_items: int = 200, **changes: object) -> World:
+    rules = replace(EnvironmentConfig(slate_size=3, leave_quantile=0.001), **WORLDS[name].rules)
+    return make_world(replace(rules, **changes), n_users, n_items)  # type: ignore[arg-type]
 
 
 def unit(*shape: int, seed: int = 0) -> Floats:
