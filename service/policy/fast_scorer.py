@@ -50,9 +50,9 @@ def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessio
     for row, history in enumerate(histories):
         if recent := history[-max_history:]:
             items[row, : len(recent)], responses[row, : len(recent)] = zip(*recent, strict=True)
-            wanted = latest_items(recent)
-            latest[row, : len(wanted)], kinds[row, : len(wanted)] = zip(*wanted, strict=True)
             lengths[row] = len(recent)
+            if wanted := latest_items(recent):
+                latest[row, : len(wanted)], kinds[row, : len(wanted)] = zip(*wanted, strict=True)
     return Sessions(items, responses, latest, kinds, lengths)
 
 
@@ -64,6 +64,8 @@ def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int]]:
             liked += 1
             if liked > N_LIKED_LATEST:
                 continue
+        elif response == Response.NEGATIVE:
+            continue
         wanted.append((item, LIKED if response == Response.POSITIVE else IN_VAIN))
         if len(wanted) == N_LATEST:
             break
@@ -163,6 +165,7 @@ class FastScorer:
             usual = self._level[0] + shown[:, :, width]
             if prior is not None:
                 usual += self.prior_gain[0] * prior.bias(sessions.items)
+            usual[disliked] = 0.0
             present = (steps <= sessions.lengths[:, np.newaxis]).astype(np.float32)
             item[:, dim:width] = most_likely_np(shown[:, :, dim:width], usual, liked.astype(np.float32), present)
         item[:, width] = 1.0

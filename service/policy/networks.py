@@ -91,7 +91,7 @@ class Closeness(NamedTuple):
     """Of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
 
     liked: Tensor  # to the nearest of the last liked ones
-    in_vain: Tensor  # to the nearest of those last shown in vain or disliked
+    in_vain: Tensor  # to the nearest of those last shown in vain; what was disliked is neither
     mean: Tensor
 
     @property
@@ -172,9 +172,10 @@ class ItemScorer(nn.Module):
         hidden = torch.einsum("bcd,cde->be", profiles, self.mixing) + torch.einsum("bcd,c->bd", profiles, self.gain)
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
-        latest, is_latest, was_liked = _latest(items, liked, ignored | disliked)
+        latest, is_latest, was_liked = _latest(items, liked, ignored)
         bias = table.bias if prior is None else table.bias + self.prior_gain[0] * prior
-        usual = (self.level[0] + bias)[items]
+        # Who says no could have said yes: of what was disliked, even odds were to be expected, and not the usual ones.
+        usual = (self.level[0] + bias)[items].masked_fill(disliked, 0.0)
         taste = most_likely(table.tastes[items], usual, liked.to(usual.dtype), present.to(usual.dtype))
         return Encoded(hidden, level, latest, is_latest, was_liked, taste, profiles, seen)
 

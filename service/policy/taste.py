@@ -2,7 +2,8 @@
 
     logit P(item j is liked) = f0_j + x_j . z,      z ~ N(0, I)
 
-for the items j of the session, f0_j being what is known of an item whoever comes. The posterior's mode is found by a
+for the items j of the session, f0_j being what is known of an item whoever comes, or even odds where somebody said no:
+they could have said yes. The posterior's mode is found by a
 few Newton steps from zero (Laplace's approximation; MacKay 2003, chapter 27): a session has few items and z few
 coordinates, so a step is one small linear system. What was liked pulls z towards an item's x by as much as it was not
 expected, and what was shown in vain pushes it away by as much as it was.

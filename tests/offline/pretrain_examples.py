@@ -95,7 +95,7 @@ def said(
     """The closed form, item by item; silence and dislikes count a part of what a like does, the other way."""
     by = {kind: [i for i, r in history if r is kind] for kind in (POSITIVE, NEGATIVE, IGNORED)}
     late_likes = [n for n, (_, r) in enumerate(history) if r is POSITIVE][-4:]
-    latest = [n for n, (_, r) in enumerate(history) if r is not POSITIVE or n in late_likes][-14:]
+    latest = [n for n, (_, r) in enumerate(history) if r is IGNORED or n in late_likes][-14:]
     near = [[history[n][0] for n in latest if (history[n][1] is POSITIVE) is liked] for liked in (True, False)]
     out = []
     for item in range(len(v)):

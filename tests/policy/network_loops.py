@@ -41,11 +41,11 @@ def hidden_by_loop(scorer: ItemScorer, history: History) -> Array:
 
 
 def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Array, Array]:
-    """Cosines, [A] each: nearest of the last four liked, nearest of all shown in vain or disliked, mean of them all."""
+    """Cosines, [A] each: nearest of the last four liked, nearest of all shown in vain, mean of both."""
     vectors = vectors_by_loop(scorer)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     liked = [i.item for i in history if i.response == POSITIVE][-4:]
-    in_vain = [i.item for i in history if i.response != POSITIVE]
+    in_vain = [i.item for i in history if i.response == IGNORED]
     to_liked, to_in_vain = ([[max(0.0, float(row @ unit[j])) for j in of] for row in unit] for of in (liked, in_vain))
     both = [one + other or [0.0] for one, other in zip(to_liked, to_in_vain, strict=True)]
     near_liked, near_in_vain = (np.array([max(row, default=0.0) for row in rows]) for rows in (to_liked, to_in_vain))
@@ -81,7 +81,8 @@ def taste_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None
         slope, curvature = -z, np.eye(len(z))
         for interaction in history:
             of = x[interaction.item]
-            p = scipy.special.expit(w["level"][0] + usual[interaction.item] + of @ z)
+            expected = 0.0 if interaction.response == NEGATIVE else w["level"][0] + usual[interaction.item]
+            p = scipy.special.expit(expected + of @ z)
             slope = slope + (float(interaction.response == POSITIVE) - p) * of
             curvature += p * (1 - p) * np.outer(of, of)
         z = z + np.linalg.solve(curvature, slope)
