@@ -24,9 +24,9 @@ python -m simulator results --results docs/results --out docs/results.md
 
 The same result files give the same page and plots, byte for byte (with the same version of matplotlib).
 
-> **The policy has changed since most of these runs.** Pre-training in closed form, a session's taste and ends by slate are of
-> 2026-11-29 (decisions.md); runs of A-iALP, Boltzmann and the controls from before are of the policy that they replaced. What the new
-> start is worth to real people is on people.md.
+> **The policy has changed since most of these runs.** Pre-training in closed form, a session's taste and ends by slate
+> are of 2026-11-29 (decisions.md); runs of A-iALP, Boltzmann and the controls from before are of the policy that they
+> replaced. What the new start is worth to real people is on people.md.
 """
 
 WORLDS_HEAD = """\

@@ -70,7 +70,7 @@ def test_what_was_ranked_and_its_reward_are_one_transition(
     one, two = (transition_of(closed, index, gamma=0.5) for closed in joiner.close(100_000))
     item = index[first["rewardActionId"]]
     assert (one.actions, one.rewards) == ((item,), (0.7,))
-    assert one.propensities == (probabilities(first)[first["rewardActionId"]],)
+    assert one.propensities == pytest.approx((probabilities(first)[first["rewardActionId"]],), rel=1e-12)
     assert one.discount == 0.5 and one.next_history == (Interaction(item, Response.POSITIVE),) == two.history
     assert (two.actions, two.rewards, two.propensities) == ((item,), (0.0,), (1.0,))
     assert second["rewardActionId"] == first["rewardActionId"]
@@ -135,7 +135,7 @@ def test_what_is_deferred_counts_once_it_is_activated(
     assert [activate(api, "later") for _ in range(3)] == [204] * 3
     (impression,) = impressions(redis, settings)
     assert impression.items == (event["rewardActionId"],) and impression.user == "u:ann"
-    assert impression.propensities == (probabilities(event)[event["rewardActionId"]],)
+    assert impression.propensities == pytest.approx((probabilities(event)[event["rewardActionId"]],), rel=1e-12)
     assert api.get("/users/ann").json()["seen_item_ids"] == [event["rewardActionId"]]
     assert "ialp_impressions_total{" in api.get("/metrics").text
     assert 90 <= redis.ttl(keys.ranked("later")) <= 91, "a whole reward window from now on"
