@@ -776,7 +776,7 @@ export interface components {
             occurred_at?: number | null;
             /**
              * Recommendation Id
-             * @description Of the slate it answers; without one it is organic.
+             * @description Of the slate it answers. Without one it is organic: history, and a like teaches less.
              */
             recommendation_id?: string | null;
             /** Reward */

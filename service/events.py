@@ -41,7 +41,8 @@ class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression
 
 
 class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):
-    """A user's response to one item; without `recommendation_id` it is organic."""
+    """A user's response to one item; without `recommendation_id` it is organic: a like then teaches beside items drawn
+    at random, see `policy.organic`."""
 
     event_id: str
     user: str

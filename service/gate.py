@@ -2,7 +2,7 @@
 
 The off-policy estimate is self-normalised importance sampling over slots (`policy.off_policy`, as `offline evaluate`
 has it) with a 95% lower bound that counts the slots of a slate as one; below a minimum effective sample size it says
-nothing and does not vote.
+nothing and does not vote. Likes without an impression are states, and no part of the estimate.
 """
 
 from __future__ import annotations
@@ -33,24 +33,31 @@ class OffPolicy(NamedTuple):
     logged: float  # mean reward per slot of the policies that were logged
 
 
+_UNKNOWN = OffPolicy(math.nan, math.nan, math.nan, math.nan)
+
+
 def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Where a request named what could be shown, that is known; elsewhere it
-    is all but the history (an approximation that scales all ratios of a state alike)."""
+    is all but the history (an approximation that scales all ratios of a state alike). NaN if nothing was shown."""
     return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch)
 
 
 def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
     rewards, ratios, slates = [], [], []
+    was_shown = (batch.actions != EMPTY_SLOT).numpy()
+    if batch.organic is not None:
+        was_shown[batch.organic.numpy()] = False  # nobody knows what else their users saw
+    if not was_shown.any():
+        return _UNKNOWN
     for row, (distribution, actions) in enumerate(zip(served, batch.actions.numpy(), strict=True)):
-        shown = np.flatnonzero(actions != EMPTY_SLOT)
+        shown = np.flatnonzero(was_shown[row])
         ratio = distribution.propensities(actions[shown]) / batch.propensities[row].numpy()[shown]
         ratios.append(ratio)
         rewards.append(batch.rewards[row].numpy()[shown].astype(np.float64))
         slates.append(np.full(len(shown), row))
     reward, ratio = np.concatenate(rewards), np.concatenate(ratios)
     judged = estimate(snips(reward, ratio), np.concatenate(slates))
-    logged = float(reward.mean()) if len(reward) else 0.0
-    return OffPolicy(judged.value, judged.low, effective_sample_size(ratio), logged)
+    return OffPolicy(judged.value, judged.low, effective_sample_size(ratio), float(reward.mean()))
 
 
 def _queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
@@ -76,8 +83,8 @@ def _logged_queries(batch: Batch, n_items: int) -> list[Query]:
 
 
 def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Settings) -> Gate:
-    """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions; all have rows
-    for all items. In a large catalogue all are compared on the candidates that `new` chooses among."""
+    """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions (one at least);
+    all have rows for all items. In a large catalogue all are compared on the candidates that `new` chooses among."""
     n_items = new.n_items
     queries = _queries(batch, n_items)
     served = new.serve(queries)

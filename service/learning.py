@@ -17,6 +17,7 @@ from service.arm_watch import ArmWatch, ArmWatchState, Finding
 from service.catalogue import unpack_embedding
 from service.events import Event, Feedback, Impression, ItemChanged
 from service.metrics import ArmTotals
+from service.policy import organic
 from service.policy.adaptive import ServingPolicy, Variant
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
@@ -24,17 +25,19 @@ from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
 from service.policy.rows import Rows
 from service.policy.snapshot import FORMAT, Snapshot
-from service.policy.types import EMPTY_SLOT
+from service.policy.types import EMPTY_SLOT, Transition
+from service.recent import History, Recent
 from service.registry import Gate
 from service.settings import Settings
 from service.shadow import ShadowTotals
 from service.streams import START
-from service.transitions import Joiner, OpenImpression, owner_of, transition_of
+from service.transitions import Joined, Joiner, OpenImpression, organic_of, owner_of, transition_of
 
 log = logging.getLogger(__name__)
 
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
 _COVERED = 1_000  # latest closed slates of which coverage is told
+_LAYOUT = 2  # of checkpoints; 1: without what users did lately
 
 
 class Counters(msgspec.Struct):
@@ -49,8 +52,9 @@ class Counters(msgspec.Struct):
     events: dict[str, int] = {}
     arms: dict[str, ArmTotals] = {}
     closed: int = 0
-    unlearned: int = 0  # closed since the last learning step
-    unpublished: int = 0  # closed since the last version
+    unlearned: int = 0  # transitions since the last learning step
+    unpublished: int = 0  # impressions closed and organic likes learned from, since the last version
+    allowance: float = 0.0  # slots' worth of organic likes that may be learned from before more impressions close
     gate_rejections: dict[str, int] = {}
     shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
     retreats: int = 0  # automatic roll-backs
@@ -66,6 +70,7 @@ class Meta(msgspec.Struct):
     waiting: list[OpenImpression]
     closed: list[str]  # ids of impressions that closed
     watch: ArmWatchState
+    recent: list[tuple[str, History]] = []
 
 
 class Learning:
@@ -79,11 +84,15 @@ class Learning:
         self._embeddings = Rows(embeddings.numpy().astype(np.float16))
         version = snapshot.manifest.version
         self.counters = Counters(
-            cursor=str(snapshot.manifest.lineage.get("cursor", START)), version=version, serving=version
+            cursor=str(snapshot.manifest.lineage.get("cursor", START)),
+            version=version,
+            serving=version,
+            allowance=self._most_allowed,
         )
         self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
         self.accusation: Finding | None = None
         self.joiner = Joiner(settings.reward_window_s, settings.reward_window_entries)
+        self.recent = Recent(settings.history_length, settings.shown_length)
         self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
         self.generator = torch.Generator().manual_seed(settings.worker_seed)
         self.metrics: Metrics = {}
@@ -128,7 +137,14 @@ class Learning:
         """Settings, and a layout of networks, that a checkpoint must have been written with to be resumed."""
         s = self.settings
         network = self.snapshot.manifest.network
-        return repr((FORMAT, s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, network))
+        return repr(
+            (FORMAT, _LAYOUT, s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, network)
+        )
+
+    @property
+    def _most_allowed(self) -> float:
+        """Enough for organic likes in half of the replay."""
+        return organic.COST * self.settings.replay_capacity / 2
 
     def take(self, event: Event, entry_id: str, at_ms: int) -> None:
         """Take in one event of the log."""
@@ -136,17 +152,44 @@ class Learning:
         kind = type(event).__name__.lower()
         self._close(at_ms)
         if isinstance(event, Impression):
-            kind = kind if self.joiner.add_impression(event, at_ms, counters.place) else "impression_repeated"
+            if self.joiner.add_impression(event, at_ms, counters.place):
+                self.recent.replace(event.user, event.history)
+            else:
+                kind = "impression_repeated"
         elif isinstance(event, Feedback):
-            kind = f"feedback_{self.joiner.add_feedback(event)}"
+            kind = f"feedback_{self._take_feedback(event)}"
         elif isinstance(event, ItemChanged):
             self._change_item(event)
         else:
             self.joiner.erase(event.user)
+            self.recent.erase(event.user)
             self.replay.forget(owner_of(event.user))
         counters.events[kind] = counters.events.get(kind, 0) + 1
         counters.cursor = entry_id
         counters.place += 1
+
+    def _take_feedback(self, feedback: Feedback) -> str:
+        """Credit the slot that it answers or, if it is organic, learn from it; returns what became of it."""
+        outcome = str(self.joiner.add_feedback(feedback))
+        if outcome == Joined.ORGANIC and not self._learn_organic(feedback):
+            outcome = "organic_unlearned"
+        self.recent.add(feedback.user, feedback.item_id, feedback.reward)
+        return outcome
+
+    def _learn_organic(self, like: Feedback) -> bool:
+        """Learn from a like without an impression; False if it teaches nothing, or too many came for one impression."""
+        settings, counters = self.settings, self.counters
+        # a2c has no use for slates without propensities.
+        if settings.variant == Variant.FROZEN or settings.learner == "a2c" or counters.allowance < organic.COST:
+            return False
+        rng = np.random.default_rng((settings.worker_seed % 2**64, counters.place))
+        transition = organic_of(like, self.recent.of(like.user), self.index, rng)
+        if transition is None:
+            return False
+        counters.allowance -= organic.COST
+        counters.unpublished += 1
+        self._add(transition)
+        return True
 
     def skip(self, entry_id: str) -> None:
         """Pass over an entry that could not be used."""
@@ -169,13 +212,17 @@ class Learning:
             totals.entropy += impression.entropy
             counters.closed += 1
             counters.unpublished += 1
+            counters.allowance = min(self._most_allowed, counters.allowance + len(impression.items))
             if counters.closed % _WATCH_EVERY == 0:
                 self.accusation = self.accusation or self.arm_watch.accusation()
             if impression.items:
-                self.replay.add(transition_of(closed, self.index, self.settings.gamma))
-                counters.unlearned += 1
-            if counters.unlearned >= self.settings.learn_every:
-                self._learn()
+                self._add(transition_of(closed, self.index, self.settings.gamma))
+
+    def _add(self, transition: Transition) -> None:
+        self.replay.add(transition)
+        self.counters.unlearned += 1
+        if self.counters.unlearned >= self.settings.learn_every:
+            self._learn()
 
     def _count_shadow(self, closed: OpenImpression) -> None:
         shadow, totals = closed.impression.shadow, self.counters.shadow
@@ -227,9 +274,7 @@ class Learning:
     @property
     def coverage(self) -> float:
         """Share of the catalogue that the latest slates have shown."""
-        if len(self.replay) == 0:
-            return 0.0
-        shown = np.unique(self.replay.latest(_COVERED).actions.numpy())
+        shown = np.unique(self.replay.latest_shown(_COVERED).actions.numpy())
         return int(np.count_nonzero(shown != EMPTY_SLOT)) / max(1, len(self.item_ids))
 
     @property
@@ -308,7 +353,8 @@ class Learning:
         """Everything, for a checkpoint; what is returned is valid until the next event."""
         self._apply_text()
         waiting, closed = self.joiner.dump()
-        meta = Meta(self.fingerprint, self.item_ids, self.counters, waiting, closed, self.arm_watch.dump())
+        watch, recent = self.arm_watch.dump(), self.recent.dump()
+        meta = Meta(self.fingerprint, self.item_ids, self.counters, waiting, closed, watch, recent)
         tensors = {
             "embeddings": torch.from_numpy(self.embeddings),
             "generator": self.generator.get_state(),
@@ -329,5 +375,6 @@ class Learning:
         self.generator.set_state(tensors["generator"])
         self.joiner.restore(meta.waiting, meta.closed)
         self.arm_watch.restore(meta.watch)
+        self.recent.restore(meta.recent)
         self.accusation = None
         self.counters = meta.counters

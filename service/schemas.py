@@ -137,7 +137,9 @@ class FeedbackEvent(Who):
 
     event_id: Id = Field(description="Chosen by the client; a repeated one is a duplicate and counts once.")
     item_id: Id
-    recommendation_id: Id | None = Field(None, description="Of the slate it answers; without one it is organic.")
+    recommendation_id: Id | None = Field(
+        None, description="Of the slate it answers. Without one it is organic: history, and a like teaches less."
+    )
     type: FeedbackType | None = Field(None, description="One of the configured types, such as click.")
     reward: Finite | None = None
     occurred_at: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e11)] | None = Field(

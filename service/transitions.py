@@ -12,16 +12,19 @@ import hashlib
 from enum import StrEnum
 
 import msgspec
+import numpy as np
 
 from service.events import Feedback, Impression
+from service.policy.organic import organic_transition
 from service.policy.types import MAX_NAMED, Interaction, Response, Transition
+from service.recent import History
 
 
 class Joined(StrEnum):
     """What became of a feedback event."""
 
     JOINED = "joined"  # rewards a slot of an open impression
-    ORGANIC = "organic"  # names no impression: it moved the session only
+    ORGANIC = "organic"  # names no impression
     LATE = "late"  # its impression is closed: the reward window was over
     ORPHAN = "orphan"  # its impression is unknown, or closed so long ago that it is forgotten
     MISMATCHED = "mismatched"  # its impression was another user's, or did not show this item
@@ -136,6 +139,16 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -
     )
 
 
+def organic_of(like: Feedback, history: History, index: dict[str, int], rng: np.random.Generator) -> Transition | None:
+    """A like that came by itself, after its user's `history`, as the learner takes it; None if it teaches nothing: its
+    reward is not positive, its item has no row, or the history has it as liked already. Rewards above 0 count alike."""
+    item = index.get(like.item_id)
+    if like.reward <= 0 or item is None or any(past == like.item_id and reward > 0 for past, reward in history):
+        return None
+    before = _history(tuple(past for past in history if past[0] != like.item_id), index)
+    return organic_transition(before, item, len(index), rng, owner_of(like.user))
+
+
 def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
     """What could be shown, if the request or its filters named it and it is not too much to keep."""
     if impression.candidates is None or len(impression.candidates) > MAX_NAMED:
@@ -149,5 +162,5 @@ def owner_of(user: str) -> int:
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def _history(history: tuple[tuple[str, float], ...], index: dict[str, int]) -> tuple[Interaction, ...]:
+def _history(history: History, index: dict[str, int]) -> tuple[Interaction, ...]:
     return tuple(Interaction(index[item], Response.of(reward)) for item, reward in history if item in index)

@@ -45,7 +45,7 @@ _DISK_RETRY_S = 5.0
 _STUCK_S = 120.0  # for one event; a worker that is slower gives way to one that stands by
 _HISTORY_S = 2.0
 _REPORT_S = 0.5
-_JUDGED = 512  # recent transitions that the gate looks at
+_JUDGED = 512  # recent impressions that the gate looks at
 
 
 class Worker:
@@ -151,7 +151,7 @@ class Worker:
             # The frozen policy and the projection are the same in every version; the first one is never pruned.
             learning = self._start_from(self._first)
             if saved[0].fingerprint != learning.fingerprint:
-                log.warning("the checkpoint was written with other settings and is not used")
+                log.warning("the checkpoint was written with other settings or by another release and is not used")
             elif self._restored(learning, *saved):
                 return learning
         learning = self._start_from_live(live.version)
@@ -257,7 +257,10 @@ class Worker:
         with telemetry.span("judge", against=learning.counters.serving):
             new, live = learning.serving_policy(), self._reference(learning)
             serving = live.serving_policy(learning.embeddings)
-            return gate.check(new, serving, learning.replay.latest(_JUDGED), self._settings)
+            judged = learning.replay.latest_shown(_JUDGED)
+            if len(judged.discount) == 0:  # likes alone tell which states there are
+                judged = learning.replay.latest(_JUDGED)
+            return gate.check(new, serving, judged, self._settings)
 
     def _reference(self, learning: Learning) -> Snapshot:
         """The last version that may serve: a matter of the log, not of what an operator holds at this moment."""

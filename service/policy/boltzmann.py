@@ -125,9 +125,11 @@ class Boltzmann:
             prior = Prior(torch.zeros_like(response), torch.zeros_like(response))
         else:
             response = response + self.actor.trusted(prior)
-        if batch.organic is not None:
-            response = torch.where(batch.organic.unsqueeze(1), response - encoded.level + organic.USUAL, response)
         wanted = (batch.rewards / self.config.reward_scale).clamp(0.0, 1.0)
+        if batch.organic is not None:
+            by_itself = batch.organic.unsqueeze(1)
+            response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
+            wanted = torch.where(by_itself, batch.rewards, wanted)  # a like is one, whatever rewards are worth
         return _Seen(table, encoded, close, actions, prior, response, wanted)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -57,7 +57,7 @@ class Replay:
         slots["propensities"][row, :k] = transition.propensities[:k]
         slots["discount"][row] = transition.discount
         slots["turn"][row] = transition.turn
-        slots["organic"][row] = False
+        slots["organic"][row] = transition.organic
         self._blocks["whose"]["owner"][row] = transition.owner
         only = self._blocks["named"]["only"]
         only[row] = 0
@@ -133,6 +133,14 @@ class Replay:
         """The last min(n, len) transitions, oldest first."""
         n = min(n, len(self))
         return self.rows(np.arange(self.added - n, self.added) % self.capacity)
+
+    def latest_shown(self, n: int) -> Batch:
+        """The last impressions, at most n, oldest first: no organic rows, and none that were emptied."""
+        rows = np.arange(self.added - len(self), self.added) % self.capacity
+        slots = self._blocks["slots"]
+        is_shown = np.logical_not(slots["organic"][rows]) & (slots["actions"][rows, 0] != EMPTY_SLOT)
+        rows = rows[is_shown]
+        return self.rows(rows[max(0, len(rows) - n) :])
 
     def state_dict(self) -> dict[str, Tensor]:
         """All transitions held, and how many were ever added."""

@@ -80,7 +80,7 @@ class Interaction(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """One closed impression, ready to learn from; tuples are of the slate's length."""
+    """One closed impression or organic like, ready to learn from; tuples are of the slate's length."""
 
     history: tuple[Interaction, ...]
     actions: tuple[int, ...]
@@ -91,6 +91,7 @@ class Transition:
     turn: int = 0
     owner: int = 0  # whose it is: a hash, 0 for nobody's
     only: tuple[int, ...] = ()  # what could be shown; empty: everything but the history, as far as is known
+    organic: bool = False  # a like that came by itself, see `organic`; then a slot within the slate may be empty
 
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:

@@ -41,7 +41,8 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
 _REMAINS = [
     "What the policy learned from this user is in its weights, together with everybody else's, and in those of earlier"
     " versions; it does not name them.",
-    "The worker drops what it holds of their slates, in its checkpoints too, when it reads of this erasure in the log.",
+    "The worker drops what it holds of their slates and likes, in its checkpoints too, when it reads of this erasure in"
+    " the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
     "Files written by `export` before are not ours any more.",

@@ -11,7 +11,7 @@ from policy_examples import WIDE, fresh_scorer, liked, orthogonal_text, random_t
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
-from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, trust
+from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, organic_transition, trust
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, pack_states
@@ -42,6 +42,28 @@ def test_a_like_stands_beside_other_items_drawn_uniformly() -> None:
     drawn = torch.bincount(others[others != EMPTY_SLOT], minlength=ITEMS).double()
     expected = 3_000 * N_OTHERS / ITEMS
     assert ((drawn - expected).abs()[torch.arange(ITEMS) != 4] < 5 * expected**0.5).all()
+
+
+def test_a_transition_is_what_a_batch_of_one_is() -> None:
+    for seed in range(20):
+        replay = Replay(1, WIDE.max_history, 1 + N_OTHERS)
+        rng = np.random.default_rng(seed)
+        replay.add(organic_transition(liked(2, 7), 4, 8, rng))
+        expected = organic_batch([liked(2, 7)], [4], 8, WIDE.max_history, np.random.default_rng(seed))
+        for ours, theirs in zip(replay.latest(1), expected, strict=True):
+            for one, other in zip(
+                *(part if isinstance(part, tuple) else (part,) for part in (ours, theirs)), strict=True
+            ):
+                assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_a_like_is_a_full_response_whatever_rewards_are_worth() -> None:
+    text = random_text(np.random.default_rng(1), ITEMS, WIDE.text_dim)
+    losses = []
+    for scale in (1.0, 5.0):
+        network = fresh_scorer(3, text, WIDE).requires_grad_(True)
+        losses.append(Boltzmann(network, BoltzmannConfig(reward_scale=scale)).loss(likes([()] * 5, [1] * 5)).item())
+    assert losses[0] == losses[1]
 
 
 def test_rows_count_by_their_source() -> None:

@@ -33,6 +33,7 @@ def transitions(draw: st.DrawFn) -> Transition:
         next_history=tuple(draw(st.lists(interactions, max_size=HISTORY + 3))),
         turn=draw(st.integers(0, 100)),
         only=tuple(draw(st.lists(st.integers(0, 2**31 - 2), max_size=3) | st.just(range(MAX_NAMED)))),
+        organic=draw(st.booleans()),
     )
 
 
@@ -73,6 +74,7 @@ def unpacked(batch: Batch) -> list[Transition]:
                 next_history=history("next_state", row),
                 turn=int(batch.turn[row]),
                 only=tuple(item for item in named[row] if item != EMPTY_SLOT),
+                organic=batch.organic is not None and bool(batch.organic[row]),
             )
         )
     return read
@@ -107,6 +109,24 @@ def test_the_oldest_gives_way_and_the_latest_come_oldest_first() -> None:
     assert replay.latest(3).actions[:, 0].tolist() == [9, 10, 11]
     assert replay.latest(100).actions[:, 0].tolist() == [7, 8, 9, 10, 11]
     assert len(replay.latest(0).actions) == 0
+
+
+@given(st.lists(transitions(), max_size=12), st.integers(0, 6))
+def test_the_latest_impressions_are_without_what_was_not_shown(added: list[Transition], n: int) -> None:
+    replay = Replay(5, HISTORY, SLOTS)
+    for transition in added:
+        replay.add(transition)
+    shown = [kept(t) for t in added[-5:] if t.actions and not t.organic]
+    assert unpacked(replay.latest_shown(n)) == shown[max(0, len(shown) - n) :]
+
+
+def test_an_impression_that_was_forgotten_is_not_among_the_latest() -> None:
+    replay = filled(3)
+    replay.add(dataclasses.replace(numbered(3), owner=7))
+    replay.add(dataclasses.replace(numbered(4), owner=7, organic=True))
+    assert replay.latest_shown(5).actions[:, 0].tolist() == [0, 1, 2, 3]
+    assert replay.forget(7) == 2
+    assert replay.latest_shown(5).actions[:, 0].tolist() == [0, 1, 2]
 
 
 def test_the_state_comes_back_bit_for_bit_and_goes_on_alike() -> None:

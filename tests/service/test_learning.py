@@ -29,7 +29,7 @@ N_IMPRESSIONS = 220
 
 
 def log_with_everything(seed: int = 0) -> list[Event]:
-    """Slates, clicks, erased users, and items that come, change and go."""
+    """Slates, clicks, likes by themselves, erased users, and items that come, change and go."""
     rng = np.random.default_rng(seed)
     encoder = HashingEncoder()
     known = [f"film-{n}" for n in range(N_ITEMS)]
@@ -41,6 +41,10 @@ def log_with_everything(seed: int = 0) -> list[Event]:
         log.append(Impression(f"r{n}", user, "adaptive", 1, history, items, (0.1, 0.1, 0.1), ""))
         if n % 2:
             log.append(Feedback(f"e{n}", user, items[0], 1.0, recommendation_id=f"r{n}"))
+        if n % 3 == 0:
+            log.append(
+                Feedback(f"o{n}", f"u:{rng.integers(20)}", str(rng.choice(known)), float(rng.choice([1, 1, -1])))
+            )
         if n % 50 == 10:
             known.append(f"new-{n}")
             log.append(ItemChanged(known[-1], pack_embedding(encoder.encode([f"New {n}"])[0])))
@@ -96,6 +100,8 @@ def test_a_checkpoint_in_mid_log_leaves_no_trace(deployment: Settings, tmp_path:
     take(after, log[cut:], first=cut)
     assert_same(after, whole)
     assert whole.counters.closed > 150 and len(whole.item_ids) == N_ITEMS + 5
+    learned = 0 if deployment.learner == "a2c" else 30
+    assert learned <= whole.counters.events.get("feedback_organic", 0) <= 2 * learned
 
 
 def test_dumping_often_changes_nothing(deployment: Settings) -> None:
@@ -212,6 +218,16 @@ def test_a_checkpoint_of_other_settings_is_told_apart(settings: Settings) -> Non
         )
     }
     assert len(prints) == 5
+
+
+def test_a_checkpoint_of_another_layout_can_be_read_and_is_told_apart(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = start(settings).fingerprint
+    monkeypatch.setattr(learning_module, "_LAYOUT", 1)
+    meta = msgspec.to_builtins(start(settings).dump()[0])
+    del meta["recent"], meta["counters"]["allowance"]  # as it was when workers kept no histories
+    assert msgspec.convert(meta, Meta).fingerprint != ours
 
 
 def test_a_checkpoint_of_other_networks_is_told_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

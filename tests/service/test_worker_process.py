@@ -37,7 +37,7 @@ def results(pytestconfig: pytest.Config) -> Path | None:
 
 
 def traffic(n_impressions: int, seed: int) -> list[Event]:
-    """A log of slates of three and clicks on Comedies, in a fixed order."""
+    """A log of slates of three and clicks on Comedies, and of likes by themselves, in a fixed order."""
     rng = np.random.default_rng(seed)
     log: list[Event] = []
     for n in range(n_impressions):
@@ -57,6 +57,8 @@ def traffic(n_impressions: int, seed: int) -> list[Event]:
         )
         clicked = [item for item in items if int(item[5:]) % 3 == 1]
         log += [Feedback(f"{n}-{item}", user, item, 1.0, recommendation_id=f"r{n}") for item in clicked]
+        if n % 4 == 0:
+            log.append(Feedback(f"{n}", f"u:{rng.integers(50)}", f"film-{rng.integers(N_ITEMS)}", 1.0))
     return log
 
 
@@ -124,13 +126,16 @@ async def test_kill_9_loses_and_repeats_nothing(
             worker.stop()
 
     reports = [report_of(redis, settings) for settings in deployments]
-    n_feedback = len(log) - n_impressions
-    assert reports[0].events == {"impression": n_impressions, "feedback_joined": n_feedback}
+    counted = dict(reports[0].events)
+    n_organic, n_unlearned = counted.pop("feedback_organic"), counted.pop("feedback_organic_unlearned", 0)
+    assert n_organic + n_unlearned == n_impressions // 4 and n_organic > n_impressions // 5
+    n_feedback = len(log) - n_impressions - n_impressions // 4
+    assert counted == {"impression": n_impressions, "feedback_joined": n_feedback}
     assert reports[0].arms["adaptive"].reward <= n_feedback
     for field in ("cursor", "events", "closed", "open", "arms", "version", "gate_rejections", "learner"):
         assert getattr(reports[0], field) == getattr(reports[1], field), field
     version = reports[0].version
-    assert version == 1 + (reports[0].closed // PUBLISH_EVERY)
+    assert version == 1 + ((reports[0].closed + n_organic) // PUBLISH_EVERY)
     last = [load_snapshot(folder_of(settings.data_dir, version)).tensors for settings in deployments]
     assert_identical(*last)
     stacks = [redis.lrange(Keys(settings.key_prefix).activations, 0, -1) for settings in deployments]
