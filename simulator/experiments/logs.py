@@ -37,6 +37,12 @@ class Log:
         first, second = (Log(self.shown[rows], self.responses[rows], self.lengths[rows]) for rows in parts)
         return first, second
 
+    def waves(self, n: int) -> Iterator[Log]:
+        """The sessions in order, `n` at a time."""
+        for start in range(0, len(self.lengths), n):
+            part = slice(start, start + n)
+            yield Log(self.shown[part], self.responses[part], self.lengths[part])
+
     def turns(self, n_items: int) -> Iterator[tuple[Sessions, Ints, Bools, Bools]]:
         """By turn, of the sessions that reached it: the session so far, the slate, the responses, was it the last?"""
         seen = np.zeros((len(self.lengths), n_items), np.bool_)

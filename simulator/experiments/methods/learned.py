@@ -1,5 +1,6 @@
 """Our learners on live traffic: from scratch, or from a pre-trained policy as iALP, A-iALP_ft or A-iALP_ap.
 
+Given a log, they first learn from it: from its slates, or from its likes alone, as a shop has them that logged no more.
 The same classes that serve and learn in production (`ExactPolicy`, `Boltzmann`, `A2C`, `Replay`), driven in batches.
 """
 
@@ -17,17 +18,20 @@ from service.policy.adaptive import Mixture, ServingConfig, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.networks import ItemScorer, NetworkConfig
+from service.policy.organic import N_OTHERS, organic_batch
 from service.policy.replay import Replay
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import load_snapshot
 from service.policy.text import TextProjection
-from service.policy.types import Batch, States
-from simulator.experiments.agent import Agent, Factory, Outcome, Sessions, Setting, Slates
+from service.policy.types import Batch, Interaction, Response, States
+from simulator.experiments.agent import Agent, Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
+from simulator.experiments.logs import Log, read_log
 from simulator.experiments.options import read_options
 
 _CAPACITY = 50_000  # the service's default
 _GAMMA = 0.5
+_WAVE = 100  # sessions of a log at a time
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LearnedConfig:
     horizon: float | None = None
     curiosity: float | None = None
     optimism: float | None = None
+    log: Literal["slates", "likes"] = "slates"  # what is learned of a log, where there is one
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -65,13 +70,17 @@ class LearnedAgent:
             learned,
             config.hyper_parameters,
         )
-        self._slate_size = min(setting.catalogue.slate_size, setting.catalogue.n_items)
-        self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, self._slate_size)
+        self._n_items = setting.catalogue.n_items
+        self._slate_size = min(setting.catalogue.slate_size, self._n_items)
+        self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, max(self._slate_size, 1 + N_OTHERS))
         self._rng = np.random.default_rng(setting.seed)
         self._generator = torch.Generator().manual_seed(setting.seed)
         self._states: States | None = None
         self._held: list[Batch] = []
         self._weights: list[float] = []
+        if "log" in setting.artefacts:
+            log = read_log(setting.artefacts["log"], setting.catalogue)
+            (self._read_slates if config.log == "slates" else self._read_likes)(log)
         self._policy = self._current()
 
     @staticmethod
@@ -103,23 +112,57 @@ class LearnedAgent:
         assert self._states is not None and slates.propensities is not None
         if self._serving.variant == Variant.FROZEN:
             return
+        self._learn(self._states, sessions, slates.items, outcome.rewards, outcome.ended, slates.propensities)
+        self._policy = self._current()
+
+    def _learn(
+        self,
+        states: States,
+        sessions: Sessions,
+        items: Ints,
+        rewards: Floats,
+        ended: Bools,
+        propensities: Floats,
+    ) -> None:
+        """Take in one turn of these sessions: what was shown, and what followed."""
         after = Sessions(
-            np.concatenate([sessions.shown, slates.items[:, None]], axis=1),
-            np.concatenate([sessions.responses, outcome.rewards[:, None] > 0], axis=1),
+            np.concatenate([sessions.shown, items[:, None]], axis=1),
+            np.concatenate([sessions.responses, rewards[:, None] > 0], axis=1),
             sessions.seen,
         )
         batch = Batch(
-            state=self._states,
-            actions=torch.from_numpy(slates.items),
-            rewards=torch.from_numpy(outcome.rewards),
-            propensities=torch.from_numpy(slates.propensities).float(),
-            discount=torch.from_numpy(np.where(outcome.ended, 0.0, _GAMMA)).float(),
+            state=states,
+            actions=torch.from_numpy(items).long(),
+            rewards=torch.from_numpy(rewards).float(),
+            propensities=torch.from_numpy(propensities).float(),
+            discount=torch.from_numpy(np.where(ended, 0.0, _GAMMA)).float(),
             next_state=states_of(after),
-            turn=torch.full((len(outcome.ended),), sessions.shown.shape[1]),
+            turn=torch.full((len(ended),), sessions.shown.shape[1]),
         )
+        self._take(batch)
+
+    def _take(self, batch: Batch) -> None:
         self._replay.extend(batch)
-        self._learner.update(self._replay, len(outcome.ended), self._generator)
-        self._policy = self._current()
+        self._learner.update(self._replay, len(batch.discount), self._generator)
+
+    def _read_slates(self, log: Log) -> None:
+        """Learn from all turns. The log has no propensities, and `boltzmann` needs none."""
+        for wave in log.waves(_WAVE):
+            for before, shown, responses, last in wave.turns(self._n_items):
+                self._learn(states_of(before), before, shown, responses.astype(np.float32), last, np.ones(shown.shape))
+
+    def _read_likes(self, log: Log) -> None:
+        """Learn from what was liked, in its order, as if it had come without an impression."""
+        for wave in log.waves(_WAVE):
+            histories: list[list[Interaction]] = []
+            items: list[int] = []
+            for shown, liked in zip(wave.shown, wave.responses, strict=True):
+                likes = shown[liked].tolist()
+                past = [Interaction(item, Response.POSITIVE) for item in likes]
+                histories += [past[:n] for n in range(len(likes))]
+                items += likes
+            if items:
+                self._take(organic_batch(histories, items, self._n_items, N_RESPONSES + N_SHOWN, self._rng))
 
     def diagnostics(self) -> dict[str, float]:
         item, personal = self._learner.actor.prior_gain.tolist()
