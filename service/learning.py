@@ -182,8 +182,7 @@ class Learning:
         # a2c has no use for slates without propensities.
         if settings.variant == Variant.FROZEN or settings.learner == "a2c" or counters.allowance < organic.COST:
             return False
-        rng = np.random.default_rng((settings.worker_seed % 2**64, counters.place))
-        transition = organic_of(like, self.recent.of(like.user), self.index, rng)
+        transition = organic_of(like, self.recent.of(like.user), self.index)
         if transition is None:
             return False
         counters.allowance -= organic.COST

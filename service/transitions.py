@@ -12,7 +12,6 @@ import hashlib
 from enum import StrEnum
 
 import msgspec
-import numpy as np
 
 from service.events import Feedback, Impression
 from service.policy.organic import organic_transition
@@ -139,14 +138,14 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -
     )
 
 
-def organic_of(like: Feedback, history: History, index: dict[str, int], rng: np.random.Generator) -> Transition | None:
+def organic_of(like: Feedback, history: History, index: dict[str, int]) -> Transition | None:
     """A like that came by itself, after its user's `history`, as the learner takes it; None if it teaches nothing: its
     reward is not positive, its item has no row, or the history has it as liked already. Rewards above 0 count alike."""
     item = index.get(like.item_id)
     if like.reward <= 0 or item is None or any(past == like.item_id and reward > 0 for past, reward in history):
         return None
     before = _history(tuple(past for past in history if past[0] != like.item_id), index)
-    return organic_transition(before, item, len(index), rng, owner_of(like.user))
+    return organic_transition(before, item, owner_of(like.user))
 
 
 def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:

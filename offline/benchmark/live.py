@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from offline.benchmark.judged import judgements, pretrain
@@ -31,8 +30,8 @@ class LiveLearner:
         torch.manual_seed(seed)
         self._boltzmann = Boltzmann(network.requires_grad_(True), BoltzmannConfig())
         self._length = network.config.max_history
-        self._replay = Replay(_CAPACITY, self._length, 1 + N_OTHERS)
-        self._rng, self._generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        self._replay = Replay(_CAPACITY, self._length, 1)
+        self._generator = torch.Generator().manual_seed(seed)
         self._histories: defaultdict[int, list[Interaction]] = defaultdict(list)
 
     @torch.no_grad()
@@ -50,8 +49,7 @@ class LiveLearner:
             past = self._histories[user]
             before.append(tuple(past[-self._length :]))
             past.append(Interaction(item, Response.POSITIVE))
-        n_items = self._boltzmann.actor.n_items
-        self._replay.extend(organic_batch(before, items, n_items, self._length, self._rng))
+        self._replay.extend(organic_batch(before, items, self._length))
         self._boltzmann.update(self._replay, len(items), self._generator)
 
 

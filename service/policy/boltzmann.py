@@ -43,12 +43,13 @@ class BoltzmannConfig:
     taste_learning_rate: float = 0.002  # of items' own taste vectors
     taste_text_learning_rate: float = 0.001
     taste_level_learning_rate: float = 0.005
-    taste_precision: float = 20.0  # of items' own taste vectors, around what their texts say
+    taste_precision: float = 5.0  # of items' own taste vectors, around what their texts say
     taste_start: float = 1.0  # how far texts tell taste before anything is learned
     taste_level_start: float = 0.3
     weight_decay: float = 1e-4
     batch_size: int = 256
-    updates_per_transition: float = 0.02  # gradient steps for each transition that comes in
+    updates_per_transition: float = 0.02  # gradient steps for each impression that comes in: more would overfit
+    updates_per_like: float = 0.05  # for each like without an impression, which stands beside other items each time
     reward_scale: float = 1.0  # the reward that counts as a full response; less counts in part, more no further
 
 
@@ -102,7 +103,8 @@ class Boltzmann:
         loss = self.loss(batch)
         own = 0.5 * self.config.taste_precision * self.actor.taste_id.square().sum()
         self._optimizer.zero_grad(set_to_none=True)
-        (loss + own / (n_transitions * batch.actions.shape[1])).backward()  # type: ignore[no-untyped-call]
+        slots = (batch.actions != EMPTY_SLOT).sum().item() / len(batch.actions)
+        (loss + own / (n_transitions * max(slots, 1.0))).backward()  # type: ignore[no-untyped-call]
         if self.actor.mixing.grad is not None:
             self.actor.mixing.grad[0].diagonal()[:N_LEADING].zero_()
         self._optimizer.step()
@@ -171,13 +173,17 @@ class Boltzmann:
 
     def update(self, replay: Replay, new: int, generator: torch.Generator) -> Metrics:
         """Learn once from each of the `new` transitions, then take the gradient steps that they make due."""
+        n_items = self.actor.n_items
         if new > 0:
-            self._take_in(replay.latest(new))
-        self._due += new * self.config.updates_per_transition
+            latest = replay.latest(new)
+            likes = 0 if latest.organic is None else int(latest.organic.sum())
+            self._due += (new - likes) * self.config.updates_per_transition + likes * self.config.updates_per_like
+            self._take_in(organic.with_others(latest, n_items, generator))
         metrics: Metrics = {}
         while self._due >= 1:
             self._due -= 1
-            metrics = self.step(replay.sample(self.config.batch_size, generator), len(replay))
+            batch = organic.with_others(replay.sample(self.config.batch_size, generator), n_items, generator)
+            metrics = self.step(batch, len(replay))
         if metrics and self.prior is not None:
             metrics |= self.posterior.gains(self.actor)
         return metrics

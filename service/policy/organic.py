@@ -1,9 +1,10 @@
 """Likes that came by themselves, without an impression: what they teach.
 
-Nobody knows what else the user saw, so a like stands beside a few items drawn at random: which of them would this user
-have liked (negative sampling; Mikolov et al. 2013, section 2.2)? Items are drawn uniformly, so that the answer tells
-how well an item is liked and by whom. Three things keep such rows from what impressions teach: they have a level of
-their own, which says how many of the items were likes, they are no part of when sessions end, and they count less.
+Nobody knows what else the user saw, so a like stands beside items drawn at random: which of them would this user have
+liked (negative sampling; Mikolov et al. 2013, section 2.2)? Items are drawn uniformly, so that the answer tells how
+well an item is liked and by whom, and anew whenever a like is learned from. Three things keep such rows from what
+impressions teach: they have a level of their own, which says how many of the items were likes, they are no part of when
+sessions end, and they count less.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from service.policy.types import EMPTY_SLOT, Batch, Interaction, Transition, pack_states
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, Transition, pack_states
 
-N_OTHERS = 4  # items drawn at random beside a like
+N_OTHERS = 50  # items drawn at random beside a like
 USUAL = math.log(1 / N_OTHERS)  # logit of the like among them
 TRUST = 0.3  # of an impression's slot
-COST = TRUST * (1 + N_OTHERS)  # slots of impressions that a row counts as
-_REWARDS = (1.0, *[0.0] * N_OTHERS)
+COST = 1.5  # slots of impressions that a like counts as: N_OTHERS sure answers tell little more than a few open ones
 
 
 def trust(batch: Batch) -> Tensor:
@@ -32,23 +31,13 @@ def trust(batch: Batch) -> Tensor:
     return torch.where(batch.organic, TRUST, 1.0).unsqueeze(1)
 
 
-def _slates(likes: npt.NDArray[np.int64], n_items: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """[B, 1 + N_OTHERS] each of B `likes` and others, drawn uniformly; EMPTY_SLOT where the like itself was drawn."""
-    others = rng.integers(n_items, size=(len(likes), N_OTHERS))
-    others[others == likes[:, np.newaxis]] = EMPTY_SLOT
-    return np.concatenate([likes[:, np.newaxis], others], axis=1)
-
-
-def organic_transition(
-    history: tuple[Interaction, ...], item: int, n_items: int, rng: np.random.Generator, owner: int = 0
-) -> Transition:
-    """A like as a slate of itself and `N_OTHERS` others, in the state `history` of its user."""
-    (actions,) = _slates(np.array([item]), n_items, rng).tolist()
+def organic_transition(history: tuple[Interaction, ...], item: int, owner: int = 0) -> Transition:
+    """A like in the state `history` of its user."""
     return Transition(
         history=history,
-        actions=tuple(actions),
-        rewards=_REWARDS,
-        propensities=(1.0,) * len(actions),
+        actions=(item,),
+        rewards=(1.0,),
+        propensities=(1.0,),
         discount=1.0,
         next_history=history,
         owner=owner,
@@ -56,23 +45,41 @@ def organic_transition(
     )
 
 
-def organic_batch(
-    histories: Sequence[Sequence[Interaction]],
-    items: Sequence[int],
-    n_items: int,
-    max_history: int,
-    rng: np.random.Generator,
-) -> Batch:
+def organic_batch(histories: Sequence[Sequence[Interaction]], items: Sequence[int], max_history: int) -> Batch:
     """Make what `organic_transition` makes of each of B likes, in the states `histories` [B] of their users."""
-    actions = torch.from_numpy(_slates(np.asarray(items, np.int64), n_items, rng))
+    actions = torch.tensor(items, dtype=torch.int64).unsqueeze(1)
     states = pack_states(histories, max_history)
     return Batch(
         state=states,
         actions=actions,
-        rewards=torch.tensor(_REWARDS).repeat(len(actions), 1),
+        rewards=torch.ones(actions.shape),
         propensities=torch.ones(actions.shape),
         discount=torch.ones(len(actions)),
         next_state=states,
         turn=torch.zeros(len(actions), dtype=torch.int64),
         organic=torch.ones(len(actions), dtype=torch.bool),
     )
+
+
+def with_others(batch: Batch, n_items: int, generator: torch.Generator) -> Batch:
+    """The batch, its organic rows as slates of the like and `N_OTHERS` of `n_items` items, drawn anew each time.
+
+    A slot whose item the user liked, now or before, is empty; so are those that this adds to other rows.
+    """
+    if batch.organic is None:
+        return batch
+    rows = torch.nonzero(batch.organic).squeeze(1)
+    width = max(batch.actions.shape[1], 1 + N_OTHERS)
+    added = (0, width - batch.actions.shape[1])
+    actions, rewards, propensities = (
+        functional.pad(part, added, value=value)
+        for part, value in ((batch.actions, EMPTY_SLOT), (batch.rewards, 0.0), (batch.propensities, 1.0))
+    )
+    likes = actions[rows, :1]
+    others = torch.randint(n_items, (len(rows), N_OTHERS), generator=generator)
+    items, responses, _ = batch.state
+    liked = torch.where(responses[rows] == Response.POSITIVE, items[rows], EMPTY_SLOT)
+    known = torch.cat([likes, liked], 1)
+    others[(others.unsqueeze(2) == known.unsqueeze(1)).any(2) | (likes == EMPTY_SLOT)] = EMPTY_SLOT
+    actions[rows, 1 : 1 + N_OTHERS] = others
+    return batch._replace(actions=actions, rewards=rewards, propensities=propensities)

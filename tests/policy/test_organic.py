@@ -11,7 +11,7 @@ from policy_examples import WIDE, fresh_scorer, liked, orthogonal_text, random_t
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
-from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, organic_transition, trust
+from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, organic_transition, trust, with_others
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, pack_states
@@ -24,37 +24,50 @@ def learner(text: torch.Tensor) -> Boltzmann:
     return Boltzmann(fresh_scorer(3, text, WIDE).requires_grad_(True), BoltzmannConfig())
 
 
-def likes(histories: list[History], items: list[int], seed: int = 0) -> Batch:
-    return organic_batch(histories, items, ITEMS, WIDE.max_history, np.random.default_rng(seed))
+def likes(histories: list[History], items: list[int]) -> Batch:
+    return organic_batch(histories, items, WIDE.max_history)
+
+
+def beside_others(batch: Batch, seed: int = 0) -> Batch:
+    return with_others(batch, ITEMS, torch.Generator().manual_seed(seed))
 
 
 def take(boltzmann: Boltzmann, batch: Batch) -> None:
-    replay = Replay(1_000, WIDE.max_history, 1 + N_OTHERS)
+    replay = Replay(1_000, WIDE.max_history, 1)
     replay.extend(batch)
     boltzmann.update(replay, len(batch.discount), torch.Generator().manual_seed(0))
 
 
 def test_a_like_stands_beside_other_items_drawn_uniformly() -> None:
-    batch = likes([()] * 3_000, [4] * 3_000)
+    batch = beside_others(likes([liked(7, 9)] * 500, [4] * 500))
     assert batch.actions[:, 0].eq(4).all() and batch.rewards[:, 0].eq(1).all() and batch.rewards[:, 1:].eq(0).all()
     others = batch.actions[:, 1:]
-    assert not others.eq(4).any()  # where the like itself was drawn, the slot is empty
+    assert others.shape == (500, N_OTHERS) and batch.propensities.shape == batch.actions.shape
     drawn = torch.bincount(others[others != EMPTY_SLOT], minlength=ITEMS).double()
-    expected = 3_000 * N_OTHERS / ITEMS
-    assert ((drawn - expected).abs()[torch.arange(ITEMS) != 4] < 5 * expected**0.5).all()
+    assert not drawn[[4, 7, 9]].any(), "what the user likes is not there as something that they do not"
+    expected = 500 * N_OTHERS / ITEMS
+    assert ((drawn - expected).abs() < 5 * expected**0.5)[
+        torch.tensor([i not in (4, 7, 9) for i in range(ITEMS)])
+    ].all()
+
+
+def test_others_are_drawn_anew_and_only_beside_likes() -> None:
+    batch = likes([(), ()], [1, 2])._replace(organic=torch.tensor([True, False]))
+    first, again, other = beside_others(batch), beside_others(batch), beside_others(batch, 1)
+    assert torch.equal(first.actions, again.actions) and not torch.equal(first.actions, other.actions)
+    assert first.actions[1].tolist() == [2] + [EMPTY_SLOT] * N_OTHERS
+    impressions = batch._replace(organic=None)
+    assert beside_others(impressions) is impressions
+    emptied = beside_others(batch._replace(actions=torch.full((2, 1), EMPTY_SLOT)))
+    assert emptied.actions.eq(EMPTY_SLOT).all(), "of an erased user nothing is left"
 
 
 def test_a_transition_is_what_a_batch_of_one_is() -> None:
-    for seed in range(20):
-        replay = Replay(1, WIDE.max_history, 1 + N_OTHERS)
-        rng = np.random.default_rng(seed)
-        replay.add(organic_transition(liked(2, 7), 4, 8, rng))
-        expected = organic_batch([liked(2, 7)], [4], 8, WIDE.max_history, np.random.default_rng(seed))
-        for ours, theirs in zip(replay.latest(1), expected, strict=True):
-            for one, other in zip(
-                *(part if isinstance(part, tuple) else (part,) for part in (ours, theirs)), strict=True
-            ):
-                assert (one is None and other is None) or torch.equal(one, other)
+    replay = Replay(1, WIDE.max_history, 1)
+    replay.add(organic_transition(liked(2, 7), 4))
+    for ours, theirs in zip(replay.latest(1), likes([liked(2, 7)], [4]), strict=True):
+        for one, other in zip(*(part if isinstance(part, tuple) else (part,) for part in (ours, theirs)), strict=True):
+            assert (one is None and other is None) or torch.equal(one, other)
 
 
 def test_a_like_is_a_full_response_whatever_rewards_are_worth() -> None:
@@ -62,7 +75,9 @@ def test_a_like_is_a_full_response_whatever_rewards_are_worth() -> None:
     losses = []
     for scale in (1.0, 5.0):
         network = fresh_scorer(3, text, WIDE).requires_grad_(True)
-        losses.append(Boltzmann(network, BoltzmannConfig(reward_scale=scale)).loss(likes([()] * 5, [1] * 5)).item())
+        losses.append(
+            Boltzmann(network, BoltzmannConfig(reward_scale=scale)).loss(beside_others(likes([()] * 5, [1] * 5))).item()
+        )
     assert losses[0] == losses[1]
 
 
@@ -74,13 +89,13 @@ def test_rows_count_by_their_source() -> None:
 
 
 def test_the_replay_knows_which_rows_are_organic() -> None:
-    replay = Replay(8, WIDE.max_history, 1 + N_OTHERS)
+    replay = Replay(8, WIDE.max_history, 1)
     replay.extend(likes([(), ()], [1, 2]))
     replay.extend(likes([()], [3])._replace(organic=None))
     assert replay.latest(3).organic is not None
     assert replay.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
     assert replay.latest(1).organic is None
-    other = Replay(8, WIDE.max_history, 1 + N_OTHERS)
+    other = Replay(8, WIDE.max_history, 1)
     other.load_state_dict(replay.state_dict())
     assert other.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
 
@@ -109,7 +124,7 @@ def test_what_is_liked_more_often_is_liked_more_and_by_whom_is_learned() -> None
         histories += [(), liked(first)]
         items += [first, second]
     for start in range(0, len(items), 100):
-        take(boltzmann, likes(histories[start : start + 100], items[start : start + 100], start))
+        take(boltzmann, likes(histories[start : start + 100], items[start : start + 100]))
     actor = boltzmann.actor
     with torch.no_grad():
         stranger, of_even = actor.scores(pack_states([(), liked(0)], WIDE.max_history), actor.table())

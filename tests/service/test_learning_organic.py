@@ -12,7 +12,7 @@ from service_examples import N_ITEMS, learning_settings
 from service.events import Event, Feedback, Impression, UserErased
 from service.learning import Learning
 from service.policy.adaptive import Variant
-from service.policy.organic import COST, N_OTHERS
+from service.policy.organic import COST
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import EMPTY_SLOT, Batch, Response, unpack_states
 from service.settings import Settings
@@ -64,8 +64,7 @@ def test_a_like_teaches_in_the_state_before_it(settings: Settings) -> None:
     batch = rows(learning)
     assert batch.organic is not None and batch.organic.all()
     assert batch.actions[:, 0].tolist() == [3, 4, 5] and batch.rewards.sum().item() == 3
-    others = batch.actions[:, 1 : 1 + N_OTHERS]
-    assert others.max() < N_ITEMS and (others != EMPTY_SLOT).any() and (batch.actions[:, 1 + N_OTHERS :] == -1).all()
+    assert (batch.actions[:, 1:] == EMPTY_SLOT).all(), "others are drawn when it is learned from"
     assert learning.counters.unlearned == learning.counters.unpublished == 3
     assert learning.counters.events == {"feedback_organic": 3}
 
@@ -146,23 +145,6 @@ def test_coverage_is_of_what_was_shown(settings: Settings) -> None:
     take(learning, impression("r", 5, 6))
     take(learning, like(7), at_ms=2_000)
     assert learning.coverage == 2 / N_ITEMS
-
-
-def test_a_replay_with_few_slots_keeps_fewer_others(settings: Settings) -> None:
-    learning = start(settings, replay_slots=3, learn_every=2)
-    take(learning, like(3), like(4))
-    assert rows(learning).actions.shape == (2, 3) and rows(learning).actions[:, 0].tolist() == [3, 4]
-
-
-def test_who_stands_beside_a_like_depends_on_its_place_and_the_seed(settings: Settings) -> None:
-    def others(seed: int, user: str = "ann") -> list[list[int]]:
-        learning = start(settings, worker_seed=seed)
-        take(learning, like(3, user), like(3, user + "a"))
-        drawn: list[list[int]] = rows(learning).actions.tolist()
-        return drawn
-
-    first, second = others(1)
-    assert others(1, "ben") == [first, second] and first != second and others(-2) != others(1)
 
 
 def test_histories_and_allowance_come_back_from_a_checkpoint(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from service.policy.adaptive import Mixture, ServingConfig, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.organic import N_OTHERS, organic_batch
+from service.policy.organic import organic_batch
 from service.policy.replay import Replay
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import load_snapshot
@@ -72,7 +72,7 @@ class LearnedAgent:
         )
         self._n_items = setting.catalogue.n_items
         self._slate_size = min(setting.catalogue.slate_size, self._n_items)
-        self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, max(self._slate_size, 1 + N_OTHERS))
+        self._replay = Replay(_CAPACITY, N_RESPONSES + N_SHOWN, self._slate_size)
         self._rng = np.random.default_rng(setting.seed)
         self._generator = torch.Generator().manual_seed(setting.seed)
         self._states: States | None = None
@@ -162,7 +162,7 @@ class LearnedAgent:
                 histories += [past[:n] for n in range(len(likes))]
                 items += likes
             if items:
-                self._take(organic_batch(histories, items, self._n_items, N_RESPONSES + N_SHOWN, self._rng))
+                self._take(organic_batch(histories, items, N_RESPONSES + N_SHOWN))
 
     def diagnostics(self) -> dict[str, float]:
         item, personal = self._learner.actor.prior_gain.tolist()
