@@ -24,7 +24,7 @@ from service.policy.networks import BIAS_PRECISION, ItemScorer
 
 # Prior precision of what each part of `ItemScorer.linear_weights` is: text, product with the liked profile, gains,
 # repeat, level of a stranger and with what was seen, the prior's gains.
-_PRECISIONS: tuple[float | tuple[float, ...], ...] = (1.0, 0.25, 0.25, 0.25, (0.05, 1.0, 1.0), 4.0)
+_PRECISIONS: tuple[float | tuple[float, ...], ...] = (1.0, 0.25, 0.25, 0.25, (0.05, 1.0, 1.0), 1.0)
 _NEWTON_STEPS = 20
 _LARGEST_STEP = 1.0  # of any weight in one Newton step, in log odds: far from the mode the curvature says little
 _CLOSE = 1e-4  # a step below this is the last

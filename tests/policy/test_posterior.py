@@ -25,7 +25,7 @@ from service.policy.types import Transition, pack_states
 
 ITEMS, SLOTS = 9, 3
 # Text, product with the liked profile, gains, repeat, level of a stranger and per log count, the prior's gains.
-PRECISIONS = np.repeat([1.0, 0.25, 0.25, 0.25, 0.05, 1.0, 4.0], [24, 24, 4, 3, 1, 2, 2])
+PRECISIONS = np.repeat([1.0, 0.25, 0.25, 0.25, 0.05, 1.0, 1.0], [24, 24, 4, 3, 1, 2, 2])
 
 Array = npt.NDArray[np.float64]
 
