@@ -100,8 +100,8 @@ def open_pretrained(context: Context) -> Fit:
 
 
 METHODS: Mapping[str, Method] = {
-    "pretrained": Method(
-        "iALP, pre-trained",
+    "pretrained_old": Method(
+        "iALP, pre-trained, as of commit 3b02d85",
         "judgements",
         open_pretrained,
         config={"judge": "gemma", "states": STATES},
