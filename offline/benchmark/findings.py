@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offline.benchmark.bootstrap import Interval
-from offline.benchmark.collected import Collected, dataset_title, difference, metric
+from offline.benchmark.collected import Collected, dataset_title, difference, metric, title_of
 from offline.benchmark.records import Record
 
 # The newest first: what is told of is the pre-training that is in the code, or the last that was.
@@ -22,6 +22,24 @@ def judged_in_words(collected: Collected) -> str:
         if ours is not None:
             lines.append(f"- **{dataset_title(dataset)}**: {_standing(ours)}.\n")
     return "The pre-trained policy (no logs):\n\n" + "".join(lines) if lines else ""
+
+
+def learner_in_words(collected: Collected) -> str:
+    """A bullet a data set: where the learner stands against the best of the others and against item-kNN."""
+    lines = []
+    for dataset in collected.datasets("prequential"):
+        ours = collected.find(dataset, "prequential", "live")
+        rivals = [r for r in collected.of_protocol(dataset, "prequential") if r.method != "live"]
+        if ours is None or not rivals:
+            continue
+        value = ours.metrics["ndcg"][0]
+        best = max(rivals, key=lambda record: record.metrics["ndcg"][0])
+        told = (
+            f"NDCG@10 {value:.3f}, {value / best.metrics['ndcg'][0]:.2f} times that of the best other, {title_of(best)}"
+        )
+        against = _against(ours, "item_knn", "item-kNN", "ndcg", "NDCG@10")
+        lines.append(f"- **{dataset_title(dataset)}**: {'; '.join([told, *against])}.\n")
+    return "\nThe learner (each like is ranked, then learned):\n\n" + "".join(lines) if lines else ""
 
 
 def _standing(record: Record) -> str:

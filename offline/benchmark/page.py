@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from offline.artefacts import write_atomic
 from offline.benchmark.collected import Collected, dataset_title, method_of, title_of
-from offline.benchmark.findings import judged_in_words, sameness_in_words
+from offline.benchmark.findings import judged_in_words, learner_in_words, sameness_in_words
 from offline.benchmark.records import Record, read_records
 from offline.benchmark.tables import (
     AUCS,
@@ -128,6 +128,7 @@ def _in_short(collected: Collected, images: Mapping[str, str]) -> str:
     return (
         "## In short\n\n"
         + judged_in_words(collected)
+        + learner_in_words(collected)
         + "\nHeld-out likes: AUC against unrated / equally popular items / NDCG@10 of all held out; Coat: AUC / P@3 on"
         " items drawn at random.\n\n"
         + summary_table(collected)

@@ -183,6 +183,18 @@ def test_the_page_says_where_the_pretrained_policy_stands(toy: list[str], tmp_pa
     assert [r.n for r in read_records(tmp_path / "results") if r.method == "pretrained"] == [7]
 
 
+def test_the_page_says_where_the_learner_stands(toy: list[str], tmp_path: Path) -> None:
+    benchmark(tmp_path, "--methods", "popularity,item_knn", "--protocols", "held-out,prequential")
+    records = list(read_records(tmp_path / "results"))
+    best = max((r for r in records if r.protocol == "prequential"), key=lambda record: record.metrics["ndcg"][0])
+    twice = {**best.metrics, "ndcg": [2 * best.metrics["ndcg"][0], 0.0, 1.0]}
+    ours = replace(best, method="live", metrics=twice, differences={"item_knn": {"ndcg": [0.1, 0.05, 0.2]}})
+    text = people_page(Collected.of([*records, ours]), {})
+    title = best.configuration["method"]["title"]
+    assert f"2.00 times that of the best other, {title}; NDCG@10 +0.100, **above** item-kNN." in text
+    assert "The learner" not in people_page(Collected.of(records), {})
+
+
 def test_nothing_here_knows_the_simulator() -> None:
     for path in (ROOT / "offline" / "benchmark").rglob("*.py"):
         assert "import simulator" not in path.read_text() and "from simulator" not in path.read_text(), path
@@ -190,8 +202,11 @@ def test_nothing_here_knows_the_simulator() -> None:
 
 def test_the_committed_records_can_be_read_and_the_page_is_theirs() -> None:
     collected = Collected.of(read_records(ROOT / "docs" / "results" / "people"))
-    judged = collected.datasets("held-out")
-    assert "movielens" in judged and judged == [name for name in SOURCES if name in judged]
+    assert collected.datasets("held-out") == list(SOURCES)
+    in_order = [name for name, source in SOURCES.items() if source.order != "none"]
+    assert collected.datasets("prequential") == in_order
+    assert all(collected.find(name, "held-out", method) for name in SOURCES for method in ("pretrained", "ease"))
+    assert all(collected.find(name, "prequential", method) for name in in_order for method in ("live", "sasrec"))
     images = {
         path.stem.removeprefix("people-"): f"img/{path.name}" for path in (ROOT / "docs/img").glob("people-*.svg")
     }

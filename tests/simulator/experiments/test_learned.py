@@ -12,6 +12,7 @@ from rich.console import Console
 
 from simulator.experiments.agent import Agent, Setting
 from simulator.experiments.config import read_experiments
+from simulator.experiments.logs import record_log
 from simulator.experiments.methods.learned import LearnedAgent
 from simulator.experiments.play import play_agent
 from simulator.experiments.preparation import Prepared
@@ -96,3 +97,13 @@ def test_propensities_are_those_of_what_was_shown(prepared: Prepared, prior: Pat
     batch = agent._replay.latest(1000)
     assert (batch.propensities > 0).all() and (batch.propensities <= 1).all()
     assert np.isfinite(batch.propensities.log().numpy()).all()
+
+
+@pytest.mark.parametrize(("kind", "gain"), [("slates", 1.05), ("likes", 1.02)])
+def test_who_has_read_a_log_starts_ahead(kind: str, gain: float, tmp_path: Path) -> None:
+    path = tmp_path / "log.npz"
+    record_log(WORLD, CATALOGUE, path, seed=9, n_sessions=400)
+    warm = LearnedAgent(Setting(CATALOGUE, 1, {"log": kind}, {"log": path}))
+    cold = LearnedAgent(Setting(CATALOGUE, 1))
+    first = [play_agent(WORLD, agent, seed=6, n_sessions=100).reward.mean() for agent in (cold, warm)]
+    assert first[1] > gain * first[0]
