@@ -23,7 +23,7 @@ STAGE_PAIRS = 3  # requests a draw, each for a stage and what it is best compare
 _NOTICED = 0.001  # of a slate's slots: the least change that counts, or a tenth of the category's share of all items
 
 Likes = Literal["rises", "falls back", "dips first", "falls", "no change"]
-Dislikes = Literal["falls", "rises", "no change"]
+Dislikes = Literal["falls", "rises", "no change", "too rare"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ def verdict_of_likes(stages: Sequence[Stage], noticed: float) -> Likes:
 
 
 def verdict_of_dislikes(stages: Sequence[Stage], noticed: float) -> Dislikes:
-    """Say what three dislikes do."""
+    """Say what three dislikes do; of what a stranger hardly gets, nobody could notice less."""
     at = {stage.likes: stage for stage in stages}
-    words: dict[int, Dislikes] = {-1: "falls", 0: "no change", 1: "rises"}
+    unchanged: Dislikes = "too rare" if at[0].mean <= noticed else "no change"
+    words: dict[int, Dislikes] = {-1: "falls", 0: unchanged, 1: "rises"}
     return words[sign_of_change(at[DISLIKED], at[0], noticed)]
 
 

@@ -13,7 +13,7 @@ from simulator.personas import curve
 from simulator.personas.effect import Effect
 from simulator.personas.judgement import Judgement
 from simulator.personas.people import Shown, ShownItem
-from simulator.personas.words import capital, of_dislikes, percent, sentences, served
+from simulator.personas.words import capital, obeys, of_dislikes, percent, sentences, served
 
 _STYLE = (
     """
@@ -69,7 +69,7 @@ def _effects(effects: Sequence[Effect]) -> str:
 
 def _effect(effect: Effect) -> str:
     likes = _word(effect.likes, effect.likes == "rises")
-    dislikes = _word(of_dislikes(effect), effect.dislikes == "falls" and effect.told_apart)
+    dislikes = _word(of_dislikes(effect), obeys(effect) and effect.told_apart)
     return (
         f"<figure><h3>{escape(effect.name)} <span class='faint'>{effect.items} items</span></h3>{curve.curve(effect)}"
         f"<p>With likes: {likes}. With dislikes: {dislikes}.</p></figure>"
@@ -131,6 +131,7 @@ def _rules() -> str:
         ("dips first", "it rises, but after one or three likes it is below the beginning by more than that"),
         ("falls back", "it rises on the way, and less than half of that is left at the end"),
         ("no change", "the difference is within its standard error, or a slot in a thousand"),
+        ("too rare", "a stranger gets less than a slot in a thousand of it: there is nothing to fall"),
         ("as with likes", "after three dislikes it is no less than after three likes of the same items"),
     ]
     return table("What the words mean.", ("Word", ""), rows)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from simulator.personas.judgement import Judgement
 from simulator.personas.people import Shown, ShownItem
-from simulator.personas.words import capital, percent, sentences, served
+from simulator.personas.words import capital, obeys, percent, sentences, served
 
 _FIRST = 5  # persons in the terminal; the page has all
 
@@ -30,7 +30,7 @@ def print_effects(judgement: Judgement, console: Console) -> None:
             Text(effect.name),
             *(percent(stage.mean) for stage in effect.stages),
             _judged(effect.likes, effect.likes == "rises"),
-            _judged(effect.dislikes, effect.dislikes == "falls"),
+            _judged(effect.dislikes, obeys(effect)),
             _judged("yes" if effect.told_apart else "no", effect.told_apart),
         )
     console.print(table)

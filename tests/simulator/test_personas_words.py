@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ JITTER = (-0.01, 0.0, 0.01)  # of the draws
         ({-3: 0.05, 0: 0.1, 1: 0.3, 3: 0.6, 10: 0.2}, "falls back", "falls", True),
         ({-3: 0.05, 0: 0.1, 1: 0.3, 3: 0.2, 10: 0.05}, "falls back", "falls", True),
         ({-3: 0.05, 0: 0.1, 1: 0.1, 3: 0.1, 10: 0.1004}, "no change", "falls", True),  # by less than one would notice
+        ({-3: 0.0, 0: 0.0004, 1: 0.1, 3: 0.2, 10: 0.5}, "rises", "too rare", True),
+        ({-3: 0.01, 0: 0.0004, 1: 0.1, 3: 0.2, 10: 0.5}, "rises", "rises", True),
     ],
 )
 def test_verdicts(means: Mapping[int, float], likes: str, dislikes: str, told_apart: bool) -> None:
@@ -136,3 +139,10 @@ def test_the_demo_ends_with_both_judgements(tmp_path: Path) -> None:
     assert '<a href="../personas/pretrained/personas.html">' in report and "1 of 2 categories rise" in report
     with pytest.raises(SimulatorError, match="run `python -m simulator personas` again"):
         read_judgement(tmp_path)
+
+
+def test_what_is_too_rare_to_fall_is_no_part_of_the_count() -> None:
+    rare = effect_of("Western", {-3: 0.0, 0: 0.0004, 1: 0.1, 3: 0.2, 10: 0.5})
+    both = judgement()
+    (told, *_) = replace(both, categories=[*both.categories, rare]).headline
+    assert told.startswith("2 of 3 categories rise with likes, 2 of 2 fall with dislikes (1 too rare to fall), 2 of 3")
