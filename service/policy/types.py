@@ -91,7 +91,7 @@ class Transition:
     turn: int = 0
     owner: int = 0  # whose it is: a hash, 0 for nobody's
     only: tuple[int, ...] = ()  # what could be shown; empty: everything but the history, as far as is known
-    organic: bool = False  # a like that came by itself, see `organic`; then a slot within the slate may be empty
+    organic: bool = False  # a like that came by itself, see `organic`
 
 
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:

@@ -24,6 +24,7 @@ from service.policy.sampling import sample_slates
 from service.policy.snapshot import load_snapshot
 from service.policy.text import TextProjection
 from service.policy.types import Batch, Interaction, Response, States
+from simulator.errors import SimulatorError
 from simulator.experiments.agent import Agent, Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
 from simulator.experiments.logs import Log, read_log
@@ -79,6 +80,8 @@ class LearnedAgent:
         self._held: list[Batch] = []
         self._weights: list[float] = []
         if "log" in setting.artefacts:
+            if config.learner == "a2c":
+                raise SimulatorError("the learner a2c needs propensities, which the log does not have")
             log = read_log(setting.artefacts["log"], setting.catalogue)
             (self._read_slates if config.log == "slates" else self._read_likes)(log)
         self._policy = self._current()

@@ -10,6 +10,7 @@ from baseline_examples import Watched, make_agent, make_catalogue, make_toy_worl
 from experiment_examples import LEARNING_METHODS, experiments_file, prepare
 from rich.console import Console
 
+from simulator.errors import SimulatorError
 from simulator.experiments.agent import Agent, Setting
 from simulator.experiments.config import read_experiments
 from simulator.experiments.logs import record_log
@@ -107,3 +108,5 @@ def test_who_has_read_a_log_starts_ahead(kind: str, gain: float, tmp_path: Path)
     cold = LearnedAgent(Setting(CATALOGUE, 1))
     first = [play_agent(WORLD, agent, seed=6, n_sessions=100).reward.mean() for agent in (cold, warm)]
     assert first[1] > gain * first[0]
+    with pytest.raises(SimulatorError, match="a2c needs propensities"):
+        LearnedAgent(Setting(CATALOGUE, 1, {"learner": "a2c", "log": kind}, {"log": path}))
