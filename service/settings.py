@@ -101,7 +101,9 @@ class Settings(BaseSettings):
         Mixture.ADAPTIVE, description="How ap weighs its two policies, from the next version on: fixed or adaptive."
     )
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
-    mixture_temperature: float = Field(0.001, gt=0, description="Of the adaptive mixture, in units of Q.")
+    mixture_temperature: float = Field(
+        0.1, gt=0, description="Of the adaptive mixture, in log odds: with a higher one the better policy gets less."
+    )
     candidates: int = Field(
         512,
         ge=100,

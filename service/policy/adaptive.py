@@ -2,8 +2,9 @@
 
 A-iALP_ap keeps the pre-trained policy frozen and mixes in a second one that learns, pi = (1 - w) pi_pre + w pi_new, as
 probabilities, so that the propensity of what is shown stays exact. The paper leaves the mixture open; both kinds here
-are reconstructions: `fixed` has one w, `adaptive` takes w(s) from a softmax over E_{a ~ pi_i} Q(s, a) / temperature
-(policy expansion, Zhang, Xu and Yu, ICLR 2023).
+are reconstructions: `fixed` has one w, `adaptive` takes w(s) from a softmax over E_{a ~ pi_i} A(s, a) / temperature
+(policy expansion, Zhang, Xu and Yu, ICLR 2023), A being the learned network's advantage in log odds: where likes are
+rare or an end is likely, sigmoid(A) is next to nothing for all policies, and would not tell them apart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
-from service.policy.fast_scorer import FastScorer, Floats, Places, Sessions, pack, sigmoid
+from service.policy.fast_scorer import FastScorer, Floats, Places, Sessions, pack
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs, slate_propensities
@@ -54,14 +55,14 @@ class ServingConfig:
     variant: Variant = Variant.AP
     mixture: Mixture = Mixture.ADAPTIVE
     fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
-    # Of the adaptive mixture, in units of Q: differences of policies are small.
-    temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.001
+    # Of the adaptive mixture, in log odds: that of the policies among items.
+    temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.1
     candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 
-def mixture_weights(expected_q: Probs, temperature: float) -> Probs:
-    """softmax(E_i[Q] / temperature) over the first axis, [P, ...] -> [P, ...]."""
-    scaled = (expected_q - expected_q.max(axis=0)) / temperature
+def mixture_weights(expected: Probs, temperature: float) -> Probs:
+    """softmax(E_i[A] / temperature) over the first axis, [P, ...] -> [P, ...]."""
+    scaled = (expected - expected.max(axis=0)) / temperature
     weights = np.exp(scaled)
     return np.asarray(weights / weights.sum(axis=0))
 
@@ -269,8 +270,7 @@ class ServingPolicy:
                 near = self.critic.near(sessions, rows)
                 plain = self.critic.plain(self.critic.hidden(sessions), rows)
                 advantage = self.critic.advantage(plain + self.critic.repeated(near), near)
-            q = sigmoid(advantage).astype(np.float64)
-            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
+            expected = np.stack([(probs * advantage).sum(1) for probs in (pretrained, settled)])
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return _distributions(rows, mixed, pretrained, learned, weight)

@@ -104,8 +104,7 @@ class ExactPolicy:
             settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
             if self._critic is not self._learned:
                 advantage = self._critic[0].scores(states, self._critic[1])
-            q = torch.sigmoid(advantage).double().numpy()
-            expected = np.stack([(pretrained * q).sum(1), (settled * q).sum(1)])
+            expected = np.stack([(probs * advantage.numpy()).sum(1) for probs in (pretrained, settled)])
             weight = mixture_weights(expected, self.config.temperature)[1]
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return DistributionBatch(mixed, pretrained, learned, weight)

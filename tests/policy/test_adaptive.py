@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from network_loops import advantage_by_loop, logits_by_loop, q_by_loop
+from network_loops import advantage_by_loop, logits_by_loop
 from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.adaptive import (
@@ -166,21 +166,30 @@ def test_ap_fixed_is_the_convex_combination(weight: float) -> None:
 
 @pytest.mark.parametrize("own_critic", [True, False], ids=["a critic of its own", "learned network as critic"])
 @pytest.mark.parametrize("temperature", [0.02, 0.2, 1.0])
-def test_ap_adaptive_weighs_by_expected_q(temperature: float, own_critic: bool) -> None:
+def test_ap_adaptive_weighs_by_expected_advantage(temperature: float, own_critic: bool) -> None:
     mask = available(4)
     pretrained, learned, critic = networks()
     old, new = network_probs(pretrained, mask), network_probs(learned, mask, pretrained)
-    q = q_by_loop(critic, HISTORY) if own_critic else q_by_loop(learned, HISTORY, pretrained)
+    advantage = advantage_by_loop(critic, HISTORY) if own_critic else advantage_by_loop(learned, HISTORY, pretrained)
     # What the learned policy would do without curiosity.
     settled = softmax_by_loop(advantage_by_loop(learned, HISTORY, pretrained) / learned.config.temperature, mask)
-    q_old, q_new = (math.fsum(p * x for p, x in zip(probs, q, strict=True)) for probs in (old, settled))
-    assert abs(q_new - q_old) > 0.02  # or every critic would give even weights
-    weight = 1 / (1 + math.exp((q_old - q_new) / temperature))
+    of_old, of_new = (math.fsum(p * x for p, x in zip(probs, advantage, strict=True)) for probs in (old, settled))
+    assert abs(of_new - of_old) > 0.02  # or every critic would give even weights
+    weight = 1 / (1 + math.exp((of_old - of_new) / temperature))
     config = replace(VARIANTS[3], temperature=temperature)
     policy = ExactPolicy(pretrained, learned, critic if own_critic else learned, config)
     served = policy.serving.distribution(HISTORY, mask)
     assert served.weight == pytest.approx(weight, abs=1e-4)
     np.testing.assert_allclose(served.probs, (1 - weight) * old + weight * new, atol=1e-4)
+
+
+def test_the_mixture_tells_policies_apart_where_every_probability_of_a_like_is_next_to_nothing() -> None:
+    pretrained, learned, _ = networks()
+    before = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution(HISTORY, available())
+    learned.level.sub_(200.0)  # sigmoid would be 0 for all items in float32
+    after = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution(HISTORY, available())
+    assert abs(before.weight - 0.5) > 0.01
+    assert after.weight == pytest.approx(before.weight, abs=1e-3)
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
