@@ -371,6 +371,8 @@ export interface paths {
         /**
          * Activate
          * @description Let a version serve, by default until the worker publishes a better one.
+         *
+         *     One that the gate refused is activated with `force` alone.
          */
         post: operations["activate_policies__version__activate_post"];
         delete?: never;
@@ -541,6 +543,12 @@ export interface components {
              * @default true
              */
             follow?: boolean;
+            /**
+             * Force
+             * @description Activate a version that the gate refused, too.
+             * @default false
+             */
+            force?: boolean;
         };
         /**
          * ArmReport
@@ -1090,6 +1098,11 @@ export interface components {
             gate_passed: boolean;
             /** Gate Reasons */
             gate_reasons: string[];
+            /**
+             * Gate Share
+             * @description Largest share of what is learned in this version: less than 1 while the log could not judge it.
+             */
+            gate_share: number;
             /** Learner */
             learner: {
                 [key: string]: unknown;

@@ -178,9 +178,9 @@ class Client:
         """All versions, and which one serves."""
         return self.send(Call("GET", "/policies", PoliciesResponse))
 
-    def activate(self, version: int, follow: bool = True) -> LiveResponse:
+    def activate(self, version: int, follow: bool = True, force: bool = False) -> LiveResponse:
         """Let a version serve."""
-        return self.send(activating(version, follow))
+        return self.send(activating(version, follow, force))
 
     def roll_back(self) -> LiveResponse:
         """Let the version before serve, and hold it."""
@@ -321,9 +321,9 @@ class AsyncClient:
         """All versions, and which one serves."""
         return await self.send(Call("GET", "/policies", PoliciesResponse))
 
-    async def activate(self, version: int, follow: bool = True) -> LiveResponse:
+    async def activate(self, version: int, follow: bool = True, force: bool = False) -> LiveResponse:
         """Let a version serve."""
-        return await self.send(activating(version, follow))
+        return await self.send(activating(version, follow, force))
 
     async def roll_back(self) -> LiveResponse:
         """Let the version before serve, and hold it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -161,9 +162,10 @@ def explaining(user_id: str, item_ids: Sequence[str]) -> Call[ExplainResponse]:
     return Call("POST", "/explain", ExplainResponse, body)
 
 
-def activating(version: int, follow: bool) -> Call[LiveResponse]:
+def activating(version: int, follow: bool, force: bool) -> Call[LiveResponse]:
     """POST /policies/{version}:activate."""
-    return Call("POST", f"/policies/{version}:activate", LiveResponse, b'{"follow":%s}' % str(follow).lower().encode())
+    body = json.dumps({"follow": follow, "force": force}).encode()
+    return Call("POST", f"/policies/{version}:activate", LiveResponse, body)
 
 
 class Attempts:

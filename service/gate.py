@@ -1,8 +1,17 @@
-"""May this version serve? Checked on recent logged traffic before it is activated; every number is kept.
+"""May this version serve? Judged on recent logged traffic before it is activated; every number is kept.
 
-The off-policy estimate is self-normalised importance sampling over slots (`policy.off_policy`, as `offline evaluate`
-has it) with a 95% lower bound that counts the slots of a slate as one; below a minimum effective sample size it says
-nothing and does not vote. Likes without an impression are states, and no part of the estimate.
+What the version would have earned is estimated off policy (SNIPS over slots, `policy.off_policy.cautious`, with a
+95 % interval that holds for few rows, too) and compared with what was logged, less a margin:
+
+- surely less: it is refused;
+- surely no less, or the log has enough of what it would show to tell and does not say less: it serves;
+- the log cannot tell: while no version has its full share yet, it serves with a small one beside the pre-trained
+  policy, so that the log will be able to tell, and with each further version twice as much. Later it serves if it is
+  close to the version that serves, or if the items that it would show earned as much, whoever they were shown to; and
+  is refused if neither holds.
+
+So how sure a policy is of itself is no fault where the evidence carries it, in a catalogue of any size. Likes without
+an impression are states, and no part of the estimate.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, Variant, entropy
-from service.policy.off_policy import effective_sample_size, estimate, snips
+from service.policy.off_policy import cautious, effective_sample_size
 from service.policy.types import EMPTY_SLOT, Batch, unpack_states
 from service.registry import Gate
 from service.settings import Settings
@@ -25,24 +34,28 @@ Probabilities = npt.NDArray[np.float64]
 
 
 class OffPolicy(NamedTuple):
-    """A self-normalised estimate of a policy's reward per slot."""
+    """What a policy would have earned per slot, and its 95 % interval; NaN if nothing was shown."""
 
     value: float
-    low: float  # lower end of the 95% interval
+    low: float
+    high: float
     ess: float  # effective sample size, in slots
+    overlap: float  # mean ratio: about the share of what it would show that the log has
     logged: float  # mean reward per slot of the policies that were logged
 
 
-_UNKNOWN = OffPolicy(math.nan, math.nan, math.nan, math.nan)
+_UNKNOWN = OffPolicy(*[math.nan] * 6)
+_OVERLAP = 0.5  # from which on the log can tell
 
 
-def off_policy(policy: ServingPolicy, batch: Batch) -> OffPolicy:
+def off_policy(policy: ServingPolicy, batch: Batch, most: float = 1.0) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Where a request named what could be shown, that is known; elsewhere it
-    is all but the history (an approximation that scales all ratios of a state alike). NaN if nothing was shown."""
-    return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch)
+    is all but the history (an approximation that scales all ratios of a state alike). NaN if nothing was shown. `most`:
+    a reward that is possible."""
+    return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch, most)
 
 
-def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
+def _off_policy(served: Sequence[Distribution], batch: Batch, most: float) -> OffPolicy:
     rewards, ratios, slates = [], [], []
     was_shown = (batch.actions != EMPTY_SLOT).numpy()
     if batch.organic is not None:
@@ -56,37 +69,45 @@ def _off_policy(served: Sequence[Distribution], batch: Batch) -> OffPolicy:
         rewards.append(batch.rewards[row].numpy()[shown].astype(np.float64))
         slates.append(np.full(len(shown), row))
     reward, ratio = np.concatenate(rewards), np.concatenate(ratios)
-    judged = estimate(snips(reward, ratio), np.concatenate(slates))
-    return OffPolicy(judged.value, judged.low, effective_sample_size(ratio), float(reward.mean()))
+    ess, overlap = effective_sample_size(ratio), float(ratio.mean())
+    return OffPolicy(*cautious(reward, ratio, np.concatenate(slates), most), ess, overlap, float(reward.mean()))
 
 
-def _queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
-    """The states, with all items available that are not in their history."""
+def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
+    """The states, with what the requests named or, where they named nothing, all that is not in their history."""
     queries = []
-    for history in unpack_states(batch.state):
+    named = [None] * len(batch.discount) if batch.only is None else batch.only.numpy()
+    for history, only in zip(unpack_states(batch.state), named, strict=True):
         available = np.ones(n_items, np.bool_)
         available[[past.item for past in history]] = False
+        if only is not None and (only != EMPTY_SLOT).any():
+            available[:] = False
+            available[only[only != EMPTY_SLOT]] = True
         queries.append(Query(history, available, arm))
     return queries
 
 
-def _logged_queries(batch: Batch, n_items: int) -> list[Query]:
-    """The same, with what was available to those that named it."""
-    queries = _queries(batch, n_items)
-    if batch.only is not None:
-        for row, only in enumerate(batch.only.numpy()):
-            if (only != EMPTY_SLOT).any():
-                available = np.zeros(n_items, np.bool_)
-                available[only[only != EMPTY_SLOT]] = True
-                queries[row] = queries[row]._replace(available=available)
-    return queries
+def check(
+    new: ServingPolicy,
+    live: ServingPolicy,
+    share: float,
+    batch: Batch,
+    rates: npt.NDArray[np.float64],
+    settings: Settings,
+) -> Gate:
+    """Judge `new`, as it would serve at its full share, against `live`; both have rows for all items.
 
-
-def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Settings) -> Gate:
-    """Judge `new`, whose weights are finite, against `live` and the frozen policy on recent transitions (one at least);
-    all have rows for all items. In a large catalogue all are compared on the candidates that `new` chooses among."""
+    Args:
+        new: the policy that may serve.
+        live: the last one that was let.
+        share: the largest that `live` has for what is learned, 0 for the first version of all.
+        batch: recent transitions, one at least. In a large catalogue both are compared on the candidates that `new`
+            chooses among in their states.
+        rates: mean reward of each item [A], whoever it was shown to.
+        settings: the gate's.
+    """
     n_items = new.n_items
-    queries = _queries(batch, n_items)
+    queries = _logged_queries(batch, n_items)
     served = new.serve(queries)
     among = None
     if new.is_narrowed or live.is_narrowed:  # not always both: the number of candidates is a setting
@@ -97,33 +118,45 @@ def check(new: ServingPolicy, live: ServingPolicy, batch: Batch, settings: Setti
     frozen = (
         [replace(one, probs=one.pretrained) for one in served]
         if new.config.variant == Variant.AP
-        else new.serve(_queries(batch, n_items, Arm.CONTROL), among)
+        else new.serve(_logged_queries(batch, n_items, Arm.CONTROL), among)
     )
-    estimate = _off_policy(served, batch) if batch.only is None else off_policy(new, batch)
-    p, q, control = (np.array([one.probs for one in each]) for each in (served, before, frozen))
+    estimate = _off_policy(served, batch, max(settings.rewards.values(), default=1.0))
+    p, q = (np.array([one.probs for one in each]) for each in (served, before))
     numbers = {
         "entropy": float(entropy(p).mean()),
         "kl_to_live": _kl(p, q),
-        "kl_to_frozen": _kl(p, control),
         "coverage": coverage(_mean(served, n_items)),
         "coverage_of_frozen": coverage(_mean(frozen, n_items)),
         "off_policy_value": estimate.value,
         "off_policy_low": estimate.low,
+        "off_policy_high": estimate.high,
         "logged_value": estimate.logged,
+        "overlap": estimate.overlap,
         "ess": estimate.ess,
+        "value_by_items": float(_mean(served, n_items) @ rates),
+        "value_by_items_of_live": float(_mean(before, n_items) @ rates),
     }
-    floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
-    # Written so that a NaN (finite weights can overflow) is refused too.
-    fine = {
-        "entropy": numbers["entropy"] >= settings.gate_entropy_floor * math.log(n_items),
-        "kl": numbers["kl_to_live"] <= settings.gate_max_kl,
-        "kl_to_frozen": numbers["kl_to_frozen"] <= settings.gate_max_kl_to_frozen,
-        "coverage": numbers["coverage"] >= settings.gate_coverage_floor * numbers["coverage_of_frozen"],
-        "off_policy": not (estimate.ess >= settings.gate_min_ess and estimate.low < floor),
-    }
-    reasons = tuple(reason for reason, is_fine in fine.items() if not is_fine)
+    shape = (numbers["entropy"], numbers["kl_to_live"], numbers["coverage"])
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}  # JSON knows no others
-    return Gate(passed=not reasons, reasons=reasons, numbers=finite)
+    if not all(math.isfinite(number) for number in shape):  # finite weights can overflow
+        return Gate(False, ("not_finite",), finite)
+    return _decided(estimate, share, settings, finite)
+
+
+def _decided(estimate: OffPolicy, share: float, settings: Settings, numbers: dict[str, float]) -> Gate:
+    floor = estimate.logged - settings.gate_margin * abs(estimate.logged)
+    if estimate.high < floor:
+        return Gate(False, ("off_policy",), numbers)
+    can_tell = estimate.ess >= settings.gate_min_ess and estimate.overlap >= _OVERLAP
+    if estimate.low >= floor or can_tell:
+        return Gate(True, (), numbers)
+    if share == 1.0:
+        usual = numbers["value_by_items_of_live"]
+        is_fine = numbers["kl_to_live"] <= settings.gate_max_kl or numbers[
+            "value_by_items"
+        ] >= usual - settings.gate_margin * abs(usual)
+        return Gate(is_fine, () if is_fine else ("unproven",), numbers)
+    return Gate(True, (), numbers, min(1.0, max(2 * share, settings.gate_trial_share)))
 
 
 def coverage(probs: Probabilities) -> float:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from copy import deepcopy
+from dataclasses import replace
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from service import telemetry
-from service.arm_watch import ArmWatch, ArmWatchState, Finding
+from service.arm_watch import ArmWatch, Finding
 from service.catalogue import unpack_embedding
+from service.counters import Counters, Meta
 from service.events import Event, Feedback, Impression, ItemChanged
 from service.metrics import ArmTotals
 from service.policy import organic
@@ -26,7 +27,7 @@ from service.policy.replay import Replay
 from service.policy.rows import Rows
 from service.policy.snapshot import FORMAT, Snapshot
 from service.policy.types import EMPTY_SLOT, Transition
-from service.recent import History, Recent
+from service.recent import Recent
 from service.registry import Gate
 from service.settings import Settings
 from service.shadow import ShadowTotals
@@ -37,40 +38,8 @@ log = logging.getLogger(__name__)
 
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
 _COVERED = 1_000  # latest closed slates of which coverage is told
-_LAYOUT = 2  # of checkpoints; 1: without what users did lately
-
-
-class Counters(msgspec.Struct):
-    """What was taken in."""
-
-    cursor: str = START
-    place: int = 0  # entries taken in
-    now_ms: int = 0
-    version: int = 0  # last version published
-    serving: int = 0  # last version that may serve: what the next one is measured against
-    refused: int = 0  # versions in a row that the gate refused
-    events: dict[str, int] = {}
-    arms: dict[str, ArmTotals] = {}
-    closed: int = 0
-    unlearned: int = 0  # transitions since the last learning step
-    unpublished: int = 0  # impressions closed and organic likes learned from, since the last version
-    allowance: float = 0.0  # slots' worth of organic likes that may be learned from before more impressions close
-    gate_rejections: dict[str, int] = {}
-    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
-    retreats: int = 0  # automatic roll-backs
-    failed: bool = False  # a learning step ended in an error: the learner is not to be published
-
-
-class Meta(msgspec.Struct):
-    """The part of a checkpoint that is not tensors."""
-
-    fingerprint: str
-    item_ids: list[str]
-    counters: Counters
-    waiting: list[OpenImpression]
-    closed: list[str]  # ids of impressions that closed
-    watch: ArmWatchState
-    recent: list[tuple[str, History]] = []
+_FIRST_VERSION = 50  # impressions closed and organic likes before the first version that has learned
+_LAYOUT = 3  # of checkpoints; 2: without the last version of full share, 1: without what users did lately
 
 
 class Learning:
@@ -87,6 +56,7 @@ class Learning:
             cursor=str(snapshot.manifest.lineage.get("cursor", START)),
             version=version,
             serving=version,
+            trusted=version,
             allowance=self._most_allowed,
         )
         self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
@@ -277,15 +247,18 @@ class Learning:
         return int(np.count_nonzero(shown != EMPTY_SLOT)) / max(1, len(self.item_ids))
 
     @property
+    def until_version(self) -> int:
+        """Impressions still to close, or likes to come, before the next version: at first it comes whenever there is
+        twice as much as for the last."""
+        enough = min(self.settings.publish_every, max(_FIRST_VERSION, self.replay.added // 2))
+        return max(0, enough - self.counters.unpublished)
+
+    @property
     def version_due(self) -> bool:
         """Whether enough was learned for the next version."""
-        return (
-            self.settings.variant != Variant.FROZEN
-            and self.counters.unpublished >= self.settings.publish_every
-            and len(self.replay) > 0
-        )
+        return self.settings.variant != Variant.FROZEN and self.until_version == 0 and len(self.replay) > 0
 
-    def next_snapshot(self, judged: Metrics) -> Snapshot:
+    def next_snapshot(self, decision: Gate) -> Snapshot:
         """The next version as a snapshot, with where it came from and the gate's numbers."""
         self._apply_text()
         counters = self.counters
@@ -296,13 +269,13 @@ class Learning:
             item_ids=tuple(self.item_ids),
             text_encoder=self.snapshot.manifest.text_encoder,
             projection=self.snapshot.projection,
-            serving=self.settings.serving,
+            serving=replace(self.settings.serving, most_learned=decision.share),
             pretrained=self.pretrained,
             learned=self.learner.actor,
             critic=self.learner.critic,
             learner=self.description,
             lineage={"cursor": counters.cursor, "closed": counters.closed, "events": dict(counters.events)},
-            metrics={**self.metrics, **judged},
+            metrics={**self.metrics, **decision.numbers},
         )
 
     def serving_policy(self) -> ServingPolicy:
@@ -316,8 +289,13 @@ class Learning:
         counters.version += 1
         counters.unpublished = 0
         counters.refused = 0 if decision.passed else counters.refused + 1
+        counters.refusal = decision.reasons
         if decision.passed:
             counters.serving = counters.version
+            if decision.share == 1.0:
+                counters.trusted = counters.version
+        else:
+            counters.serving = counters.trusted
         self.count_refusal(decision.reasons)
 
     def count_refusal(self, reasons: tuple[str, ...]) -> None:
@@ -337,7 +315,7 @@ class Learning:
         self.arm_watch.condemn(self.accusation.since_version, self.counters.version)
         self.accusation = None
         self.counters.retreats += 1
-        self.counters.serving = target.manifest.version
+        self.counters.serving = self.counters.trusted = target.manifest.version
         self.start_again(target)
 
     def unfit(self) -> str | None:

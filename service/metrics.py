@@ -53,6 +53,9 @@ class WorkerReport(msgspec.Struct):
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     retreats: Count = 0  # automatic roll-backs
     disk_errors: Count = 0  # checkpoints and versions that could not be written
+    refused: Count = 0  # versions in a row that the gate refused
+    refusal: tuple[str, ...] = ()  # why it refused the last of them
+    until_version: Count = 0  # impressions that are still to close, or likes to come, before the next version
     coverage: float = 0.0  # share of the catalogue that the slates closed lately have shown
 
 

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from service.history import Moment
 from service.live import LivePolicy
 from service.metrics import WorkerReport
-from service.registry import RegistryError, Retreat
+from service.policy.adaptive import Variant
+from service.registry import REFUSALS, RegistryError, Retreat
 from service.state import State
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,20 @@ class Requests(msgspec.Struct, frozen=True):
 class Trouble(msgspec.Struct, frozen=True):
     """Something that an operator should know at once."""
 
-    kind: Literal["frozen", "held", "rolled_back", "no_policy", "redis_away", "worker_away", "lag", "disk", "no_auth"]
+    kind: Literal[
+        "frozen",
+        "held",
+        "rolled_back",
+        "no_policy",
+        "redis_away",
+        "worker_away",
+        "lag",
+        "disk",
+        "no_auth",
+        "refused",
+        "waiting",
+        "trial",
+    ]
     text: str
 
 
@@ -116,10 +130,36 @@ def _of_worker(state: State, report: WorkerReport | None, at: float | None) -> I
     """`at` is None where Redis was not there to say anything of the worker."""
     if at is not None and (report is None or at - report.reported_at > _SILENT_S):
         yield Trouble("worker_away", "The worker says nothing: feedback is logged, and nobody learns from it.")
+    if report is not None and state.watch.current is not None:
+        yield from _of_versions(state, state.watch.current, report)
     if state.lag.too_far:
         yield Trouble("lag", "The worker is too far behind: feedback is refused until it catches up.")
     if report is not None and report.disk_errors:
         yield Trouble("disk", f"Versions or checkpoints could not be written, {report.disk_errors} times so far.")
+
+
+def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterator[Trouble]:
+    settings = state.settings
+    if report.refused:
+        why = "; ".join(REFUSALS.get(reason, reason) for reason in report.refusal)
+        yield Trouble(
+            "refused",
+            f"Version {report.version} was refused: {why}. Version {live.version} goes on serving; after "
+            f"{settings.gate_patience} refusals in a row ({report.refused} so far) the learner starts again from it.",
+        )
+    share = live.policy.config.most_learned
+    if share < 1 and live.live.mode != "frozen":
+        yield Trouble(
+            "trial",
+            f"Version {live.version} has a share of {share:.0%}, beside the pre-trained policy, until recent slates "
+            "can tell what it is worth.",
+        )
+    if report.version == 1 and settings.variant != Variant.FROZEN:
+        yield Trouble(
+            "waiting",
+            f"Nothing learned serves yet: the first version comes after {report.until_version} more slates or likes. A "
+            f"slate counts {settings.reward_window_s:g} s after it was shown; {report.open} are waited for.",
+        )
 
 
 def _of_keys(state: State) -> Iterator[Trouble]:

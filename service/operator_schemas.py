@@ -13,6 +13,7 @@ class ActivateRequest(Strict):
     """How to activate."""
 
     follow: bool = Field(True, description="Whether the worker's later versions may take over.")
+    force: bool = Field(False, description="Activate a version that the gate refused, too.")
 
 
 class PolicyResponse(BaseModel):
@@ -28,6 +29,9 @@ class PolicyResponse(BaseModel):
     gate_passed: bool
     gate_reasons: list[str]
     gate_numbers: dict[str, float]
+    gate_share: float = Field(
+        description="Largest share of what is learned in this version: less than 1 while the log could not judge it."
+    )
 
 
 class FindingResponse(BaseModel):

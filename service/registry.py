@@ -37,11 +37,22 @@ class Live(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """Whether a version may serve, with the numbers that said so."""
+    """Whether a version may serve, with the numbers that said so, and the largest share of what is learned in it: less
+    than 1 while the log cannot tell yet."""
 
     passed: bool
     reasons: tuple[str, ...] = ()
     numbers: dict[str, float] = {}
+    share: float = 1.0
+
+
+REFUSALS = {
+    "off_policy": "recent slates say that it would have earned less than what served",
+    "unproven": "recent slates cannot tell what it would earn, it is far from what serves, and the items that it would "
+    "show earned less",
+    "not_finite": "its numbers are not finite",
+    "learning_failed": "a learning step failed",
+}
 
 
 class PolicyRecord(msgspec.Struct, frozen=True):
@@ -101,8 +112,9 @@ def _decoded(decoder: msgspec.json.Decoder[T], data: bytes, message: str) -> T:
         raise RegistryError(f"{message} ({error})") from None
 
 
-# KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve. Returns 1 if it serves.
-# Where there is an apprentice, a new version is the next one.
+# KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve, then "" or a version that
+# serves no more if this one may not, and the pointer that then takes its place with its version. Returns 1 if the new
+# version serves. Where there is an apprentice, a new version is the next one.
 PUBLISH = """
 local live = redis.call('GET', KEYS[2])
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 and live then
@@ -114,11 +126,16 @@ if live and cjson.decode(live).shadow then
   redis.call('SET', KEYS[2], cjson.encode(pointer))
   return 0
 end
-if ARGV[4] ~= '1' or (live and cjson.decode(live).mode ~= 'auto') then return 0 end
-redis.call('SET', KEYS[2], ARGV[3])
-redis.call('RPUSH', KEYS[3], ARGV[1])
+if live and cjson.decode(live).mode ~= 'auto' then return 0 end
+local pointer, version = ARGV[3], ARGV[1]
+if ARGV[4] ~= '1' then
+  if not live or tostring(cjson.decode(live).version) ~= ARGV[5] then return 0 end
+  pointer, version = ARGV[6], ARGV[7]
+end
+redis.call('SET', KEYS[2], pointer)
+redis.call('RPUSH', KEYS[3], version)
 redis.call('LTRIM', KEYS[3], -100, -1)
-return 1
+return version == ARGV[1] and 1 or 0
 """
 
 
@@ -158,8 +175,18 @@ def record_of(manifest: Manifest, gate: Gate) -> PolicyRecord:
     )
 
 
-def publish(redis: syncredis.Redis, lease: Lease, keys: Keys, data_dir: Path, snapshot: Snapshot, gate: Gate) -> bool:
+def publish(
+    redis: syncredis.Redis,
+    lease: Lease,
+    keys: Keys,
+    data_dir: Path,
+    snapshot: Snapshot,
+    gate: Gate,
+    instead: tuple[int, int] | None = None,
+) -> bool:
     """Store a version and, if it passed the gate and nobody holds another, let it serve; says whether it serves.
+
+    `instead`: if it did not pass, and nobody holds another, the second of these versions takes the place of the first.
 
     Publishing the same version again (a worker that was killed between this and its checkpoint) changes nothing.
     A folder of which the registry has no record was left by a worker that got no further; it is written anew.
@@ -172,7 +199,7 @@ def publish(redis: syncredis.Redis, lease: Lease, keys: Keys, data_dir: Path, sn
     if folder.exists() and not redis.hexists(keys.policies, str(snapshot.manifest.version)):
         shutil.rmtree(folder)
     manifest = read_manifest(folder) if folder.exists() else save_snapshot(snapshot, folder)
-    names, args = publish_call(keys, manifest, gate)
+    names, args = publish_call(keys, manifest, gate, instead)
     return bool(lease.write(lambda pipe: pipe.eval(PUBLISH, len(names), *names, *args))[0])
 
 
@@ -189,12 +216,17 @@ def retreat(lease: Lease, keys: Keys, accused: Finding, target: int | None, firs
     return bool(lease.write(lambda pipe: pipe.eval(_RETREAT, len(names), *names, *args))[0])
 
 
-def publish_call(keys: Keys, manifest: Manifest, gate: Gate) -> tuple[list[str], list[str | bytes]]:
+def publish_call(
+    keys: Keys, manifest: Manifest, gate: Gate, instead: tuple[int, int] | None = None
+) -> tuple[list[str], list[str | bytes]]:
     """Keys and arguments of the PUBLISH script."""
     live = Live(manifest.version, "auto", time.time())
+    before, after = instead or ("", 0)
+    pointer = msgspec.json.encode(Live(after, "auto", live.changed_at))
     record = msgspec.json.encode(record_of(manifest, gate))
     names = [keys.policies, keys.live, keys.activations]
-    return names, [str(manifest.version), record, msgspec.json.encode(live), "1" if gate.passed else "0"]
+    passed = "1" if gate.passed else "0"
+    return names, [str(manifest.version), record, msgspec.json.encode(live), passed, str(before), pointer, str(after)]
 
 
 def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, wanted: set[int]) -> None:
@@ -254,18 +286,21 @@ class Registry:
         data = await self._redis.hget(self._keys.policies, str(version))
         return decode_record(data) if data else None
 
-    async def activate(self, version: int, follow: bool, data_dir: Path) -> Live:
+    async def activate(self, version: int, follow: bool, data_dir: Path, force: bool = False) -> Live:
         """Let `version` serve if it can be loaded from `data_dir`; with `follow`, later versions may take over.
 
         Raises:
-            RegistryError: the version did not pass its gate, or is damaged.
+            RegistryError: the version did not pass its gate, and it is not to be by `force`, or it is damaged.
             LookupError: there is no such version.
         """
         record = await self.record(version)
         if record is None:
             raise LookupError(f"there is no policy version {version}")
-        if not record.gate.passed:
-            raise RegistryError(f"version {version} did not pass the gate: {', '.join(record.gate.reasons)}")
+        if not record.gate.passed and not force:
+            reasons = ", ".join(record.gate.reasons)
+            raise RegistryError(
+                f"version {version} did not pass the gate: {reasons}; `force` activates it all the same"
+            )
         try:
             await asyncio.to_thread(load_snapshot, folder_of(data_dir, version))
         except SnapshotError as error:

@@ -129,7 +129,12 @@ class Settings(BaseSettings):
     replay_capacity: int = Field(50_000, ge=1, description="Transitions that the learner remembers.")
     replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate that are learned from.")
     learn_every: int = Field(32, ge=1, description="Closed impressions and organic likes between learning steps.")
-    publish_every: int = Field(1_000, ge=1, description="Closed impressions and organic likes between policy versions.")
+    publish_every: int = Field(
+        1_000,
+        ge=1,
+        description="Closed impressions and organic likes between policy versions; the first ones come after 50, 100, "
+        "200 and so on.",
+    )
     checkpoint_every: int = Field(5_000, ge=1, description="Events between checkpoints; one follows each version.")
     stream_retention_s: int = Field(7 * 86_400, ge=60, description="How long learned events stay in the log.")
     keep_versions: int = Field(20, ge=2, description="Policy versions kept on disk, besides those that may be needed.")
@@ -143,18 +148,29 @@ class Settings(BaseSettings):
     worker_seed: int = Field(0, description="Seed of the learner.")
 
     # The gate
-    gate_entropy_floor: float = Field(
-        0.07, ge=0, le=1, description="Least mean entropy of a version, as a share of log(number of items)."
+    gate_margin: float = Field(
+        0.2, ge=0, description="How much lower a version's reward may be, as a fraction of the logged one's."
     )
-    gate_max_kl: float = Field(12.0, gt=0, description="Largest mean KL(new || live), in nats; log A is no rarity.")
-    gate_margin: float = Field(0.2, ge=0, description="Share by which the lower bound may be below live.")
-    gate_min_ess: float = Field(200.0, ge=1, description="Effective sample size below which the estimate is not used.")
-
-    gate_max_kl_to_frozen: float = Field(20.0, gt=0, description="Largest mean KL(new || pre-trained), in nats.")
-    gate_coverage_floor: Share = Field(
-        0.005, description="Least effective number of first items, as a share of the pre-trained policy's."
+    gate_min_ess: float = Field(
+        200.0,
+        ge=1,
+        description="Effective sample size from which the log can tell what a version is worth. With less, the version "
+        "must be surely no worse, or serves with a small share at first.",
     )
-    gate_patience: int = Field(10, ge=1, description="Refusals in a row after which the learner restarts from live.")
+    gate_trial_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of the learned policy, beside the pre-trained one, in the first version that the log cannot "
+        "judge; each further one has twice as much. 1: no such trial.",
+    )
+    gate_max_kl: float = Field(
+        3.0,
+        gt=0,
+        description="Largest mean KL(new || live), in nats over what could be shown, of a version that the log cannot "
+        "judge once an earlier one has its full share.",
+    )
+    gate_patience: int = Field(3, ge=1, description="Refusals in a row after which the learner restarts from live.")
 
     # The watch over what serves
     watch_margin: Share = Field(0.05, description="Share of the control's reward that the adaptive arm may lack.")

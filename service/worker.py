@@ -25,13 +25,14 @@ from service import events, gate, history, registry, streams, telemetry
 from service.bootstrap import bootstrap
 from service.catalogue import embeddings_of
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.events import UserErased
 from service.keys import Keys
-from service.learning import Learning, Meta
+from service.learning import Learning
 from service.lease import Fenced, Lease
 from service.metrics import WorkerReport
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
-from service.registry import Gate, RegistryError, folder_of
+from service.registry import REFUSALS, Gate, RegistryError, folder_of
 from service.settings import Settings
 from service.shadow import estimated
 from service.threads import one_thread
@@ -235,17 +236,19 @@ class Worker:
         # After a kill the worker relearns what it published already: that is judged once.
         published = registry.get_record(self._redis, self._keys, learning.counters.version + 1)
         decision = published.gate if published else self._judge(learning)
-        snapshot = learning.next_snapshot(decision.numbers)
+        snapshot, counters = learning.next_snapshot(decision), learning.counters
+        on_trial = (counters.serving, counters.trusted) if counters.serving != counters.trusted else None
         try:
-            serves = registry.publish(self._redis, self._lease, self._keys, self._settings.data_dir, snapshot, decision)
+            serves = registry.publish(
+                self._redis, self._lease, self._keys, self._settings.data_dir, snapshot, decision, on_trial
+            )
         except OSError as error:
             self._disk_failed("version", error)
             return
         learning.judged(decision)
         self._published_at = time.time()
         self._off_policy = decision.numbers
-        why = "serves" if serves else f"does not serve: {', '.join(decision.reasons) or 'another version is held'}"
-        log.info("version %d %s", snapshot.manifest.version, why)
+        self._tell(snapshot.manifest.version, decision, serves)
         if learning.counters.refused >= self._settings.gate_patience:
             log.warning("refused %d times in a row; restarting the learner from live", learning.counters.refused)
             learning.start_again(self._reference(learning))
@@ -253,14 +256,27 @@ class Worker:
         wanted = {learning.counters.serving, *([best] if (best := learning.arm_watch.safest()) else [])}
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
 
+    @staticmethod
+    def _tell(version: int, decision: Gate, serves: bool) -> None:
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in decision.numbers.items())
+        if not decision.passed:
+            why = "; ".join(REFUSALS[reason] for reason in decision.reasons)
+            log.warning("version %d is refused: %s (%s)", version, why, numbers)
+        elif not serves:
+            log.info("version %d passed, but another is held (%s)", version, numbers)
+        else:
+            log.info("version %d serves, %.0f %% of it learned at most (%s)", version, 100 * decision.share, numbers)
+
     def _judge(self, learning: Learning) -> Gate:
         with telemetry.span("judge", against=learning.counters.serving):
             new, live = learning.serving_policy(), self._reference(learning)
             serving = live.serving_policy(learning.embeddings)
+            share = 0.0 if live.manifest.parent is None else live.manifest.serving.most_learned
             judged = learning.replay.latest_shown(_JUDGED)
             if len(judged.discount) == 0:  # likes alone tell which states there are
                 judged = learning.replay.latest(_JUDGED)
-            return gate.check(new, serving, judged, self._settings)
+            rates = learning.replay.rates(new.n_items)
+            return gate.check(new, serving, share, judged, rates, self._settings)
 
     def _reference(self, learning: Learning) -> Snapshot:
         """The last version that may serve: a matter of the log, not of what an operator holds at this moment."""
@@ -342,6 +358,9 @@ class Worker:
             findings=learning.arm_watch.findings(),
             retreats=c.retreats,
             disk_errors=self._disk_errors,
+            refused=c.refused,
+            refusal=c.refusal,
+            until_version=learning.until_version,
             coverage=learning.coverage,
         )
         encoded = msgspec.json.encode(report)

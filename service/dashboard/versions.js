@@ -1,9 +1,15 @@
 // Versions: where each came from, what the gate said of it, and the levers.
 
 import { call, confirmed, Refused } from "./api.js";
-import { element, number, span, time } from "./dom.js";
+import { element, number, percent, span, time } from "./dom.js";
 
 const AT_ONCE = 25;
+const REASONS = {
+  off_policy: "recent slates say that it would have earned less",
+  unproven: "recent slates cannot tell what it would earn, and it is far from what serves",
+  not_finite: "its numbers are not finite",
+  learning_failed: "a learning step failed",
+};
 let box, status, fresh, seen, every;
 
 export function open(main) {
@@ -87,12 +93,13 @@ function row(one, told, finding) {
       details(one)),
     element("td", {}, span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet date" }, one.created_at ? time(one.created_at) : "")),
     element("td", {}, one.gate_passed ? element("span", { className: "chip good" }, "passed") : element("span", { className: "chip bad" }, "refused"),
-      one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.join(", ")) : null),
-    element("td", {}, gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (from ${number(gate.off_policy_low)})`,
+      one.gate_share < 1 ? element("div", { className: "quiet" }, `share of ${percent(one.gate_share)} at first`) : null,
+      one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.map((reason) => REASONS[reason] ?? reason).join("; ")) : null),
+    element("td", {}, gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (${number(gate.off_policy_low)} to ${number(gate.off_policy_high)})`,
       gate.ess === undefined ? null : element("div", { className: "quiet" }, `logged ${number(gate.logged_value)}, effective sample ${number(gate.ess)}`)),
     element("td", {}, number(gate.entropy)),
     element("td", {}, finding ? `${number(finding.difference)} (${number(finding.low)} to ${number(finding.high)})` : "–"),
-    element("td", {}, element("button", { type: "button", disabled: live && told.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one.version) }, "Activate")));
+    element("td", {}, element("button", { type: "button", disabled: live && told.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one) }, "Activate")));
 }
 
 function details(one) {
@@ -118,9 +125,10 @@ async function act(path, body, done) {
   }
 }
 
-async function activate(version) {
-  if (await confirmed(`Activate version ${version}?`, "It serves all users of the adaptive arm until a later version passes the gate.", "Activate", false))
-    await act(`policies/${version}:activate`, { follow: true }, "Activated.");
+async function activate({ version, gate_passed: passed }) {
+  const warning = passed ? "" : "The gate refused it. ";
+  if (await confirmed(`Activate version ${version}?`, `${warning}It serves all users of the adaptive arm until a later version passes the gate.`, "Activate", !passed))
+    await act(`policies/${version}:activate`, { follow: true, force: !passed }, "Activated.");
 }
 
 async function rollBack() {

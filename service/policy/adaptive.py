@@ -57,6 +57,7 @@ class ServingConfig:
     fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
     # Of the adaptive mixture, in log odds: that of the policies among items.
     temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.1
+    most_learned: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of the learned policy, whatever the mixture wants
     candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 
@@ -263,8 +264,8 @@ class ServingPolicy:
         learned, settled = after.policy(advantage, rows, absent)
         if before is None:
             return _distributions(rows, learned, learned, learned, np.ones(len(queries)))
-        weight = np.full(len(queries), self.config.fixed_weight)
-        if self.config.mixture == Mixture.ADAPTIVE:
+        weight = np.full(len(queries), 1.0 if variant == Variant.FT else self.config.fixed_weight)
+        if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
             if self.critic is not after:
                 near = self.critic.near(sessions, rows)
@@ -272,12 +273,13 @@ class ServingPolicy:
                 advantage = self.critic.advantage(plain + self.critic.repeated(near), near)
             expected = np.stack([(probs * advantage).sum(1) for probs in (pretrained, settled)])
             weight = mixture_weights(expected, self.config.temperature)[1]
+        weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return _distributions(rows, mixed, pretrained, learned, weight)
 
     def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
         """What sessions ask of the networks that take part in a variant."""
-        before, after = variant != Variant.FT, variant != Variant.FROZEN
+        before, after = is_mixed(self.config, variant) or variant == Variant.FROZEN, variant != Variant.FROZEN
         prior = self.pretrained if before else None
         return Asked(
             Part(self.pretrained, self.pretrained.hidden(sessions)) if before else None,
@@ -293,6 +295,11 @@ class ServingPolicy:
 def variant_of(config: ServingConfig, arm: Arm) -> Variant:
     """What an arm is served."""
     return Variant.FROZEN if arm == Arm.CONTROL else config.variant
+
+
+def is_mixed(config: ServingConfig, variant: Variant) -> bool:
+    """Whether the pre-trained policy takes part beside a learned one."""
+    return variant == Variant.AP or (variant == Variant.FT and config.most_learned < 1)
 
 
 def _distributions(

@@ -19,6 +19,7 @@ from service.policy.adaptive import (
     ServingConfig,
     ServingPolicy,
     Variant,
+    is_mixed,
     mixture_weights,
     variant_of,
 )
@@ -83,7 +84,7 @@ class ExactPolicy:
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
         known: Prior | None = None
         pretrained = np.empty(0)
-        if variant != Variant.FT:
+        if variant == Variant.FROZEN or is_mixed(self.config, variant):
             scorer, table = self._pretrained
             encoded = scorer.encode(states, table)
             close = scorer.closeness(encoded, table)
@@ -96,15 +97,16 @@ class ExactPolicy:
         scorer, table = self._learned
         advantage = scorer.scores(states, table, known)
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
-        if variant == Variant.FT:
+        if not is_mixed(self.config, variant):
             return DistributionBatch(learned, learned, learned, zeros + 1.0)
-        weight = zeros + self.config.fixed_weight
-        if self.config.mixture == Mixture.ADAPTIVE:
+        weight = zeros + (1.0 if variant == Variant.FT else self.config.fixed_weight)
+        if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
             settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
             if self._critic is not self._learned:
                 advantage = self._critic[0].scores(states, self._critic[1])
             expected = np.stack([(probs * advantage.numpy()).sum(1) for probs in (pretrained, settled)])
             weight = mixture_weights(expected, self.config.temperature)[1]
+        weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
         return DistributionBatch(mixed, pretrained, learned, weight)

@@ -12,6 +12,8 @@ from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, Stat
 Block = dict[str, npt.NDArray[np.generic]]
 _EMPTY = {"actions": EMPTY_SLOT, "propensities": 1.0}  # all else is 0
 
+_USUAL = 5.0
+
 
 class Replay:
     """The last `capacity` transitions."""
@@ -141,6 +143,17 @@ class Replay:
         is_shown = np.logical_not(slots["organic"][rows]) & (slots["actions"][rows, 0] != EMPTY_SLOT)
         rows = rows[is_shown]
         return self.rows(rows[max(0, len(rows) - n) :])
+
+    def rates(self, n_items: int) -> npt.NDArray[np.float64]:
+        """Mean reward of each item [A] over the slots held that showed it, drawn towards the mean of all items as by
+        `_USUAL` slots that earned that; likes without an impression do not count."""
+        slots = self._blocks["slots"]
+        actions, rewards = (slots[name][: len(self)] for name in ("actions", "rewards"))
+        shown = (actions != EMPTY_SLOT) & np.logical_not(slots["organic"][: len(self)])[:, np.newaxis]
+        counts = np.bincount(actions[shown], minlength=n_items)
+        sums = np.bincount(actions[shown], rewards[shown], minlength=n_items)
+        usual = (sums / np.maximum(counts, 1))[counts > 0].mean() if counts.any() else 0.0
+        return np.asarray((sums + _USUAL * usual) / (counts + _USUAL))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All transitions held, and how many were ever added."""

@@ -52,9 +52,13 @@ async def list_policies(state: Shared) -> PoliciesResponse:
 async def activate(
     version: Annotated[int, Path(ge=1, le=2**53)], state: Shared, request: ActivateRequest | None = None
 ) -> LiveResponse:
-    """Let a version serve, by default until the worker publishes a better one."""
-    follow = request.follow if request is not None else True
-    return await _moved(state.watch.registry.activate(version, follow, state.settings.data_dir), state)
+    """Let a version serve, by default until the worker publishes a better one.
+
+    One that the gate refused is activated with `force` alone.
+    """
+    wanted = request if request is not None else ActivateRequest()
+    registry, folder = state.watch.registry, state.settings.data_dir
+    return await _moved(registry.activate(version, wanted.follow, folder, wanted.force), state)
 
 
 @router.post("/policies/{version}:shadow", responses=problems(404, 409))
@@ -110,4 +114,5 @@ def _response(record: PolicyRecord) -> PolicyResponse:
         gate_passed=record.gate.passed,
         gate_reasons=list(record.gate.reasons),
         gate_numbers=record.gate.numbers,
+        gate_share=record.gate.share,
     )

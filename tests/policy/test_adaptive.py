@@ -34,6 +34,7 @@ VARIANTS = [
     ServingConfig(Variant.FT),
     ServingConfig(Variant.AP, Mixture.FIXED, fixed_weight=0.3),
     ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=0.5),
+    ServingConfig(Variant.FT, most_learned=0.2),
 ]
 
 
@@ -164,6 +165,25 @@ def test_ap_fixed_is_the_convex_combination(weight: float) -> None:
     np.testing.assert_allclose(served.probs, oracle, atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [VARIANTS[1], VARIANTS[3]], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.99])
+def test_what_is_learned_gets_no_more_than_its_largest_share(config: ServingConfig, share: float) -> None:
+    mask = available(4)
+    pretrained, learned, _ = networks()
+    if config.variant == Variant.FT:
+        learned.prior_gain.zero_()  # it does not build on the pre-trained one
+    full = ExactPolicy(pretrained, learned, learned, config)
+    trial = ExactPolicy(pretrained, learned, learned, replace(config, most_learned=share))
+    whole, served = (policy.serving.distribution(HISTORY, mask) for policy in (full, trial))
+    assert served.weight == pytest.approx(min(whole.weight, share))
+    oracle = (1 - served.weight) * network_probs(pretrained, mask) + served.weight * whole.learned
+    np.testing.assert_allclose(served.probs, oracle, atol=1e-6)
+    states = pack_states([HISTORY], 50)
+    np.testing.assert_allclose(trial.probabilities(states, mask[np.newaxis])[0], served.probs, atol=1e-6)
+    control = trial.serving.distribution(HISTORY, mask, Arm.CONTROL)
+    np.testing.assert_allclose(control.probs, network_probs(pretrained, mask), atol=1e-6)
+
+
 @pytest.mark.parametrize("own_critic", [True, False], ids=["a critic of its own", "learned network as critic"])
 @pytest.mark.parametrize("temperature", [0.02, 0.2, 1.0])
 def test_ap_adaptive_weighs_by_expected_advantage(temperature: float, own_critic: bool) -> None:
@@ -209,7 +229,7 @@ def test_nothing_available_gives_no_probability_and_no_error(config: ServingConf
     assert entropy(served.probs) == 0
 
 
-@pytest.mark.parametrize("config", VARIANTS[2:], ids=str)
+@pytest.mark.parametrize("config", VARIANTS[2:4], ids=str)
 @pytest.mark.parametrize("start", ["copy", "residual"])
 def test_ap_of_equal_policies_is_that_policy(config: ServingConfig, start: str) -> None:
     pretrained, _, critic = networks()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy.off_policy import Terms, effective_sample_size, estimate, snips, summed
+from service.policy.off_policy import Terms, cautious, effective_sample_size, estimate, snips, summed
 
 rows = st.lists(st.tuples(st.floats(-5, 5), st.floats(0.01, 50)), min_size=2, max_size=30)
 
@@ -67,3 +67,34 @@ def test_effective_sample_size_is_between_one_and_all(drawn: list[float]) -> Non
     assert 1 - 1e-9 <= effective_sample_size(ratios) <= len(ratios) + 1e-9
     assert effective_sample_size(np.full(len(ratios), 3.0)) == pytest.approx(len(ratios))
     assert effective_sample_size(np.zeros(len(ratios))) == 0.0
+
+
+@pytest.mark.parametrize("n", [5, 20, 100, 1_000])
+@pytest.mark.parametrize("rate", [0.02, 0.3, 0.95])
+def test_the_cautious_interval_has_the_truth_in_it_as_often_as_it_says(n: int, rate: float) -> None:
+    """500 logs of a policy that shows one of two items evenly; the target shows the second one nine times in ten."""
+    rng = np.random.default_rng(n)
+    truth = 0.1 * rate / 2 + 0.9 * rate
+    hits = 0
+    for _ in range(500):
+        second = rng.random(2 * n) < 0.5  # an effective sample size of about n
+        rewards = (rng.random(2 * n) < np.where(second, rate, rate / 2)).astype(float)
+        found = cautious(rewards, np.where(second, 1.8, 0.2), np.arange(2 * n), 1.0)
+        hits += found.low <= truth <= found.high
+        assert found.low <= found.value <= found.high
+    assert hits >= 465
+
+
+def test_the_cautious_interval_knows_that_what_was_never_shown_may_earn_anything() -> None:
+    rewards, rows = np.array([1.0, 0.0] * 500), np.arange(1_000)
+    seen = cautious(rewards, np.ones(1_000), rows, 1.0)
+    half = cautious(rewards, np.full(1_000, 0.5), rows, 1.0)
+    assert half.value == seen.value == 0.5
+    assert (half.low, half.high) == pytest.approx((seen.low / 2, 0.5 + seen.high / 2))
+    nothing = cautious(rewards, np.zeros(1_000), rows, 1.0)
+    assert (nothing.low, nothing.high) == (-math.inf, math.inf)
+
+
+def test_equal_rewards_of_a_few_rows_are_no_certainty() -> None:
+    found = cautious(np.ones(4), np.ones(4), np.arange(4), 1.0)
+    assert found.value == 1.0 and found.low < 0.6 and found.high == 1.0

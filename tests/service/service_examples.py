@@ -186,12 +186,18 @@ def working(settings: Settings) -> Iterator[Worker]:
     assert not failures, failures
 
 
-def published(redis: syncredis.Redis, settings: Settings, snapshot: Snapshot, gate: Gate) -> bool:
+def published(
+    redis: syncredis.Redis,
+    settings: Settings,
+    snapshot: Snapshot,
+    gate: Gate,
+    instead: tuple[int, int] | None = None,
+) -> bool:
     """Publish a version as the worker does after the gate; says whether it serves."""
     keys = Keys(settings.key_prefix)
     lease = Lease(redis, keys, 60.0)
     assert lease.acquire()
-    serves = registry.publish(redis, lease, keys, settings.data_dir, snapshot, gate)
+    serves = registry.publish(redis, lease, keys, settings.data_dir, snapshot, gate, instead)
     lease.release()
     return serves
 

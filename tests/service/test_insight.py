@@ -217,6 +217,27 @@ def test_the_stream_begins_with_the_history_and_goes_on(settings: Settings, redi
         assert [one["kind"] for one in now["trouble"]] == ["frozen", "no_auth"] and now["mode"] == "frozen"
 
 
+def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_what_was_refused(
+    settings: Settings,
+) -> None:
+    quick = learning_settings(settings, publish_every=1_000)
+    with serving(quick) as client:
+
+        def trouble() -> dict[str, str]:
+            (_, _), (_, now) = events_of(client, 2)
+            return {one["kind"]: one["text"] for one in now["trouble"]}
+
+        with working(quick):
+            until(lambda: "waiting" in trouble(), "a word of what is waited for")
+            assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
+            until(lambda: talk(client, 1) or "trial" in trouble(), "the first version")
+            assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
+        with working(quick.model_copy(update={"gate_margin": -100.0})):
+            until(lambda: talk(client, 1) or "refused" in trouble(), "a refusal")
+            assert "would have earned less than what served" in trouble()["refused"]
+            assert "goes on serving" in trouble()["refused"]
+
+
 def test_a_process_that_stops_ends_its_streams(settings: Settings) -> None:
     with Server(settings.model_copy(update={"stop_timeout_s": 5})) as client:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")

@@ -15,14 +15,16 @@ from service_examples import N_ITEMS, learning_settings
 from service import learning as learning_module
 from service.catalogue import pack_embedding
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.events import Event, Feedback, Impression, ItemChanged, UserErased
-from service.learning import Learning, Meta
+from service.learning import Learning
 from service.policy.adaptive import Variant
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import FORMAT, load_catalogue, load_snapshot
 from service.policy.text import HashingEncoder
 from service.policy.types import Interaction, Response
+from service.registry import Gate
 from service.settings import Settings
 
 N_IMPRESSIONS = 220
@@ -112,7 +114,7 @@ def test_dumping_often_changes_nothing(deployment: Settings) -> None:
         take(dumped, [event], first=n)
         if n % 13 == 0:
             dumped.dump()
-            dumped.next_snapshot({})
+            dumped.next_snapshot(Gate(passed=True))
     assert_same(quiet, dumped)
 
 
@@ -128,7 +130,7 @@ def test_a_failed_step_is_remembered_until_the_learner_starts_again(deployment: 
 def test_the_next_snapshot_can_be_started_from(deployment: Settings) -> None:
     learning = start(deployment)
     take(learning, log_with_everything())
-    snapshot = learning.next_snapshot({"ess": 1.0})
+    snapshot = learning.next_snapshot(Gate(passed=True, numbers={"ess": 1.0}))
     assert (snapshot.manifest.version, snapshot.manifest.parent) == (2, 1)
     assert snapshot.manifest.lineage["cursor"] == learning.counters.cursor
     assert snapshot.item_ids == tuple(learning.item_ids)
@@ -187,7 +189,9 @@ def test_a_later_version_goes_on_from_what_was_learned(settings: Settings) -> No
     settings = learning_settings(settings, variant=Variant.AP, reward_window_s=0.3)
     learning = start(settings)
     take(learning, log_with_everything())
-    later = Learning(learning.next_snapshot({}), torch.from_numpy(learning.embeddings.astype(np.float32)), settings)
+    later = Learning(
+        learning.next_snapshot(Gate(passed=True)), torch.from_numpy(learning.embeddings.astype(np.float32)), settings
+    )
     # How sure the weights are does not travel in a snapshot, so neither does how sure the biases are.
     assert learning.learner.actor.information.any() and not later.learner.actor.information.any()
     learning.learner.actor.information.zero_()
@@ -200,7 +204,10 @@ def test_another_variant_starts_from_the_pretrained_policy(settings: Settings) -
     """What A-iALP_ap learned is an addition to the frozen policy: without it, it is no policy."""
     learning = start(learning_settings(settings, variant=Variant.AP, reward_window_s=0.3))
     take(learning, log_with_everything())
-    published, texts = learning.next_snapshot({}), torch.from_numpy(learning.embeddings.astype(np.float32))
+    published, texts = (
+        learning.next_snapshot(Gate(passed=True)),
+        torch.from_numpy(learning.embeddings.astype(np.float32)),
+    )
     fine_tuned = Learning(published, texts, learning_settings(settings, variant=Variant.FT, reward_window_s=0.3))
     assert not same_weights(fine_tuned.learner.actor, learning.learner.actor)
     assert same_weights(fine_tuned.learner.actor, with_first_taste(fine_tuned.pretrained))

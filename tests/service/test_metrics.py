@@ -32,9 +32,9 @@ def samples(client: httpx.Client) -> dict[str, float]:
 
 
 def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
-    with serving(learning_settings(settings, gate_entropy_floor=100.0)) as client:
+    with serving(learning_settings(settings, gate_margin=-100.0)) as client:
         recommend(client, "ann")
-        with working(learning_settings(settings, gate_entropy_floor=100.0)):
+        with working(learning_settings(settings, gate_margin=-100.0)):
             talk(client, 60)
             until(lambda: talk(client, 1) or "gate_rejections_total{" in client.get("/metrics").text, "a refusal")
         recommend(client, "bob")  # the last slate is not of one who has seen it all
@@ -45,7 +45,7 @@ def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
     assert found['ialp_impressions_total{arm="adaptive"}'] + found['ialp_impressions_total{arm="control"}'] > 60
     assert found['ialp_reward_total{arm="adaptive"}'] > 0
     assert found["ialp_policy_entropy"] > 0
-    assert found['ialp_gate_rejections_total{reason="entropy"}'] >= 1
+    assert found['ialp_gate_rejections_total{reason="off_policy"}'] >= 1
     assert found["ialp_ope_ess"] > 0
 
 

@@ -48,10 +48,16 @@ def opinionated(settings: Settings, version: int) -> Snapshot:
     return Snapshot(manifest, first.item_ids, tensors)
 
 
-def publish(redis: syncredis.Redis, settings: Settings, version: int, gate: Gate | None = None) -> bool:
+def publish(
+    redis: syncredis.Redis,
+    settings: Settings,
+    version: int,
+    gate: Gate | None = None,
+    instead: tuple[int, int] | None = None,
+) -> bool:
     """What the worker does after the gate."""
     gate = gate or Gate(passed=True)
-    return published(redis, settings, opinionated(settings, version), gate)
+    return published(redis, settings, opinionated(settings, version), gate, instead)
 
 
 def adaptive_user(client: httpx.Client) -> str:
@@ -142,7 +148,26 @@ def test_what_cannot_be_activated(api: httpx.Client, settings: Settings, redis: 
     problem = problem_of(api.post("/policies/2:activate"), 409)
     assert "did not pass the gate: entropy, kl" in problem["detail"]
     (refused, _) = api.get("/policies").json()["policies"]
-    assert (refused["gate_passed"], refused["gate_reasons"]) == (False, ["entropy", "kl"])
+    assert (refused["gate_passed"], refused["gate_reasons"], refused["gate_share"]) == (False, ["entropy", "kl"], 1.0)
+    assert activate(api, 2, force=True)["live_version"] == 2
+    serves(api, 2)
+
+
+def test_a_version_on_trial_gives_way_when_the_next_one_is_refused(
+    api: httpx.Client, settings: Settings, redis: syncredis.Redis
+) -> None:
+    keys, refusal = Keys(settings.key_prefix), Gate(passed=False, reasons=("off_policy",))
+    assert publish(redis, settings, 2)
+    assert publish(redis, settings, 3, Gate(passed=True, share=0.1))
+    assert [one["gate_share"] for one in api.get("/policies").json()["policies"]] == [0.1, 1.0, 1.0]
+    assert not publish(redis, settings, 4, refusal, instead=(3, 2))
+    serves(api, 2)
+    assert redis.lrange(keys.activations, 0, -1) == [b"1", b"2", b"3", b"2"]
+    assert not publish(redis, settings, 5, refusal, instead=(3, 2)), "which serves no more"
+    assert publish(redis, settings, 6, Gate(passed=True, share=0.1))
+    activate(api, 6, follow=False)
+    assert not publish(redis, settings, 7, refusal, instead=(6, 2)), "an operator holds it"
+    assert api.get("/policies").json()["live_version"] == 6
 
 
 def test_publishing_again_changes_nothing(settings: Settings, redis: syncredis.Redis, api: httpx.Client) -> None:

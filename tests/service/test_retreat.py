@@ -97,7 +97,7 @@ def test_a_good_update_stays(watched: Settings, redis: syncredis.Redis) -> None:
     with serving(watched) as client, working(watched):
         until(lambda: report_of(redis, watched).closed > 2_900, "the log's end")
         told = client.get("/policies").json()
-        assert (told["live_version"], told["mode"], told["rollbacks"]) == (3, "auto", [])
+        assert (told["live_version"] >= 3, told["mode"], told["rollbacks"]) == (True, "auto", [])
         watch = client.get("/evaluation").json()["watch"]
         assert [finding["since_version"] for finding in watch] == [2, 3]
         assert watch[0]["low"] > 0, "credibly better"

@@ -10,8 +10,8 @@ from test_retreat import GOOD, log_of, prepare
 
 from service import events
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.keys import Keys
-from service.learning import Meta
 from service.settings import Settings
 
 SECOND = 1_000

@@ -20,9 +20,9 @@ from service_examples import (
 
 from service import events
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.events import UserErased
 from service.keys import Keys
-from service.learning import Meta
 from service.policy.types import EMPTY_SLOT
 from service.settings import Settings
 from service.transitions import owner_of

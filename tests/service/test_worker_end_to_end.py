@@ -24,9 +24,9 @@ from service_examples import (
 
 from service import events, streams
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.events import Feedback, Impression, ItemChanged
 from service.keys import Keys
-from service.learning import Meta
 from service.lease import Lease
 from service.policy.snapshot import load_snapshot
 from service.registry import folder_of
@@ -67,7 +67,9 @@ def test_a_shop_that_only_sends_likes_gets_versions_that_know_its_people(
 ) -> None:
     """From a policy that thinks nothing of likeness; who likes a film goes on to like others of its kind."""
     indifferent = make_snapshot(tmp_path / "indifferent", gain=(0.0,) * 4)
-    settings = learning_settings(settings, snapshot=indifferent, control_share=0.0, publish_every=120)
+    settings = learning_settings(
+        settings, snapshot=indifferent, control_share=0.0, publish_every=120, gate_trial_share=1.0
+    )
     with serving(settings) as client, working(settings):
         for user, genre in (("comic", 1), ("western", 2)):
             for n in range(2):
@@ -129,7 +131,7 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_live_version(settings: 
             assert saved is not None
             meta, tensors = saved
             if differs == "release":
-                meta.fingerprint = meta.fingerprint.replace("(3, 2,", "(3,")
+                meta.fingerprint = meta.fingerprint.replace("(3, 3,", "(3,")
             if differs == "layout":
                 tensors = {name: t for name, t in tensors.items() if not name.startswith("learner.actor.")}
             store.save(meta, tensors)
@@ -232,12 +234,12 @@ def test_a_learning_step_that_fails_is_no_events_fault(
 
 
 def test_a_learner_that_is_refused_again_and_again_starts_again(settings: Settings, redis: syncredis.Redis) -> None:
-    settings = learning_settings(settings, gate_entropy_floor=100.0, gate_patience=2)
+    settings = learning_settings(settings, gate_margin=-100.0, gate_patience=2)
     with serving(settings) as client, working(settings) as worker:
         until(lambda: worker._learning is not None, "the learner")
         assert worker._learning is not None
         hopeless = worker._learning.learner
-        refused = lambda: report_of(redis, settings).gate_rejections.get("entropy", 0)  # noqa: E731
+        refused = lambda: report_of(redis, settings).gate_rejections.get("off_policy", 0)  # noqa: E731
         until(lambda: talk(client, 1) or refused() == 1, "one refusal")
         assert worker._learning.learner is hopeless
         until(lambda: talk(client, 1) or refused() >= 2, "another")

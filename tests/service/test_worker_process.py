@@ -16,9 +16,9 @@ from service_examples import N_ITEMS, learning_settings, make_settings, report_o
 from service import events
 from service.bootstrap import bootstrap
 from service.checkpoint import CheckpointStore
+from service.counters import Meta
 from service.events import Event, Feedback, Impression
 from service.keys import Keys
-from service.learning import Meta
 from service.main import connect
 from service.policy.snapshot import load_snapshot
 from service.registry import folder_of
