@@ -91,7 +91,7 @@ class Learning:
             self.pretrained,
             learned.requires_grad_(True),
             critic.requires_grad_(True),
-            self.settings.learner_config,
+            self.settings.hyper_parameters,
         )
 
     @property
@@ -108,7 +108,7 @@ class Learning:
         s = self.settings
         network = self.snapshot.manifest.network
         return repr(
-            (FORMAT, _LAYOUT, s.variant, s.learner, s.learner_config, s.replay_capacity, s.replay_slots, network)
+            (FORMAT, _LAYOUT, s.variant, s.learner, s.hyper_parameters, s.replay_capacity, s.replay_slots, network)
         )
 
     @property

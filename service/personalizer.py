@@ -70,9 +70,11 @@ async def reward(event_id: str, value: float, state: State) -> None:
     """The reward of an event, durable when this returns. The first one counts, and none if it was never activated.
 
     Raises:
-        Problem: 404, no such event is remembered; 503, the worker is too far behind.
+        Problem: 422, no reward can be so large; 404, no such event is remembered; 503, the worker is too far behind.
     """
     state.lag.check()
+    if error := responses.out_of_range("value", value, state.settings.largest_reward):
+        raise invalid([error])
     event, _ = await _event(event_id, state)
     if event.impression is not None:
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from service.sessions import joined
+
 History = tuple[tuple[str, float], ...]
 
 _USERS = 10_000
@@ -39,8 +41,14 @@ class Recent:
             del self._histories[next(iter(self._histories))]
 
     def add(self, user: str, item: str, reward: float) -> None:
-        """Append a response; the item is no longer shown in vain."""
-        self.replace(user, (*(past for past in self.of(user) if past != (item, 0)), (item, reward)))
+        """Append a response as a session does; the item is no longer shown in vain."""
+        known = {past: before for past, before in self.of(user) if before != 0}
+        history = [past for past in self.of(user) if past[0] != item]
+        history.append((item, joined(known.get(item), reward)))
+        responses = [past for past in history[:-1] if past[1] != 0]
+        if reward != 0 and len(responses) >= self._n_responses:
+            history.remove(min(responses, key=lambda past: abs(past[1])))
+        self.replace(user, history)
 
     def erase(self, user: str) -> None:
         """Forget a user."""

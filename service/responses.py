@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from service import telemetry
+from service.errors import FieldError
 from service.events import Feedback
 from service.state import State
 
@@ -13,6 +14,14 @@ async def know(item_ids: Iterable[str], state: State) -> None:
     """Look for new items in Redis, once, if any of these is not known here."""
     if any(item_id not in state.watch.catalogue.index for item_id in item_ids):
         await state.watch.sync_catalogue()
+
+
+def out_of_range(field: str, reward: float, largest: float) -> FieldError | None:
+    """What is wrong with a reward that is larger, in absolute value, than any can be."""
+    if abs(reward) <= largest:
+        return None
+    message = f"must be from {-largest:g} to {largest:g}; IALP_REWARD_MAX sets the largest"
+    return {"field": field, "code": "reward_out_of_range", "message": message}
 
 
 async def take(

@@ -4,7 +4,9 @@
 
 Both are oldest first, integers little-endian. An item is its place in the catalogue, which never changes: twenty
 responses and ten other items that were shown are 171 bytes, a fraction of what their ids in lists take, and no id is
-looked up. The item of a response that is too old to be kept goes to the others, as the oldest.
+looked up. An item has one place in the history, that of its latest response, with what its responses come to
+(`joined`). Of too many the weakest goes, the oldest of these first, but for the latest of all: views do not push out a
+purchase. Its item goes to the others, as the oldest.
 """
 
 from __future__ import annotations
@@ -49,6 +51,14 @@ def share_of(user: str, salt: str) -> float:
     """A number in [0, 1) that is fixed for this user: assigns traffic deterministically, evenly and without state."""
     digest = hashlib.blake2b(f"{salt}\0{user}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def joined(known: float | None, reward: float) -> float:
+    """What several responses of a user to one item come to: the strongest (a click, then a purchase); but where
+    somebody says no, or said no, the latest."""
+    if known is None or reward == 0:
+        return reward if known is None else known
+    return reward if reward < 0 or known < 0 else max(known, reward)
 
 
 def encode_places(places: Sequence[int]) -> bytes:
@@ -105,10 +115,26 @@ local function find(items, place, width)
   while at and (at - 1) % width ~= 0 do at = string.find(items, place, at + 1, true) end
   return at
 end
+local function reward_of(entry) return (struct.unpack('<f', string.sub(entry, 1 + {PLACE_BYTES}, {RESPONSE_BYTES}))) end
+local function add_response(history, entry)
+  local at = find(history, string.sub(entry, 1, {PLACE_BYTES}), {RESPONSE_BYTES})
+  if at then
+    local known = string.sub(history, at, at + {RESPONSE_BYTES} - 1)
+    local reward = reward_of(entry)
+    if reward == 0 or (reward > 0 and reward_of(known) > reward) then entry = known end
+    history = string.sub(history, 1, at - 1) .. string.sub(history, at + {RESPONSE_BYTES})
+  end
+  return history .. entry
+end
 local function save_session(key, history, others, longest_history, longest_seen, ttl)
   while #history > {RESPONSE_BYTES} * longest_history do
-    local place = string.sub(history, 1, {PLACE_BYTES})
-    history = string.sub(history, {RESPONSE_BYTES} + 1)
+    local weakest, least = 1, math.huge
+    for at = 1, #history - {RESPONSE_BYTES}, {RESPONSE_BYTES} do
+      local reward = math.abs(reward_of(string.sub(history, at, at + {RESPONSE_BYTES} - 1)))
+      if reward < least then weakest, least = at, reward end
+    end
+    local place = string.sub(history, weakest, weakest + {PLACE_BYTES} - 1)
+    history = string.sub(history, 1, weakest - 1) .. string.sub(history, weakest + {RESPONSE_BYTES})
     if not find(history, place, {RESPONSE_BYTES}) then others = place .. others end
   end
   others = string.sub(others, -{PLACE_BYTES} * longest_seen)

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
         {"view": 0.2, "click": 1.0, "like": 1.0, "purchase": 1.0, "skip": 0.0, "dislike": -1.0},
         description="Reward of each feedback type.",
     )
+    reward_max: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Largest reward of an event, in absolute value: it counts as one full like, or takes one back; "
+        "smaller ones count in proportion. Unset: the largest of `rewards`.",
+    )
     dedupe_ttl_s: int = Field(86_400, ge=1, description="How long a repeated event_id is known as a duplicate.")
 
     # Limits
@@ -185,6 +192,17 @@ class Settings(BaseSettings):
             self.variant, self.mixture, self.fixed_weight, self.mixture_temperature, candidates=self.candidates
         )
 
+    @property
+    def largest_reward(self) -> float:
+        """In absolute value."""
+        return self.reward_max or max(map(abs, self.rewards.values()), default=1.0)
+
+    @property
+    def hyper_parameters(self) -> dict[str, float]:
+        """The learner's, as far as they are not its own defaults."""
+        scale = {"reward_scale": self.largest_reward} if self.learner == "boltzmann" else {}
+        return scale | self.learner_config
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
@@ -203,6 +221,15 @@ class Settings(BaseSettings):
         if auth == "off" and host not in LOOPBACK:
             raise ValueError(f"IALP_AUTH=off needs IALP_HOST to be one of {', '.join(LOOPBACK)}, and it is {host!r}")
         return auth
+
+    @model_validator(mode="after")
+    def _rewards_make_sense(self) -> Settings:
+        if self.rewards and max(self.rewards.values()) <= 0:
+            raise ValueError("IALP_REWARDS: no type has a reward above 0, so there would be nothing to recommend for")
+        for name, reward in self.rewards.items():
+            if abs(reward) > self.largest_reward:
+                raise ValueError(f"IALP_REWARDS: {name} has {reward:g}, and IALP_REWARD_MAX is {self.largest_reward:g}")
+        return self
 
     @model_validator(mode="after")
     def _known_hyper_parameters(self) -> Settings:

@@ -37,7 +37,7 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
     if #entry > 0 then
       local at = find(others, string.sub(entry, 1, PLACE), PLACE)
       if at then others = string.sub(others, 1, at - 1) .. string.sub(others, at + PLACE) end
-      save_session(session, history .. entry, others, ARGV[2], ARGV[3], ARGV[4])
+      save_session(session, add_response(history, entry), others, ARGV[2], ARGV[3], ARGV[4])
     end
     if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
     accepted[i + 1] = 1

@@ -17,6 +17,7 @@ from service.events import Feedback, Impression
 from service.policy.organic import organic_transition
 from service.policy.types import MAX_NAMED, Interaction, Response, Transition
 from service.recent import History
+from service.sessions import joined
 
 
 class Joined(StrEnum):
@@ -75,7 +76,7 @@ class Joiner:
         return True
 
     def add_feedback(self, feedback: Feedback) -> Joined:
-        """Credit a slot. Of several responses to one item the largest counts (a click, then a purchase)."""
+        """Credit a slot; of several responses to one item, see `joined`."""
         if feedback.recommendation_id is None:
             return Joined.ORGANIC
         waiting = self._open.get(feedback.recommendation_id)
@@ -84,7 +85,7 @@ class Joiner:
         if waiting.impression.user != feedback.user or feedback.item_id not in waiting.impression.items:
             return Joined.MISMATCHED
         known = waiting.rewards.get(feedback.item_id)
-        waiting.rewards[feedback.item_id] = feedback.reward if known is None else max(known, feedback.reward)
+        waiting.rewards[feedback.item_id] = joined(known, feedback.reward)
         return Joined.JOINED
 
     def erase(self, user: str) -> None:

@@ -33,6 +33,8 @@ from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
+_LEAST_LIKELY = 0.02  # so that one dislike counts as fifty answers at most
+
 
 @dataclass(frozen=True)
 class BoltzmannConfig:
@@ -63,6 +65,19 @@ class _Seen(NamedTuple):
     prior: Prior
     response: Tensor
     wanted: Tensor
+    counts: Tensor  # how much of an answered slot each is
+
+
+def as_often(rewards: Tensor, response: Tensor) -> Tensor:
+    """As how many answers without a reward each one counts, given its reward in units of a full response and its logit
+    `response`: one, and a negative reward as many more as it takes to lose what it took away.
+
+    The slope of a reward r < 0 is p - r, that of n answers without one n p: n = 1 - r / p. So where likes have the
+    probability p, an item whose dislikes cost what its likes earn comes out even, while the odds of what is disliked
+    always fall no further than many answers without a reward would take them.
+    """
+    likely = torch.sigmoid(response).clamp_min(_LEAST_LIKELY)
+    return 1 - rewards.clamp(-1.0, 0.0) / likely
 
 
 class Boltzmann:
@@ -127,18 +142,20 @@ class Boltzmann:
             prior = Prior(torch.zeros_like(response), torch.zeros_like(response))
         else:
             response = response + self.actor.trusted(prior)
-        wanted = (batch.rewards / self.config.reward_scale).clamp(0.0, 1.0)
+        rewards = batch.rewards / self.config.reward_scale
+        wanted = rewards.clamp(0.0, 1.0)
+        counts = organic.trust(batch) * as_often(rewards, response.detach())
         if batch.organic is not None:
             by_itself = batch.organic.unsqueeze(1)
             response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
             wanted = torch.where(by_itself, batch.rewards, wanted)  # a like is one, whatever rewards are worth
-        return _Seen(table, encoded, close, actions, prior, response, wanted)
+        return _Seen(table, encoded, close, actions, prior, response, wanted, counts)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the responses, in nats per filled slot."""
         seen = self._seen(batch)
         cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.wanted, reduction="none")
-        return losses.slot_mean(cross_entropy * organic.trust(batch), batch.actions)
+        return losses.slot_mean(cross_entropy * seen.counts, batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
         """Take the posterior from before to after these transitions."""
@@ -146,9 +163,13 @@ class Boltzmann:
         if batch.organic is not None:
             features[batch.organic] *= self.actor.without_level()
         shown = batch.actions != EMPTY_SLOT
-        trust = organic.trust(batch).expand_as(shown)[shown]
         self.posterior.update(
-            self.actor, features[shown], seen.actions[shown], seen.response[shown], seen.wanted[shown], trust
+            self.actor,
+            features[shown],
+            seen.actions[shown],
+            seen.response[shown],
+            seen.wanted[shown],
+            seen.counts[shown],
         )
 
     def _learn_leaving(self, batch: Batch, seen: _Seen) -> None:

@@ -78,6 +78,10 @@ def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
     if event.type is not None and event.type not in state.settings.rewards:
         known = ", ".join(sorted(state.settings.rewards))
         return {"field": "type", "code": "unknown_type", "message": f"is not one of {known}"}
+    if event.reward is not None and (
+        error := responses.out_of_range("reward", event.reward, state.settings.largest_reward)
+    ):
+        return error
     if event.item_id not in state.watch.catalogue.index:
         return {"field": "item_id", "code": "unknown_item", "message": "is not in the catalogue"}
     return None

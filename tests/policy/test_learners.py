@@ -161,7 +161,9 @@ def test_boltzmanns_loss_equals_a_loop() -> None:
     for history, actions, rewards, _, _ in rows:
         f = response_by_loop(scorer, history, prior)
         for action, reward in zip(actions, rewards, strict=True):
-            response_losses.append(cross_entropy(float(f[action]), min(max(reward / 2.0, 0.0), 1.0)))
+            likely = max(1 / (1 + math.exp(-float(f[action]))), 0.02)
+            times = 1 + max(-reward / 2.0, 0.0) / likely  # that it counts
+            response_losses.append(times * cross_entropy(float(f[action]), min(max(reward / 2.0, 0.0), 1.0)))
     assert learner.loss(replay.latest(4)).item() == pytest.approx(np.mean(response_losses), abs=1e-5)
     # Ends: a slate counts as a whole, and where nothing was shown before it there is nothing to be close to.
     counts = np.zeros((N_TURNS, 3))

@@ -73,7 +73,6 @@ def test_arrays_of_valid_invalid_and_repeated_events(api: httpx.Client, redis: s
     history = api.get("/users/ann").json()["history"]
     assert [(past["item_id"], past["reward"]) for past in history] == [
         ("film-1", 1.0),
-        ("film-1", 1.0),
         ("film-3", 0.5),
     ]
     assert redis.xlen(keys.events) == 3

@@ -13,8 +13,17 @@ def test_a_response_comes_before_what_was_shown_in_vain() -> None:
     assert recent.of("ann") == (("a", 1.0), ("d", -1.0), ("b", 0.0), ("c", 0.0))
     recent.add("ann", "b", 0.2)
     assert recent.of("ann") == (("a", 1.0), ("d", -1.0), ("b", 0.2), ("c", 0.0)), "no longer in vain"
-    recent.add("ann", "b", 0.2)
-    assert recent.of("ann")[2:] == (("b", 0.2), ("b", 0.2), ("c", 0.0)), "as in the session"
+    recent.add("ann", "a", 0.2)
+    assert recent.of("ann") == (("d", -1.0), ("b", 0.2), ("a", 1.0), ("c", 0.0)), "as in the session: the strongest"
+    recent.add("ann", "a", -0.5)
+    assert recent.of("ann")[2] == ("a", -0.5), "until somebody says no"
+
+
+def test_views_do_not_push_out_a_purchase() -> None:
+    recent = Recent(n_responses=3, n_shown=0)
+    for item, reward in (("bought", 1.0), ("v1", 0.2), ("v2", 0.2), ("v3", 0.2), ("v4", 0.2)):
+        recent.add("ann", item, reward)
+    assert recent.of("ann") == (("bought", 1.0), ("v3", 0.2), ("v4", 0.2))
 
 
 def test_an_impression_says_how_it_is() -> None:

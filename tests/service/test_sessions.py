@@ -70,6 +70,10 @@ STEPS = st.lists(
 )
 
 
+def stays(known: float | None, reward: float) -> bool:
+    return known is not None and (reward == 0 or (reward > 0 and known > reward))
+
+
 class Model:
     """A session in plain Python: what the scripts must make of it."""
 
@@ -87,11 +91,13 @@ class Model:
         """A response."""
         if place in self.others:
             self.others.remove(place)
-        self.history.append((place, reward))
+        known = dict(self.history)
+        self.history = [past for past in self.history if past[0] != place]
+        self.history.append((place, known[place] if stays(known.get(place), reward) else reward))
         while len(self.history) > self.n_history:
-            oldest, _ = self.history.pop(0)
-            if oldest not in [known for known, _ in self.history]:
-                self.others.insert(0, oldest)
+            weakest = min(self.history[:-1], key=lambda past: abs(past[1]))
+            self.history.remove(weakest)
+            self.others.insert(0, weakest[0])
         self.others = self.others[-self.n_seen :]
 
     def forget(self) -> None:

@@ -48,9 +48,21 @@ def test_what_becomes_of_feedback(event: Feedback, outcome: Joined, rewards: tup
 
 
 @pytest.mark.parametrize(
-    ("rewards", "best"), [((0.2, 1.0), 1.0), ((1.0, 0.2), 1.0), ((-1.0, 0.0), 0.0), ((-1.0,), -1.0), ((0.0, -1.0), 0.0)]
+    ("rewards", "best"),
+    [
+        ((0.2, 1.0), 1.0),
+        ((1.0, 0.2), 1.0),
+        ((-1.0,), -1.0),
+        ((0.0, -1.0), -1.0),
+        ((-1.0, 0.0), -1.0),
+        ((1.0, -0.5), -0.5),
+        ((1.0, -0.5, 0.2), 0.2),
+        ((0.2, 0.0), 0.2),
+    ],
 )
-def test_of_several_responses_the_largest_counts(rewards: tuple[float, ...], best: float) -> None:
+def test_of_several_responses_the_largest_counts_until_somebody_says_no(
+    rewards: tuple[float, ...], best: float
+) -> None:
     waiting = joiner(impression())
     for reward in rewards:
         waiting.add_feedback(feedback("a", reward))
