@@ -77,12 +77,13 @@ def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list
     """The states, with what the requests named or, where they named nothing, all that is not in their history."""
     queries = []
     named = [None] * len(batch.discount) if batch.only is None else batch.only.numpy()
-    for history, only in zip(unpack_states(batch.state), named, strict=True):
+    for history, only, actions in zip(unpack_states(batch.state), named, batch.actions.numpy(), strict=True):
         available = np.ones(n_items, np.bool_)
         available[[past.item for past in history]] = False
         if only is not None and (only != EMPTY_SLOT).any():
             available[:] = False
             available[only[only != EMPTY_SLOT]] = True
+        available[actions[actions != EMPTY_SLOT]] = True  # it was, be it for the second time
         queries.append(Query(history, available, arm))
     return queries
 

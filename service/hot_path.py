@@ -60,6 +60,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
     filters: Only | None = None
     history: Annotated[list[Past], Meta(max_length=MAX_PAST)] | None = None
+    repeat: slates.Repeat | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -189,7 +190,8 @@ async def recommend(ask: Ask, state: State) -> Answer:
         seen += [past.item_id for past in ask.history]
 
     categories = ask.filters.categories if ask.filters is not None else None
-    chosen = slates.candidates(catalogue, seen, ask.candidate_item_ids, ask.exclude_item_ids, categories)
+    repeat = ask.repeat or state.settings.repeat
+    chosen = slates.candidates(catalogue, seen, ask.candidate_item_ids, ask.exclude_item_ids, categories, repeat, ask.k)
     if live is None:
         popular = await _popular(state) if redis_answers else []
         slate = slates.fall_back(catalogue, chosen, popular, ask.k)

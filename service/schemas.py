@@ -103,6 +103,9 @@ class RecommendRequest(Who):
     history: list[PastInteraction] | None = Field(
         None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
     )
+    repeat: Literal["never", "when_empty", "freely"] | None = Field(
+        None, description="Whether what the user has seen may be shown again; `IALP_REPEAT` if not given."
+    )
 
 
 class RecommendedItem(BaseModel):

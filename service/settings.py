@@ -65,7 +65,12 @@ class Settings(BaseSettings):
     # Sessions
     history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
     shown_length: int = Field(30, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
-    seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user; never shown again.")
+    seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user.")
+    repeat: Literal["never", "when_empty", "freely"] = Field(
+        "when_empty",
+        description="Whether items that a user has seen may be shown again: never, when fewer are left than a request "
+        "wants (those of the longest ago, with the warning repeated_items), or freely.",
+    )
     session_ttl_s: int = Field(30 * 86_400, ge=1, description="A user is forgotten after so long without a request.")
 
     # Feedback

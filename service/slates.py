@@ -24,6 +24,9 @@ History = Sequence[tuple[str, float]]
 Mask = npt.NDArray[np.bool_]
 
 
+Repeat = Literal["never", "when_empty", "freely"]
+
+
 class Slot(msgspec.Struct, frozen=True):
     """What `schemas.RecommendedItem` says."""
 
@@ -63,8 +66,13 @@ def candidates(
     only: Sequence[str] | None = None,
     excluded: Iterable[str] = (),
     categories: Iterable[str] | None = None,
+    repeat: Repeat = "never",
+    k: int = 0,
 ) -> Candidates:
-    """Seen, hidden, deleted, excluded and filtered items are not available; with `only`, nor are all others."""
+    """Hidden, deleted, excluded and filtered items are not available; with `only`, nor are all others. What was `seen`,
+    oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than `k` are left, those of which the
+    last sight is the longest ago.
+    """
     index, ids = catalogue.index, catalogue.ids
     available = catalogue.available.copy()
     warnings: list[str] = []
@@ -82,9 +90,19 @@ def candidates(
         available &= catalogue.in_categories(categories)
     if only is not None or categories is not None:
         allowed = tuple([ids[i] for i in np.flatnonzero(available)])
-    masked = [item for item in dict.fromkeys((*seen, *excluded)) if item in index]
-    available[[index[item] for item in masked]] = False
-    if warnings == [] and not available.any():
+    excluded = [item for item in dict.fromkeys(excluded) if item in index]
+    available[[index[item] for item in excluded]] = False
+    hidden: list[str] = []
+    if repeat != "freely":
+        latest_first = dict.fromkeys(item for item in reversed(list(seen)) if item in index)
+        shows_again = [item for item in reversed(latest_first) if available[index[item]]]
+        available[[index[item] for item in latest_first]] = False
+        if repeat == "when_empty" and (missing := k - int(np.count_nonzero(available))) > 0 and shows_again:
+            available[[index[item] for item in shows_again[:missing]]] = True
+            warnings.append("repeated_items")
+        hidden = [item for item in latest_first if not available[index[item]]]
+    masked = dict.fromkeys((*hidden, *excluded))
+    if not available.any() and not warnings:
         warnings.append("no_items_left")
     return Candidates(available, tuple(masked), allowed, tuple(warnings))
 

@@ -67,7 +67,7 @@ def session_state(
     Both are oldest first. What was shown in vain is half of what a session tells: without it a policy cannot vary.
     """
     responded = {item for item, _ in history}
-    ignored = [item for item in shown if item not in responded]
+    ignored = list(dict.fromkeys(item for item in reversed(shown) if item not in responded))[::-1]
     return *history, *((item, 0.0) for item in ignored[max(0, len(ignored) - n_shown) :])
 
 

@@ -36,7 +36,8 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     baseline = [] if request.baseline is None else [_pairs(request.baseline)]
     seen = [*seen, *(item_id for past in baseline for item_id, _ in past)]
     categories = request.filters.categories if request.filters is not None else None
-    chosen = slates.candidates(catalogue, seen, request.candidate_item_ids, request.exclude_item_ids, categories)
+    only, repeat = request.candidate_item_ids, state.settings.repeat
+    chosen = slates.candidates(catalogue, seen, only, request.exclude_item_ids, categories, repeat, request.k)
     arm = _arm(request, user, live, state)
     queries = [
         Query(slates.interactions(past, catalogue.index), chosen.available, arm) for past in (history, *baseline)

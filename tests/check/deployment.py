@@ -19,7 +19,7 @@ from service.policy.snapshot import Snapshot
 from service.policy.text import TextProjection
 from service.policy.types import Interaction, Response, session_state
 from service.registry import Gate
-from service.sessions import share_of
+from service.sessions import joined, share_of
 from service.settings import Settings
 
 _JUDGED = 512  # as in the worker
@@ -93,7 +93,8 @@ class Deployment:
             available[:] = False
             available[[index[item] for item in only]] = True
         if not self._repeats:
-            available[[index[item] for item in past.seen]] = False
+            left = len(available) - len(past.seen)
+            available[[index[item] for item in list(past.seen)[max(0, k - left) :]]] = False
         arm = Arm.CONTROL if share_of(user, "arm") < self.settings.control_share else Arm.ADAPTIVE
         known = [Interaction(index[item], Response.of(reward)) for item, reward in history if item in index]
         served = self.live.serve([Query(known, available, Arm.CONTROL if self.held else arm)])[0]
@@ -113,7 +114,9 @@ class Deployment:
             candidates=tuple(only) if only is not None else None,
             weight=served.weight,
         )
-        past.seen.update(dict.fromkeys(items))
+        for item in items:
+            past.seen.pop(item, None)
+            past.seen[item] = None
         self._take(impression)
         return impression
 
@@ -121,8 +124,7 @@ class Deployment:
         """Log responses to a slate."""
         past = self.users[impression.user]
         for item, reward in rewards.items():
-            past.history.pop(item, None)
-            past.history[item] = reward
+            past.history[item] = joined(past.history.pop(item, None), reward)
             if len(past.history) > self.settings.history_length:
                 del past.history[next(iter(past.history))]
             event_id = f"{impression.recommendation_id}/{item}"

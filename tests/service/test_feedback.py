@@ -119,7 +119,7 @@ def test_feedback_moves_the_next_slate(api: httpx.Client) -> None:
     for n, film in enumerate((1, 4)):
         respond(api, click(f"like-{n}", f"film-{film}", user="fan"))
         respond(api, click(f"not-{n}", f"film-{film - 1}", user="fan", type="dislike"))
-    slate = recommend(api, "fan", k=30)
+    slate = recommend(api, "fan", k=30, repeat="never")
     assert "fewer_items_than_k" in slate["warnings"] and not {"film-1", "film-4", "film-0", "film-3"} & set(
         shown(slate)
     )
@@ -130,7 +130,7 @@ def test_feedback_moves_the_next_slate(api: httpx.Client) -> None:
 def test_sessions_without_an_account_are_separate_from_users(api: httpx.Client) -> None:
     respond(api, {"event_id": "s", "session_id": "ann", "item_id": "film-7", "type": "click"})
     assert api.get("/users/ann").status_code == 404
-    slate = recommend(api, session_id="ann", k=30)
+    slate = recommend(api, session_id="ann", k=30, repeat="never")
     assert "film-7" not in shown(slate) and len(shown(slate)) == 29
 
 

@@ -142,7 +142,7 @@ def test_a_users_session_is_what_recommend_sees(api: httpx.Client) -> None:
     probability = {item["item_id"]: item["probability"] for item in told["likeliest"]}
     real = recommend(api, "ann", k=N_ITEMS)
     assert probability == {item["item_id"]: pytest.approx(item["score"]) for item in real["items"]}
-    assert told["warnings"] == real["warnings"] == ["fewer_items_than_k"]
+    assert told["warnings"] == real["warnings"] == ["repeated_items"]
 
 
 def test_restrictions_are_those_of_recommend(api: httpx.Client) -> None:

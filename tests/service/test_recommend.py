@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 import redis as syncredis
@@ -47,12 +49,42 @@ def test_nothing_is_shown_twice_until_all_is_seen(api: httpx.Client) -> None:
     api.delete("/items/film-4")
     seen: list[str] = []
     for _ in range(9):
-        seen += shown(recommend(api, "ann", k=3, exclude_item_ids=excluded))
+        seen += shown(recommend(api, "ann", k=3, exclude_item_ids=excluded, repeat="never"))
     assert len(seen) == len(set(seen)) == N_ITEMS - 5
     assert not {f"film-{n}" for n in range(5)} & set(seen)
-    last = recommend(api, "ann", exclude_item_ids=excluded)
+    last = recommend(api, "ann", exclude_item_ids=excluded, repeat="never")
     assert (last["items"], last["warnings"]) == ([], ["no_items_left", "fewer_items_than_k"])
-    assert set(shown(recommend(api, "ann"))) == {"film-0", "film-1"}
+    assert set(shown(recommend(api, "ann", repeat="never"))) == {"film-0", "film-1"}
+
+
+def test_a_shelf_never_runs_dry_and_what_is_shown_again_was_seen_the_longest_ago(api: httpx.Client) -> None:
+    pages = [recommend(api, "ann", k=7) for _ in range(12)]
+    assert all(len(shown(page)) == 7 for page in pages)
+    assert [page["warnings"] for page in pages] == [[]] * 4 + [["repeated_items"]] * 8, "30 films"
+    last_sight: dict[str, int] = {}
+    for number, page in enumerate(pages):
+        ages = sorted(last_sight.get(item, -1) for item in shown(page))
+        left = sorted(last_sight.get(f"film-{n}", -1) for n in range(N_ITEMS))[:7]
+        assert ages == left
+        last_sight |= dict.fromkeys(shown(page), number)
+    assert all(0 < item["propensity"] <= 1 for page in pages for item in page["items"])
+
+
+@pytest.mark.parametrize("what", [{"filters": {"categories": ["Drama"]}}, {"candidate_item_ids": ["film-0", "film-3"]}])
+def test_filters_and_named_items_never_run_dry_either(api: httpx.Client, what: dict[str, Any]) -> None:
+    wanted = {f"film-{n}" for n in range(0, N_ITEMS, 3)} if "filters" in what else {"film-0", "film-3"}
+    slates = [recommend(api, "ann", k=len(wanted), exclude_item_ids=["film-9"], **what) for _ in range(3)]
+    assert [set(shown(slate)) for slate in slates] == [wanted - {"film-9"}] * 3
+    assert "repeated_items" in slates[1]["warnings"]
+
+
+def test_freely_repeats_from_the_first_page_on(api: httpx.Client) -> None:
+    pages = [recommend(api, "ann", k=20, repeat="freely") for _ in range(2)]
+    assert [(len(shown(page)), page["warnings"]) for page in pages] == [(20, [])] * 2
+    assert set(shown(pages[0])) & set(shown(pages[1]))
+    assert set(shown(recommend(api, "ann", k=30, repeat="freely", exclude_item_ids=["film-1"]))) == {
+        f"film-{n}" for n in range(N_ITEMS) if n != 1
+    }
 
 
 def test_only_candidates_and_categories_are_shown(api: httpx.Client) -> None:
@@ -72,7 +104,7 @@ def test_only_candidates_and_categories_are_shown(api: httpx.Client) -> None:
 
 def test_a_request_can_carry_its_history(api: httpx.Client) -> None:
     history = [{"item_id": "film-1", "reward": 1.0}, {"item_id": "film-4"}, {"item_id": "gone", "reward": -1.0}]
-    slate = recommend(api, "ann", k=30, history=history)
+    slate = recommend(api, "ann", k=30, history=history, repeat="never")
     assert len(shown(slate)) == 28 and not {"film-1", "film-4"} & set(shown(slate))
     comedies = sum(item["score"] for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1)
     fresh = recommend(api, "bob", k=30, exclude_item_ids=["film-1", "film-4"])
