@@ -11,11 +11,12 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test docs reference bench screenshots chaos lint security audit sbom experiments tune results people types container-test observability-test clean help
+.PHONY: demo test check docs reference bench screenshots chaos lint security audit sbom experiments tune results people types container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 10 minutes)"
 	@echo "make test            lint, types and all tests"
+	@echo "make check           small deployments by the dozen, in simulated time (fifteen minutes)"
 	@echo "make docs            the documents as a site, in runs/site"
 	@echo "make reference       write docs/reference again: settings, HTTP API, metrics, commands"
 	@echo "make chaos           kill, pause and starve every part under load (about 15 minutes), then write its page"
@@ -53,8 +54,12 @@ demo:
 
 # Two at a time, but for those that judge how a deployment takes faults and load: these have the machine to themselves.
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/chaos --ignore-glob 'tests/service/test_*'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/check --ignore tests/chaos --ignore-glob 'tests/service/test_*'
 	$(BIN)/python -m pytest tests/service/test_* tests/chaos
+
+# Small deployments by the dozen, in simulated time: slow, and seeded.
+check: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 5 tests/check
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

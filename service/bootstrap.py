@@ -85,5 +85,6 @@ def _first_version(snapshot: Snapshot, settings: Settings) -> Manifest:
         if existing.item_ids == snapshot.item_ids:
             return existing.manifest
         raise SnapshotError(f"{folder}: is of another catalogue; use an empty data directory")
-    manifest = replace(snapshot.manifest, version=1, parent=None, serving=settings.serving)
+    serving = replace(settings.serving, first_items=len(snapshot.item_ids))
+    manifest = replace(snapshot.manifest, version=1, parent=None, serving=serving)
     return save_snapshot(replace(snapshot, manifest=manifest), folder)

@@ -19,7 +19,7 @@ from service.counters import Counters, Meta
 from service.events import Event, Feedback, Impression, ItemChanged
 from service.metrics import ArmTotals
 from service.policy import organic
-from service.policy.adaptive import ServingPolicy, Variant
+from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
@@ -93,6 +93,12 @@ class Learning:
             critic.requires_grad_(True),
             self.settings.hyper_parameters,
         )
+
+    @property
+    def _serving(self) -> ServingConfig:
+        """How the policies are put together once they have their full share."""
+        first = min(self.snapshot.manifest.serving.first_items, len(self.snapshot.item_ids))
+        return replace(self.settings.serving, first_items=first)
 
     @property
     def embeddings(self) -> npt.NDArray[np.float16]:
@@ -269,7 +275,7 @@ class Learning:
             item_ids=tuple(self.item_ids),
             text_encoder=self.snapshot.manifest.text_encoder,
             projection=self.snapshot.projection,
-            serving=replace(self.settings.serving, most_learned=decision.share),
+            serving=replace(self._serving, most_learned=decision.share),
             pretrained=self.pretrained,
             learned=self.learner.actor,
             critic=self.learner.critic,
@@ -281,7 +287,7 @@ class Learning:
     def serving_policy(self) -> ServingPolicy:
         """The policy as it would serve now."""
         self._apply_text()
-        return ServingPolicy.of(self.pretrained, self.learner.actor, self.learner.critic, self.settings.serving)
+        return ServingPolicy.of(self.pretrained, self.learner.actor, self.learner.critic, self._serving)
 
     def judged(self, decision: Gate) -> None:
         """The next version is published: the gate lets it serve, or refuses it."""

@@ -128,6 +128,14 @@ class Settings(BaseSettings):
         description="Items from which candidates come from an index, if the extra `index` is installed.",
     )
 
+    new_item_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Least share, of what is learned, for items that came after the first version and had hardly an "
+        "answer yet: some twenty, where one in twenty is a like.",
+    )
+
     # The worker
     learner: Literal["boltzmann", "a2c"] = Field("boltzmann", description="Learning algorithm.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
@@ -194,7 +202,12 @@ class Settings(BaseSettings):
     def serving(self) -> ServingConfig:
         """How the policies are put together."""
         return ServingConfig(
-            self.variant, self.mixture, self.fixed_weight, self.mixture_temperature, candidates=self.candidates
+            self.variant,
+            self.mixture,
+            self.fixed_weight,
+            self.mixture_temperature,
+            new_items=self.new_item_share,
+            candidates=self.candidates,
         )
 
     @property

@@ -70,8 +70,8 @@ def candidates(
     k: int = 0,
 ) -> Candidates:
     """Hidden, deleted, excluded and filtered items are not available; with `only`, nor are all others. What was `seen`,
-    oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than `k` are left, those of which the
-    last sight is the longest ago.
+    oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than `k` are left, the half of it of
+    which the last sight is the longest ago.
     """
     index, ids = catalogue.index, catalogue.ids
     available = catalogue.available.copy()
@@ -98,7 +98,8 @@ def candidates(
         shows_again = [item for item in reversed(latest_first) if available[index[item]]]
         available[[index[item] for item in latest_first]] = False
         if repeat == "when_empty" and (missing := k - int(np.count_nonzero(available))) > 0 and shows_again:
-            available[[index[item] for item in shows_again[:missing]]] = True
+            again = shows_again[: max(missing, len(shows_again) // 2)]  # some to choose from
+            available[[index[item] for item in again]] = True
             warnings.append("repeated_items")
         hidden = [item for item in latest_first if not available[index[item]]]
     masked = dict.fromkeys((*hidden, *excluded))

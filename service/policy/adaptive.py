@@ -19,7 +19,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
-from service.policy.fast_scorer import FastScorer, Floats, Places, Sessions, pack
+from service.policy.fast_scorer import FastScorer, Floats, Mask, Places, Sessions, pack, softmax
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs, slate_propensities
@@ -58,6 +58,8 @@ class ServingConfig:
     # Of the adaptive mixture, in log odds: that of the policies among items.
     temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.1
     most_learned: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of the learned policy, whatever the mixture wants
+    new_items: Annotated[float, Meta(ge=0, lt=1)] = 0.05  # share of those of which next to nothing is known
+    first_items: Annotated[int, Meta(ge=0)] = 2**53  # that the deployment began with; later ones are new
     candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 
@@ -262,8 +264,11 @@ class ServingPolicy:
             response += after.prior_gain[1] * repeated
         advantage = after.advantage(response, near)
         learned, settled = after.policy(advantage, rows, absent)
+        new = self._new(advantage, rows, absent)
         if before is None:
-            return _distributions(rows, learned, learned, learned, np.ones(len(queries)))
+            return _distributions(
+                rows, with_new(learned, new, self.config.new_items), learned, learned, np.ones(len(queries))
+            )
         weight = np.full(len(queries), 1.0 if variant == Variant.FT else self.config.fixed_weight)
         if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
@@ -275,7 +280,20 @@ class ServingPolicy:
             weight = mixture_weights(expected, self.config.temperature)[1]
         weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        return _distributions(rows, mixed, pretrained, learned, weight)
+        return _distributions(rows, with_new(mixed, new, self.config.new_items), pretrained, learned, weight)
+
+    def _new(self, advantage: Floats, rows: Places | None, absent: Mask) -> Probs | None:
+        """The policy among new items of which next to nothing is known [B, R]: zero where a state has none of them;
+        None where no state can have any."""
+        config = self.config
+        if config.new_items == 0 or self.n_items <= config.first_items:
+            return None
+        net = self.learned
+        places = np.arange(self.n_items) if rows is None else rows
+        is_new = (places >= config.first_items) & net.is_unknown(rows) & ~absent
+        scaled = advantage * np.float32(1 / net.config.temperature)
+        scaled[~is_new] = -np.inf
+        return softmax(scaled)
 
     def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
         """What sessions ask of the networks that take part in a variant."""
@@ -295,6 +313,14 @@ class ServingPolicy:
 def variant_of(config: ServingConfig, arm: Arm) -> Variant:
     """What an arm is served."""
     return Variant.FROZEN if arm == Arm.CONTROL else config.variant
+
+
+def with_new(probs: Probs, new: Probs | None, share: float) -> Probs:
+    """What is served [B, R], with the least share for new items where a state has any."""
+    if new is None:
+        return probs
+    shares = share * new.any(1, keepdims=True)
+    return np.asarray((1 - shares) * probs + shares * new)
 
 
 def is_mixed(config: ServingConfig, variant: Variant) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from service.policy.adaptive import (
     Arm,
@@ -22,8 +23,9 @@ from service.policy.adaptive import (
     is_mixed,
     mixture_weights,
     variant_of,
+    with_new,
 )
-from service.policy.networks import ItemScorer, Prior
+from service.policy.networks import FEW_ANSWERS, ItemScorer, Prior
 from service.policy.sampling import Probs
 from service.policy.types import States, unpack_states
 
@@ -97,8 +99,9 @@ class ExactPolicy:
         scorer, table = self._learned
         advantage = scorer.scores(states, table, known)
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
+        new = self._new(advantage, available)
         if not is_mixed(self.config, variant):
-            return DistributionBatch(learned, learned, learned, zeros + 1.0)
+            return DistributionBatch(with_new(learned, new, self.config.new_items), learned, learned, zeros + 1.0)
         weight = zeros + (1.0 if variant == Variant.FT else self.config.fixed_weight)
         if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
@@ -109,4 +112,13 @@ class ExactPolicy:
             weight = mixture_weights(expected, self.config.temperature)[1]
         weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        return DistributionBatch(mixed, pretrained, learned, weight)
+        return DistributionBatch(with_new(mixed, new, self.config.new_items), pretrained, learned, weight)
+
+    def _new(self, advantage: Tensor, available: npt.NDArray[np.bool_]) -> Probs | None:
+        """See `ServingPolicy`."""
+        if self.config.new_items == 0 or self.n_items <= self.config.first_items:
+            return None
+        scorer = self._learned[0]
+        is_new = np.arange(self.n_items) >= self.config.first_items
+        is_new &= (scorer.information < FEW_ANSWERS).numpy()
+        return masked_softmax((advantage / scorer.config.temperature).numpy(), available & is_new)

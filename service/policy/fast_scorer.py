@@ -16,7 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.policy.networks import BIAS_PRECISION, N_LATEST, N_LIKED_LATEST, SHRINKAGE, ItemScorer, NetworkConfig
+from service.policy.networks import (
+    BIAS_PRECISION,
+    FEW_ANSWERS,
+    N_LATEST,
+    N_LIKED_LATEST,
+    SHRINKAGE,
+    ItemScorer,
+    NetworkConfig,
+)
 from service.policy.rows import Rows
 from service.policy.sampling import Probs
 from service.policy.taste import TASTE_DIM, most_likely_np
@@ -146,6 +154,11 @@ class FastScorer:
     def optimism(self, rows: Places | None = None) -> Floats:
         """What is added to the advantage of what is little known, of all items [A] or of `rows`."""
         return self.items[:, -2] if rows is None else self.items[rows, -2]
+
+    def is_unknown(self, rows: Places | None = None) -> Mask:
+        """Of which items next to nothing is known, of all [A] or of `rows`."""
+        least = self.config.optimism * (BIAS_PRECISION + FEW_ANSWERS) ** -0.5
+        return np.asarray(self.optimism(rows) >= np.float32(least))
 
     def hidden(self, sessions: Sessions, prior: FastScorer | None = None) -> Hidden:
         """The sessions, encoded; `prior` is the network that ours builds on."""

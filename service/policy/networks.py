@@ -44,6 +44,7 @@ SHRINKAGE = 2.0
 N_LIKED_LATEST, N_LATEST = 4, 14
 N_LEADING = 24  # directions of the projected texts, which come by variance, that have weights of their own
 BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the item
+FEW_ANSWERS = 1.0  # of information: some twenty answers at odds of 5 %, four at even odds
 ITEM_STATE = ("id_vectors", "id_bias", "taste_id", "information")  # of the state dict what has a row for each item
 RARE = -3.0  # logit of a response, and of an end, before anything is known: some 5%
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from service import gate
-from service.events import Event, Feedback, Impression
+from service.events import Event, Feedback, Impression, ItemChanged
 from service.learning import Learning
 from service.policy.adaptive import Arm, Query, ServingConfig, ServingPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
@@ -31,6 +31,12 @@ class User:
 
     history: dict[str, float] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
+
+
+def kept_back(seen: Mapping[str, None], n_items: int, k: int) -> list[str]:
+    """What of the items `seen`, the longest ago first, is not shown again: see `slates.candidates`, when_empty."""
+    missing = k - (n_items - len(seen))
+    return list(seen)[max(missing, len(seen) // 2) if missing > 0 else 0 :]
 
 
 def untaught(item_ids: Sequence[str], embeddings: npt.NDArray[np.float32]) -> Snapshot:
@@ -93,8 +99,7 @@ class Deployment:
             available[:] = False
             available[[index[item] for item in only]] = True
         if not self._repeats:
-            left = len(available) - len(past.seen)
-            available[[index[item] for item in list(past.seen)[max(0, k - left) :]]] = False
+            available[[index[item] for item in kept_back(past.seen, len(available), k)]] = False
         arm = Arm.CONTROL if share_of(user, "arm") < self.settings.control_share else Arm.ADAPTIVE
         known = [Interaction(index[item], Response.of(reward)) for item, reward in history if item in index]
         served = self.live.serve([Query(known, available, Arm.CONTROL if self.held else arm)])[0]
@@ -129,6 +134,11 @@ class Deployment:
                 del past.history[next(iter(past.history))]
             event_id = f"{impression.recommendation_id}/{item}"
             self._take(Feedback(event_id, impression.user, item, reward, impression.recommendation_id))
+
+    def put(self, item: ItemChanged) -> None:
+        """Add an item; it can be shown at once."""
+        self._take(item)
+        self.live = self._loaded(self.snapshots[self.version])
 
     def _take(self, event: Event) -> None:
         self._entries += 1

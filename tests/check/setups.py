@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from deployment import Deployment, untaught
+from deployment import Deployment, User, kept_back, untaught
 
-from service.events import Impression
 from service.policy.text import HashingEncoder
 from service.settings import Settings
 
@@ -100,56 +99,45 @@ def live(setup: Setup, deployment: Deployment, n_slates: int, first: int = 0) ->
     rates, ids = setup.rates(), setup.ids
     index = {item: row for row, item in enumerate(ids)}
     day, visit = Day([], [], []), first
+    shown_by_knower: dict[str, dict[str, None]] = {}
     while len(day.known) < n_slates:
         number = int(rng.integers(setup.users)) if setup.users is not None else visit
         user, taste = f"u:{number}", number % setup.n_tastes
-        believed, seen = np.full(setup.n_tastes, 1 / setup.n_tastes), np.zeros(setup.n_items, np.bool_)
-        past = deployment.users.get(user)
-        for item, reward in ({} if past is None else past.history).items():
-            believed *= rates[:, index[item]] if reward > 0 else 1.0
-        believed /= believed.sum()
+        past = deployment.users.get(user, User())
+        believed = np.full(setup.n_tastes, 1 / setup.n_tastes)
+        for item in past.history:
+            believed = believed * rates[:, index[item]] / (believed @ rates[:, index[item]])
         for _ in range(setup.slates):
             only = None if setup.named is None else [ids[row] for row in rng.choice(setup.n_items, setup.named, False)]
             impression = deployment.recommend(user, setup.k, only)
             taken = [item for item in impression.items if rng.random() < rates[taste, index[item]]]
             deployment.reward(impression, dict.fromkeys(taken, setup.scale))
-            if len(impression.items) < setup.k:
-                continue  # the shelves ran dry
             (day.adaptive if impression.arm == "adaptive" else day.control).append(len(taken))
-            day.known.append(_known(setup, rates, believed, seen, taste, only and [index[item] for item in only]))
+            free = only
+            if free is None:
+                seen = shown_by_knower.setdefault(user, {})
+                back = set(kept_back(seen, setup.n_items, setup.k))
+                free = [item for item in ids if item not in back]
+            rows = np.array([index[item] for item in free])
+            best = rows[np.argsort(-(believed @ rates)[rows], kind="stable")[: setup.k]]
+            for item in (ids[row] for row in best) if only is None else ():
+                seen.pop(item, None)
+                seen[item] = None
+            day.known.append(float(rates[taste, best].sum()))
+            # Then more is believed, as answers tell on average.
+            expected = rates[taste, best]
+            told = expected * np.log(rates[:, best] + 1e-9) + (1 - expected) * np.log1p(1e-9 - rates[:, best])
+            believed = believed * np.exp(told.sum(1) - told.sum(1).max())
+            believed /= believed.sum()
         visit += 1
     return day
 
 
-def _known(
-    setup: Setup,
-    rates: npt.NDArray[np.float64],
-    believed: npt.NDArray[np.float64],
-    seen: npt.NDArray[np.bool_],
-    taste: int,
-    only: Sequence[int] | None,
-) -> float:
-    """Expected rewards of the best slate for what is believed of the visitor; then more is believed."""
-    worth = believed @ rates
-    if setup.named is None and (~seen).sum() >= setup.k:
-        worth = np.where(seen, -1.0, worth)
-    rows = np.arange(setup.n_items) if only is None else np.array(only)
-    shown = rows[np.argsort(-worth[rows], kind="stable")[: setup.k]]
-    seen[shown] = True
-    # What answers tell on average: the likelihood of those that are to be expected.
-    expected = rates[taste, shown]
-    log_likelihood = (
-        expected * np.log(rates[:, shown] + 1e-9) + (1 - expected) * np.log1p(-rates[:, shown] + 1e-9)
-    ).sum(1)
-    believed *= np.exp(log_likelihood - log_likelihood.max())
-    believed /= believed.sum()
-    return float(expected.sum())
+def n_slates(setup: Setup) -> int:
+    """As many as it takes to learn something where rewards are rare, within reason."""
+    return int(np.clip(3_000 * (0.1 / setup.rate) ** 0.5, 3_000, 8_000))
 
 
 def mean(values: Sequence[float], share: float = 0.25) -> float:
     """Of the last ones."""
     return float(np.mean(values[-max(1, int(share * len(values))) :]))
-
-
-Rewards = Mapping[str, float]
-__all__ = ["Day", "Impression", "Setup", "live", "mean"]

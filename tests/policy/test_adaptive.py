@@ -16,6 +16,7 @@ from service.policy.adaptive import (
     Arm,
     Distribution,
     Mixture,
+    Query,
     ServingConfig,
     Variant,
     entropy,
@@ -182,6 +183,32 @@ def test_what_is_learned_gets_no_more_than_its_largest_share(config: ServingConf
     np.testing.assert_allclose(trial.probabilities(states, mask[np.newaxis])[0], served.probs, atol=1e-6)
     control = trial.serving.distribution(HISTORY, mask, Arm.CONTROL)
     np.testing.assert_allclose(control.probs, network_probs(pretrained, mask), atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [VARIANTS[1], VARIANTS[3]], ids=str)
+def test_new_items_of_which_nothing_is_known_get_their_share_among_themselves(config: ServingConfig) -> None:
+    """Items from 5 on are new; 5 and 7 had no answers yet, and 7 is not available."""
+    mask = available(7)
+    pretrained, learned, _ = networks()
+    learned.prior_gain.zero_()
+    learned.information.fill_(9.0)
+    learned.information[[5, 7]] = 0.0
+    plain = ExactPolicy(pretrained, learned, learned, config)
+    policy = ExactPolicy(pretrained, learned, learned, replace(config, first_items=5, new_items=0.3))
+    before, after = (one.serving.distribution(HISTORY, mask).probs for one in (plain, policy))
+    oracle = 0.7 * before
+    oracle[5] += 0.3
+    np.testing.assert_allclose(after, oracle, atol=1e-6)
+    states = pack_states([HISTORY], 50)
+    np.testing.assert_allclose(policy.distributions(states, mask[np.newaxis]).probs[0], after, atol=1e-5)
+    served = policy.serving
+    (few,) = served.serve([Query(HISTORY, mask)], np.array([[0, 2, 5, 6]]))
+    assert few.probs[2] > 0.3 and few.probs.sum() == pytest.approx(1)
+    # Where all of them are known, or none is available, nothing is set aside; and never for the control.
+    without = available(5, 7)
+    for query in (Query(HISTORY, without), Query(HISTORY, mask, Arm.CONTROL)):
+        one, other = (some.serving.serve([query])[0].probs for some in (plain, policy))
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("own_critic", [True, False], ids=["a critic of its own", "learned network as critic"])
