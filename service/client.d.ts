@@ -1467,6 +1467,11 @@ export interface components {
              */
             k?: number;
             /**
+             * Repeat
+             * @description Whether what the user has seen may be shown again; `IALP_REPEAT` if not given.
+             */
+            repeat?: ("never" | "when_empty" | "freely") | null;
+            /**
              * Session Id
              * @description For visitors without an account.
              */

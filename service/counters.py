@@ -29,6 +29,9 @@ class Counters(msgspec.Struct):
     unlearned: int = 0  # transitions since the last learning step
     unpublished: int = 0  # impressions closed and organic likes learned from, since the last version
     allowance: float = 0.0  # slots' worth of organic likes that may be learned from before more impressions close
+    slots: int = 0  # of closed impressions
+    new_slots: int = 0  # of these, those that showed items which came after the first version
+    new_reward: float = 0.0  # of these
     gate_rejections: dict[str, int] = {}
     shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
     retreats: int = 0  # automatic roll-backs

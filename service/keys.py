@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 
@@ -25,9 +26,11 @@ class Keys:
         """String: a user's recent interactions and seen items, see `sessions`."""
         return f"{self.prefix}:u:{user}"
 
-    def event(self, event_id: str) -> str:
-        """String: this feedback event was accepted."""
-        return f"{self.prefix}:e:{event_id}"
+    def event(self, user: str, event_id: str) -> str:
+        """String: this feedback event was accepted. Each user has event ids of their own, and the key does not name
+        them."""
+        name = f"{len(user)}:{user}{event_id}".encode()
+        return f"{self.prefix}:e:{hashlib.blake2b(name, digest_size=16).hexdigest()}"
 
     def ranked(self, event_id: str) -> str:
         """String: what an event of Personalizer's was answered, see `ranked`."""

@@ -185,6 +185,7 @@ class Learning:
             totals.reward_squared += reward**2
             totals.weight += impression.weight
             totals.entropy += impression.entropy
+            self._count_new(closed)
             counters.closed += 1
             counters.unpublished += 1
             counters.allowance = min(self._most_allowed, counters.allowance + len(impression.items))
@@ -198,6 +199,14 @@ class Learning:
         self.counters.unlearned += 1
         if self.counters.unlearned >= self.settings.learn_every:
             self._learn()
+
+    def _count_new(self, closed: OpenImpression) -> None:
+        counters, first = self.counters, self._serving.first_items
+        counters.slots += len(closed.impression.items)
+        for item, reward in zip(closed.impression.items, closed.slot_rewards, strict=True):
+            if self.index.get(item, -1) >= first:
+                counters.new_slots += 1
+                counters.new_reward += reward
 
     def _count_shadow(self, closed: OpenImpression) -> None:
         shadow, totals = closed.impression.shadow, self.counters.shadow

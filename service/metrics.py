@@ -53,6 +53,9 @@ class WorkerReport(msgspec.Struct):
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     retreats: Count = 0  # automatic roll-backs
     disk_errors: Count = 0  # checkpoints and versions that could not be written
+    slots: Count = 0  # of closed impressions
+    new_slots: Count = 0  # of these, those that showed items which came after the first version
+    new_reward: float = 0.0  # of these
     refused: Count = 0  # versions in a row that the gate refused
     refusal: tuple[str, ...] = ()  # why it refused the last of them
     until_version: Count = 0  # impressions that are still to close, or likes to come, before the next version
@@ -108,6 +111,11 @@ class Metrics:
         self.retreats = Gauge(
             "ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=self.of_worker
         )
+        self.slots = Gauge("ialp_slots_total", "Slots of closed impressions", registry=self.of_worker)
+        self.new_slots = Gauge(
+            "ialp_new_item_slots_total", "Those that showed items newer than the first version", registry=self.of_worker
+        )
+        self.new_reward = Gauge("ialp_new_item_reward_total", "Reward of such slots", registry=self.of_worker)
         self.disk_errors = Gauge(
             "ialp_worker_disk_errors_total",
             "Checkpoints and versions that could not be written",
@@ -129,6 +137,9 @@ class Metrics:
                 self.events.labels(kind).set(count)
             self.ess.set(report.off_policy.get("ess", 0.0))
             self.retreats.set(report.retreats)
+            self.slots.set(report.slots)
+            self.new_slots.set(report.new_slots)
+            self.new_reward.set(report.new_reward)
             self.disk_errors.set(report.disk_errors)
             for reason, count in report.gate_rejections.items():
                 self.rejections.labels(reason).set(count)

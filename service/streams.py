@@ -141,7 +141,7 @@ class EventLog:
             settings.session_ttl_s,
         ]
         if marks is None:
-            marks = [self._keys.event(event.event_id) for event in feedback]
+            marks = [self._keys.event(event.user, event.event_id) for event in feedback]
         for event, place, mark in zip(feedback, places, marks, strict=True):
             keys += [mark, self._keys.session(event.user)]
             entry = sessions.encode_response(place, event.reward) if remembered else b""

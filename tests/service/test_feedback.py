@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import logged, recommend, respond, shown
+from service_examples import logged, problem_of, recommend, respond, serving, shown
 
 from service.events import Feedback
 from service.keys import Keys
@@ -79,6 +79,34 @@ def test_arrays_of_valid_invalid_and_repeated_events(api: httpx.Client, redis: s
     assert respond(api, *[]) == {"accepted": 0, "duplicates": 0, "rejected": []}
 
 
+def test_each_user_has_event_ids_of_their_own(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
+    """trials I: the second user's event "1" was taken for a duplicate, and lost with 202."""
+    for user in ("ann", "bob"):
+        assert respond(api, click("1", user=user))["accepted"] == 1
+        assert respond(api, click("1", user=user)) == {"accepted": 0, "duplicates": 1, "rejected": []}
+    visitor = {"event_id": "1", "session_id": "ann", "item_id": "film-1", "type": "click"}
+    assert respond(api, visitor)["accepted"] == 1, "a visitor whose session is called as a user is"
+    assert redis.xlen(keys.events) == 3
+
+
+@pytest.mark.parametrize("reward", [1.5, -2.0, 1e6])
+def test_a_reward_that_is_larger_than_any_can_be_is_refused_and_says_so(settings: Settings, reward: float) -> None:
+    event = {"event_id": "e", "user_id": "ann", "item_id": "film-1", "reward": reward}
+    with serving(settings) as client:
+        problem = problem_of(client.post("/feedback", json=event), 422)
+        assert problem["errors"] == [
+            {
+                "field": "reward",
+                "code": "reward_out_of_range",
+                "message": "must be from -1 to 1; IALP_REWARD_MAX sets the largest",
+            }
+        ]
+        answer = client.post("/feedback", json=[event, click("f")]).json()
+        assert (answer["accepted"], answer["rejected"][0]["code"]) == (1, "reward_out_of_range")
+    with serving(settings.model_copy(update={"reward_max": 1e6})) as client:
+        assert client.post("/feedback", json=event).status_code == 202
+
+
 def test_of_identical_events_at_once_exactly_one_is_accepted(
     api: httpx.Client, redis: syncredis.Redis, keys: Keys
 ) -> None:
@@ -140,4 +168,4 @@ def test_sessions_are_capped(redis: syncredis.Redis, settings: Settings, keys: K
     assert [place for place, _ in session.history] == [n % 30 for n in range(60)][-settings.history_length :]
     assert set(session.seen) == set(range(30))
     assert 0 < redis.ttl(keys.session("u:ann")) <= settings.session_ttl_s
-    assert 0 < redis.ttl(keys.event("e1")) <= settings.dedupe_ttl_s
+    assert 0 < redis.ttl(keys.event("u:ann", "e1")) <= settings.dedupe_ttl_s
