@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
 _COVERED = 1_000  # latest closed slates of which coverage is told
-_FIRST_VERSION = 50  # impressions closed and organic likes before the first version that has learned
+_FIRST_VERSION = 50  # impressions closed and organic likes, at least, before the first version that has learned
 _LAYOUT = 3  # of checkpoints; 2: without the last version of full share, 1: without what users did lately
 
 
@@ -265,7 +265,8 @@ class Learning:
     def until_version(self) -> int:
         """Impressions still to close, or likes to come, before the next version: at first it comes whenever there is
         twice as much as for the last."""
-        enough = min(self.settings.publish_every, max(_FIRST_VERSION, self.replay.added // 2))
+        usual = self.settings.publish_every
+        enough = min(usual, max(_FIRST_VERSION, usual // 20, self.replay.added // 2))
         return max(0, enough - self.counters.unpublished)
 
     @property

@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     publish_every: int = Field(
         1_000,
         ge=1,
-        description="Closed impressions and organic likes between policy versions; the first ones come after 50, 100, "
-        "200 and so on.",
+        description="Closed impressions and organic likes between policy versions; the first one comes after a "
+        "twentieth of them, at least 50, and the next ones whenever there are twice as many.",
     )
     checkpoint_every: int = Field(5_000, ge=1, description="Events between checkpoints; one follows each version.")
     stream_retention_s: int = Field(7 * 86_400, ge=60, description="How long learned events stay in the log.")

@@ -12,6 +12,7 @@ import math
 import msgspec
 
 from service.events import Impression
+from service.policy.off_policy import LEAST_SAMPLE, unseen_part
 
 _Z = 1.96
 
@@ -28,6 +29,8 @@ class ShadowTotals(msgspec.Struct):
     a_b: float = 0.0
     b_squared: float = 0.0
     w_squared: float = 0.0  # over slots
+    least: float = 0.0  # reward of a slot
+    most: float = 0.0
 
     def add(self, impression: Impression, rewards: tuple[float, ...]) -> None:
         """Count a closed impression that has an apprentice's answer."""
@@ -44,6 +47,7 @@ class ShadowTotals(msgspec.Struct):
         self.a_b += a * b
         self.b_squared += b * b
         self.w_squared += sum(w * w for w in ratios)
+        self.least, self.most = min(self.least, *rewards, 0.0), max(self.most, *rewards, 0.0)
 
 
 class ShadowEstimate(msgspec.Struct, frozen=True):
@@ -63,9 +67,9 @@ def estimated(totals: ShadowTotals) -> ShadowEstimate:
     n, t = totals.impressions, totals
     agreement = t.agreed / n if n else 0.0
     ess = t.b**2 / t.w_squared if t.w_squared > 0 else 0.0
-    if n < 2 or t.b <= 0:
+    if n < 2 or t.b <= 0 or ess < LEAST_SAMPLE:
         return ShadowEstimate(t.version, n, agreement, None, None, None, ess)
     value = t.a / t.b
     squares = max(0.0, t.a_squared - 2 * value * t.a_b + value**2 * t.b_squared)
-    half = _Z * math.sqrt(n / (n - 1) * squares) / t.b
+    half = _Z * math.sqrt(n / (n - 1) * squares) / t.b + unseen_part(t.most - t.least, ess)
     return ShadowEstimate(t.version, n, agreement, value, value - half, value + half, ess)

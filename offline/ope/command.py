@@ -17,6 +17,7 @@ from offline.ope.log import read_log
 from offline.ope.target import index_log, open_target
 from service.command_line.progress import progress
 from service.policy.adaptive import Arm
+from service.policy.off_policy import LEAST_SAMPLE
 
 STAGE = "evaluate"
 _NAMES = {
@@ -71,6 +72,9 @@ def run(inputs: Inputs, console: Console) -> Evaluation:
     return evaluation
 
 
+_MANY = 1_000
+
+
 def _print(console: Console, what: str, evaluation: Evaluation) -> None:
     for unit, rows in (("slot", evaluation.per_slot), ("slate", evaluation.per_slate)):
         table = Table(title=f"Reward per {unit}: {what}, from the log")
@@ -88,6 +92,11 @@ def _print(console: Console, what: str, evaluation: Evaluation) -> None:
         f"effective sample size {seen['ess_slots']:.0f} slots, {seen['ess_slates']:.0f} slates; "
         f"mean ratio {seen['mean_ratio_slots']:.3f} and {seen['mean_ratio_slates']:.3f} (1 is expected)"
     )
+    for unit in ("slot", "slate"):
+        if seen[f"ess_{unit}s"] < LEAST_SAMPLE:
+            times = LEAST_SAMPLE / max(seen[f"ess_{unit}s"], 1e-9)
+            more = f"about {times:.0f} times as many impressions" if times < _MANY else "a log of a policy like it"
+            console.print(f"what it would earn per {unit} the log cannot tell yet: that takes {more}")
     for name in ("unverified", "slots_without_row"):
         if counts[name]:
             console.print(f"{name.replace('_', ' ')}: {counts[name]}")

@@ -21,7 +21,7 @@ from offline.ope.log import Log
 from offline.ope.replay import replay
 from offline.ope.target import Target, index_log
 from service.policy.indexed_log import IndexedLog
-from service.policy.off_policy import Terms, effective_sample_size, estimate, snips
+from service.policy.off_policy import LEAST_SAMPLE, Terms, effective_sample_size, estimate, snips, unseen_part
 from service.policy.sampling import Probs
 
 
@@ -38,7 +38,7 @@ class OpeConfig:
 
 
 class Row(NamedTuple):
-    """One estimator's answer; None stands for "the log cannot tell"."""
+    """One estimator's answer; None stands for "the log cannot tell": its weights are worth fewer than ten rows."""
 
     value: float | None
     low: float | None
@@ -86,15 +86,17 @@ def evaluate(
     owners = np.broadcast_to(indexed.user[:, np.newaxis], slots.shape)[slots]
     counts["slots"] = len(owners)
     rewards, ratios, q_logged = indexed.rewards[slots], replayed.ratios[slots], replayed.q_logged[slots]
+    size = {"slot": effective_sample_size(ratios), "slate": effective_sample_size(replayed.ratios.prod(axis=1))}
+    of_slates = indexed.rewards.sum(axis=1)
     biases = {"switch_dr": estimate(estimators.switched_off(rewards, ratios, q_logged, tau)).value}
     return Evaluation(
         counts=dict(counts),
         per_slot={
-            name: _row(terms, owners, config, biases.get(name, 0.0))
+            name: _row(terms, owners, config, _sample(name, rewards, size["slot"]), biases.get(name, 0.0))
             for name, terms in per_slot_terms(rewards, ratios, q_logged, replayed.q_target[slots], tau).items()
         },
         per_slate={
-            name: _row(terms, indexed.user, config)
+            name: _row(terms, indexed.user, config, _sample(name, of_slates, size["slate"]))
             for name, terms in per_slate_terms(indexed.rewards, replayed.ratios).items()
         },
         diagnostics=_diagnostics(replayed.ratios, indexed, tau),
@@ -148,15 +150,28 @@ def per_slate_terms(rewards: Probs, ratios: Probs) -> dict[str, Terms]:
     }
 
 
-def _row(terms: Terms, clusters: npt.NDArray[np.int64], config: OpeConfig, bias: float = 0.0) -> Row:
-    if float(terms.denominators.sum()) <= 0:
+class _Sample(NamedTuple):
+    """How many equally weighted rows an estimator's weights are worth, and the span of what a row can earn."""
+
+    ess: float
+    span: float
+
+
+def _sample(name: str, rewards: Probs, ess: float) -> _Sample:
+    """Of an estimator by its name; `ess` is that of the ratios, which not all estimators use."""
+    span = max(0.0, float(rewards.max())) - min(0.0, float(rewards.min()))
+    return _Sample(float(len(rewards)) if name in ("logged", "dm") else ess, span)
+
+
+def _row(terms: Terms, clusters: npt.NDArray[np.int64], config: OpeConfig, sample: _Sample, bias: float = 0.0) -> Row:
+    if float(terms.denominators.sum()) <= 0 or sample.ess < LEAST_SAMPLE:
         return Row(None, None, None)
     value, low, high = estimate(terms, clusters)
-    ends = estimators.widened(low, high, bias)
+    ends = estimators.widened(low, high, abs(bias) + unseen_part(sample.span, sample.ess))
     if config.bootstrap:
         # The same draws for every estimator: their intervals can be compared.
         drawn = estimators.bootstrap(terms, clusters, config.bootstrap, np.random.default_rng(config.seed))
-        ends += estimators.widened(*drawn, bias)
+        ends += estimators.widened(*drawn, abs(bias) + unseen_part(sample.span, sample.ess))
     return Row(value, *(float(end) if np.isfinite(end) else None for end in ends))
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from service.policy.sampling import Probs
 
 _Z95 = 1.96
+LEAST_SAMPLE = 10.0  # effective sample size below which an estimate tells nothing
 
 
 class Terms(NamedTuple):
@@ -74,10 +75,15 @@ def cautious(rewards: Probs, ratios: Probs, clusters: npt.NDArray[np.int64], mos
     if not math.isfinite(plain.low):
         return plain
     least, most = min(0.0, float(rewards.min())), max(most, float(rewards.max()))
-    more = 3 * (most - least) / ess
+    more = unseen_part(most - least, ess)
     low, high = max(least, plain.low - more), min(most, plain.high + more)
     unseen = 1 - min(1.0, float(ratios.mean()))
     return Estimate(plain.value, low + unseen * (least - low), high + unseen * (most - high))
+
+
+def unseen_part(span: float, ess: float) -> float:
+    """By how much, on either side, an interval misses what so few draws may never have had: see `cautious`."""
+    return 3 * span / ess if ess > 0 else math.inf
 
 
 def summed(terms: Terms, clusters: npt.NDArray[np.int64] | None) -> Terms:

@@ -19,6 +19,7 @@ from offline.ope.log import Log
 from offline.ope.replay import left_at_slots, replay
 from offline.ope.target import Target, available, index_log, open_target
 from service.policy.adaptive import Arm
+from service.policy.off_policy import Terms, estimate
 from service.policy.profiles import session_profiles
 from service.policy.sampling import slate_propensities
 from service.policy.types import EMPTY_SLOT, Response
@@ -92,6 +93,20 @@ def test_the_estimates_agree_with_the_known_rewards(log: Log, target: Target) ->
     assert half["dr"] < half["ips"]
     assert evaluation == evaluate(log, target, OpeConfig(bootstrap=200))
     assert evaluation != evaluate(log, target, OpeConfig(bootstrap=200, seed=1))
+
+
+def test_where_the_weights_are_worth_fewer_than_ten_rows_there_is_no_answer(log: Log, target: Target) -> None:
+    few = replace(log, slates=log.slates[:12])
+    evaluation = evaluate(few, target, OpeConfig(bootstrap=50))
+    assert evaluation.diagnostics["ess_slates"] < 10 < evaluation.diagnostics["ess_slots"]
+    for name, row in evaluation.per_slate.items():
+        assert (row.value is None) == (row.low is None) == (row.bootstrap_low is None) == (name != "logged")
+    assert evaluation.per_slot["snips"].value is not None
+    # Three times the span of the rewards over the effective sample size.
+    rewards = np.array([reward for slate in few.slates for reward in slate.rewards])
+    users = np.repeat(index_log(few, target).user, [len(slate.items) for slate in few.slates])
+    plain, logged = estimate(Terms(rewards, np.ones_like(rewards)), users), evaluation.per_slot["logged"]
+    assert logged.high == pytest.approx(plain.high + 3 * np.ptp([*rewards, 0.0]) / len(rewards))
 
 
 def test_the_reward_model_learns_what_pays(log: Log, target: Target) -> None:
