@@ -819,6 +819,14 @@ export interface components {
             accepted: number;
             /** Duplicates */
             duplicates: number;
+            /**
+             * Outcomes
+             * @description What the accepted events will do: `teaches` of their slate; `organic`, without a slate, where a like teaches less; or nothing but history: `late`, after the slate's reward window, `foreign`, for another user's slate, and `unknown`, for none that a policy drew.
+             * @default {}
+             */
+            outcomes?: {
+                [key: string]: number;
+            };
             /** Rejected */
             rejected: components["schemas"]["Rejection"][];
         };

@@ -171,6 +171,12 @@ class FeedbackResponse(BaseModel):
     accepted: int
     duplicates: int
     rejected: list[Rejection]
+    outcomes: dict[Literal["teaches", "organic", "late", "foreign", "unknown"], int] = Field(
+        {},
+        description="What the accepted events will do: `teaches` of their slate; `organic`, without a slate, where a "
+        "like teaches less; or nothing but history: `late`, after the slate's reward window, `foreign`, for another "
+        "user's slate, and `unknown`, for none that a policy drew.",
+    )
 
 
 class ItemBody(Strict):

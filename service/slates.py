@@ -18,6 +18,7 @@ from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
 from service.policy.sampling import sample_slates
 from service.policy.types import Interaction, Response
+from service.slate_ids import new_id
 
 _POSITIVE, _NEGATIVE, _IGNORED = Response.POSITIVE, Response.NEGATIVE, Response.IGNORED
 History = Sequence[tuple[str, float]]
@@ -211,7 +212,7 @@ def told(
     slate, *others = drawn
     ids = tuple([catalogue.ids[item] for item in slate.items])
     impression = Impression(
-        recommendation_id=uuid4().hex,
+        recommendation_id=new_id(user),
         user=user,
         arm=str(arm),
         policy_version=live.version,

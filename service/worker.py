@@ -63,6 +63,7 @@ class Worker:
         )
         self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
         self._alive_at = 0.0
+        self._stuck_on = ""  # the last error that keeps us from working
         self._standing_by = self._is_waiting = False
         self._checkpoints: CheckpointStore[Meta]
         self._learning: Learning | None = None
@@ -106,7 +107,9 @@ class Worker:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
             except (SnapshotError, RegistryError) as error:
-                log.error("cannot go on: %s", error)
+                if str(error) != self._stuck_on:  # once, however often it is tried again
+                    log.error("cannot go on until this is mended: %s", error)
+                self._stuck_on = str(error)
                 self._learning = None
             if self._learning is None:
                 self._stop.wait(_RETRY_S)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError, WithJsonSchema
 
-from service import responses, sessions
+from service import responses, sessions, slate_ids
 from service.errors import FieldError, Problem, field_name, invalid
 from service.events import Feedback
 from service.guard import needs
@@ -102,4 +103,12 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
     ]
     accepted = await responses.take(logged, state)
     state.metrics.feedback.labels("rejected").inc(len(rejected))
-    return FeedbackResponse(accepted=sum(accepted), duplicates=len(accepted) - sum(accepted), rejected=rejected)
+    window_s = state.settings.reward_window_s
+    outcomes = Counter(
+        slate_ids.outcome(event.recommendation_id, event.user, window_s)
+        for event, fresh in zip(logged, accepted, strict=True)
+        if fresh
+    )
+    return FeedbackResponse(
+        accepted=sum(accepted), duplicates=len(accepted) - sum(accepted), rejected=rejected, outcomes=dict(outcomes)
+    )

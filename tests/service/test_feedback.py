@@ -35,12 +35,13 @@ def test_a_hundred_repetitions_change_nothing_after_the_first(
 ) -> None:
     slate = recommend(api, "ann", k=3)
     event = click("once", shown(slate)[0], recommendation_id=slate["recommendation_id"])
-    assert respond(api, event) == {"accepted": 1, "duplicates": 0, "rejected": []}
+    answer = respond(api, event)
+    assert answer == {"accepted": 1, "duplicates": 0, "rejected": [], "outcomes": answer["outcomes"]}
     before = everything(redis, keys)
     reward = "ialp_reward_total"
     counted = [line for line in api.get("/metrics").text.splitlines() if line.startswith(reward)]
     for _ in range(100):
-        assert respond(api, event) == {"accepted": 0, "duplicates": 1, "rejected": []}
+        assert respond(api, event) == {"accepted": 0, "duplicates": 1, "rejected": [], "outcomes": {}}
     assert everything(redis, keys) == before
     assert [line for line in api.get("/metrics").text.splitlines() if line.startswith(reward)] == counted
 
@@ -76,17 +77,37 @@ def test_arrays_of_valid_invalid_and_repeated_events(api: httpx.Client, redis: s
         ("film-3", 0.5),
     ]
     assert redis.xlen(keys.events) == 3
-    assert respond(api, *[]) == {"accepted": 0, "duplicates": 0, "rejected": []}
+    assert respond(api, *[]) == {"accepted": 0, "duplicates": 0, "rejected": [], "outcomes": {}}
 
 
 def test_each_user_has_event_ids_of_their_own(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
     """trials I: the second user's event "1" was taken for a duplicate, and lost with 202."""
     for user in ("ann", "bob"):
         assert respond(api, click("1", user=user))["accepted"] == 1
-        assert respond(api, click("1", user=user)) == {"accepted": 0, "duplicates": 1, "rejected": []}
+        assert respond(api, click("1", user=user))["duplicates"] == 1
     visitor = {"event_id": "1", "session_id": "ann", "item_id": "film-1", "type": "click"}
     assert respond(api, visitor)["accepted"] == 1, "a visitor whose session is called as a user is"
     assert redis.xlen(keys.events) == 3
+
+
+def test_the_answer_says_what_events_will_teach_and_why_others_will_not(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"reward_window_s": 600.0})) as client:
+        slate = recommend(client, "ann", k=3)
+        ours = {"recommendation_id": slate["recommendation_id"], "type": "click"}
+        events = [
+            {"event_id": "a", "user_id": "ann", "item_id": shown(slate)[0], **ours},
+            {"event_id": "b", "user_id": "ann", "item_id": shown(slate)[1], **ours},
+            {"event_id": "b", "user_id": "ann", "item_id": shown(slate)[1], **ours},
+            {"event_id": "c", "user_id": "bob", "item_id": shown(slate)[0], **ours},
+            {"event_id": "d", "user_id": "ann", "item_id": "film-1", "type": "like"},
+            {"event_id": "e", "user_id": "ann", "item_id": "film-1", "type": "like", "recommendation_id": "mine"},
+        ]
+        answer = respond(client, *events)
+        assert answer["outcomes"] == {"teaches": 2, "foreign": 1, "organic": 1, "unknown": 1}
+        assert (answer["accepted"], answer["duplicates"]) == (5, 1)
+    with serving(settings.model_copy(update={"reward_window_s": 0.001})) as client:
+        late = {"event_id": "f", "user_id": "ann", "item_id": shown(slate)[0], **ours}
+        assert respond(client, late)["outcomes"] == {"late": 1}
 
 
 @pytest.mark.parametrize("reward", [1.5, -2.0, 1e6])

@@ -1,0 +1,41 @@
+"""Names of slates, which tell when a slate was made and for whom: so an answer to it can be told at once what it is
+worth, with nothing looked up.
+
+32 hexadecimal digits: the time in unix milliseconds (11), a hash of the user (8), and chance (13).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from typing import Literal
+
+Outcome = Literal["teaches", "organic", "late", "foreign", "unknown"]
+_SKEW_MS = 60_000  # by which another process's clock may be ahead
+
+
+def new_id(user: str) -> str:
+    """Name a slate for a user."""
+    return f"{int(time.time() * 1000):011x}{_tag(user)}{secrets.randbits(52):013x}"
+
+
+def outcome(recommendation_id: str | None, user: str, window_s: float) -> Outcome:
+    """Tell what feedback of a user that arrives now will do: it teaches of its slate; it is organic, where a like
+    teaches less; it is too late for the slate's reward window; the slate was another user's; or nobody knows it."""
+    if recommendation_id is None:
+        return "organic"
+    try:
+        made_ms = int(recommendation_id[:11], 16)
+    except ValueError:
+        return "unknown"
+    age_ms = time.time() * 1000 - made_ms
+    if len(recommendation_id) != 32 or age_ms < -_SKEW_MS:
+        return "unknown"
+    if recommendation_id[11:19] != _tag(user):
+        return "foreign"
+    return "late" if age_ms > 1000 * window_s else "teaches"
+
+
+def _tag(user: str) -> str:
+    return hashlib.blake2b(user.encode(), digest_size=4).hexdigest()
