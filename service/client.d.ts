@@ -779,9 +779,9 @@ export interface components {
             item_id: string;
             /**
              * Occurred At
-             * @description Unix seconds.
+             * @description When it happened: unix seconds, unix milliseconds, or an ISO 8601 time. Events of one request enter a history in this order, and those older than `IALP_SESSION_TTL_S` not at all.
              */
-            occurred_at?: number | null;
+            occurred_at?: number | string | null;
             /**
              * Recommendation Id
              * @description Of the slate it answers. Without one it is organic: history, and a like teaches less.

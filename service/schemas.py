@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 MAX_ID_BYTES = 256
 MAX_K = 100
@@ -128,6 +129,35 @@ class RecommendResponse(BaseModel):
     warnings: list[str]
 
 
+def _unix_seconds(value: object) -> object:
+    """Unix seconds from milliseconds or an ISO 8601 time, in UTC if it names no zone; other things as they are."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("is neither unix seconds or milliseconds nor an ISO 8601 time") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and _MOST_SECONDS < value <= 1000 * _MOST_SECONDS:
+        return value / 1000
+    return value
+
+
+_MOST_SECONDS = 1e11  # beyond the year 5000: milliseconds
+UnixSeconds = Annotated[
+    float,
+    BeforeValidator(_unix_seconds),
+    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=_MOST_SECONDS),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": -_MOST_SECONDS, "maximum": 1000 * _MOST_SECONDS},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+
+
 class FeedbackEvent(Who):
     """A response to one item. Give either `type` or `reward`."""
 
@@ -145,8 +175,10 @@ class FeedbackEvent(Who):
     )
     type: FeedbackType | None = Field(None, description="One of the configured types, such as click.")
     reward: Finite | None = None
-    occurred_at: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e11)] | None = Field(
-        None, description="Unix seconds."
+    occurred_at: UnixSeconds | None = Field(
+        None,
+        description="When it happened: unix seconds, unix milliseconds, or an ISO 8601 time. Events of one request "
+        "enter a history in this order, and those older than `IALP_SESSION_TTL_S` not at all.",
     )
 
     @model_validator(mode="after")

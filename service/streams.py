@@ -7,6 +7,7 @@ or none of it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -144,7 +145,8 @@ class EventLog:
             marks = [self._keys.event(event.user, event.event_id) for event in feedback]
         for event, place, mark in zip(feedback, places, marks, strict=True):
             keys += [mark, self._keys.session(event.user)]
-            entry = sessions.encode_response(place, event.reward) if remembered else b""
+            is_old = event.occurred_at is not None and event.occurred_at < time.time() - settings.session_ttl_s
+            entry = sessions.encode_response(place, event.reward) if remembered and not is_old else b""
             args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -101,6 +102,8 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
         )
         for event in events
     ]
+    now = time.time()
+    logged.sort(key=lambda event: now if event.occurred_at is None else event.occurred_at)
     accepted = await responses.take(logged, state)
     state.metrics.feedback.labels("rejected").inc(len(rejected))
     window_s = state.settings.reward_window_s

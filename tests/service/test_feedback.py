@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -108,6 +110,24 @@ def test_the_answer_says_what_events_will_teach_and_why_others_will_not(settings
     with serving(settings.model_copy(update={"reward_window_s": 0.001})) as client:
         late = {"event_id": "f", "user_id": "ann", "item_id": shown(slate)[0], **ours}
         assert respond(client, late)["outcomes"] == {"late": 1}
+
+
+def test_a_history_is_in_the_order_of_what_happened_and_knows_nothing_that_is_long_ago(api: httpx.Client) -> None:
+    """trials H, of one request: likes sent newest first were reversed, and old ones pushed out today's."""
+    now = time.time()
+    ago = [
+        1000 * (now - 60),
+        now - 3_600,
+        datetime.fromtimestamp(now - 7_200, UTC).isoformat(),
+        now - 10 * 365 * 86_400,
+    ]
+    events = [{**click(f"e{n}", f"film-{n}"), "occurred_at": when} for n, when in enumerate(ago)]
+    assert respond(api, *events)["accepted"] == 4
+    assert [past["item_id"] for past in api.get("/users/ann").json()["history"]] == ["film-2", "film-1", "film-0"]
+    for wrong in ("yesterday", 1e15, -1e12, [1]):
+        problem = problem_of(api.post("/feedback", json={**click("w"), "occurred_at": wrong}), 422)
+        assert problem["errors"][0]["field"] == "occurred_at", wrong
+    assert "ISO 8601" in api.post("/feedback", json={**click("w"), "occurred_at": "yesterday"}).text
 
 
 @pytest.mark.parametrize("reward", [1.5, -2.0, 1e6])
