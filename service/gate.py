@@ -79,11 +79,12 @@ def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list
     named = [None] * len(batch.discount) if batch.only is None else batch.only.numpy()
     for history, only, actions in zip(unpack_states(batch.state), named, batch.actions.numpy(), strict=True):
         available = np.ones(n_items, np.bool_)
-        available[[past.item for past in history]] = False
+        seen = [past.item for past in history]
+        if not np.isin(actions[actions != EMPTY_SLOT], seen).any():  # or what was seen may be shown again here
+            available[seen] = False
         if only is not None and (only != EMPTY_SLOT).any():
             available[:] = False
             available[only[only != EMPTY_SLOT]] = True
-        available[actions[actions != EMPTY_SLOT]] = True  # it was, be it for the second time
         queries.append(Query(history, available, arm))
     return queries
 
@@ -121,7 +122,7 @@ def check(
         if new.config.variant == Variant.AP
         else new.serve(_logged_queries(batch, n_items, Arm.CONTROL), among)
     )
-    estimate = _off_policy(served, batch, max(settings.rewards.values(), default=1.0))
+    estimate = _off_policy(served, batch, settings.largest_reward)
     p, q = (np.array([one.probs for one in each]) for each in (served, before))
     numbers = {
         "entropy": float(entropy(p).mean()),
@@ -149,7 +150,7 @@ def _decided(estimate: OffPolicy, share: float, settings: Settings, numbers: dic
     if estimate.high < floor:
         return Gate(False, ("off_policy",), numbers)
     can_tell = estimate.ess >= settings.gate_min_ess and estimate.overlap >= _OVERLAP
-    if estimate.low >= floor or can_tell:
+    if (estimate.low >= floor and estimate.logged > 0) or can_tell:  # of nothing at all nobody earns less
         return Gate(True, (), numbers)
     if share == 1.0:
         usual = numbers["value_by_items_of_live"]

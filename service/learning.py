@@ -42,6 +42,12 @@ _FIRST_VERSION = 50  # impressions closed and organic likes, at least, before th
 _LAYOUT = 3  # of checkpoints; 2: without the last version of full share, 1: without what users did lately
 
 
+def _trusted(snapshot: Snapshot) -> int:
+    """The version itself, unless it is on trial: then the first, which is the pre-trained policy."""
+    manifest = snapshot.manifest
+    return manifest.version if manifest.parent is None or manifest.serving.most_learned == 1 else 1
+
+
 class Learning:
     """Takes events in, one by one and in order, and learns from what they close."""
 
@@ -56,7 +62,7 @@ class Learning:
             cursor=str(snapshot.manifest.lineage.get("cursor", START)),
             version=version,
             serving=version,
-            trusted=version,
+            trusted=_trusted(snapshot),
             allowance=self._most_allowed,
         )
         self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
@@ -149,8 +155,14 @@ class Learning:
         outcome = str(self.joiner.add_feedback(feedback))
         if outcome == Joined.ORGANIC and not self._learn_organic(feedback):
             outcome = "organic_unlearned"
-        self.recent.add(feedback.user, feedback.item_id, feedback.reward)
+        if not self._is_old(feedback):
+            self.recent.add(feedback.user, feedback.item_id, feedback.reward)
         return outcome
+
+    def _is_old(self, feedback: Feedback) -> bool:
+        """Whether it happened so long ago that sessions do not know it either, by the log's clock."""
+        oldest = self.counters.now_ms / 1000 - self.settings.session_ttl_s
+        return feedback.occurred_at is not None and feedback.occurred_at < oldest
 
     def _learn_organic(self, like: Feedback) -> bool:
         """Learn from a like without an impression; False if it teaches nothing, or too many came for one impression."""
@@ -331,7 +343,7 @@ class Learning:
         self.arm_watch.condemn(self.accusation.since_version, self.counters.version)
         self.accusation = None
         self.counters.retreats += 1
-        self.counters.serving = self.counters.trusted = target.manifest.version
+        self.counters.serving, self.counters.trusted = target.manifest.version, _trusted(target)
         self.start_again(target)
 
     def unfit(self) -> str | None:

@@ -131,9 +131,10 @@ local pointer, version = ARGV[3], ARGV[1]
 if ARGV[4] ~= '1' then
   if not live or tostring(cjson.decode(live).version) ~= ARGV[5] then return 0 end
   pointer, version = ARGV[6], ARGV[7]
+  while tonumber(redis.call('LINDEX', KEYS[3], -1) or 0) > tonumber(version) do redis.call('RPOP', KEYS[3]) end
 end
 redis.call('SET', KEYS[2], pointer)
-redis.call('RPUSH', KEYS[3], version)
+if redis.call('LINDEX', KEYS[3], -1) ~= version then redis.call('RPUSH', KEYS[3], version) end
 redis.call('LTRIM', KEYS[3], -100, -1)
 return version == ARGV[1] and 1 or 0
 """

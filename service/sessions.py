@@ -32,7 +32,8 @@ class Session:
     """A user's session so far; items by their place in the catalogue."""
 
     history: tuple[tuple[int, float], ...]  # (item, reward), oldest first
-    seen: tuple[int, ...]  # shown or used: those without a response that is kept, oldest first, then those of history
+    # Shown or used, each kind oldest first: without a response, with one, and with one and shown again since.
+    seen: tuple[int, ...]
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
 
     def named(self, ids: Sequence[str]) -> tuple[list[tuple[str, float]], list[str]]:
@@ -91,7 +92,14 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
         if math.isfinite(reward):
             history.append((int.from_bytes(data[start : start + PLACE_BYTES], "little"), _short(reward)))
     others = [int.from_bytes(data[at : at + PLACE_BYTES], "little") for at in range(end, len(data), PLACE_BYTES)]
-    return Session(tuple(history), (*others, *[place for place, _ in history]), catalogue_seq)
+    responded, shown = [place for place, _ in history], set(others)
+    again = set(responded) & shown
+    seen = (
+        *[place for place in others if place not in again],
+        *[place for place in responded if place not in again],
+        *[place for place in others if place in again],
+    )
+    return Session(tuple(history), seen, catalogue_seq)
 
 
 @functools.lru_cache(4096)
@@ -117,19 +125,23 @@ local function find(items, place, width)
 end
 local function reward_of(entry) return (struct.unpack('<f', string.sub(entry, 1 + {PLACE_BYTES}, {RESPONSE_BYTES}))) end
 local function add_response(history, entry)
-  local at = find(history, string.sub(entry, 1, {PLACE_BYTES}), {RESPONSE_BYTES})
-  if at then
-    local known = string.sub(history, at, at + {RESPONSE_BYTES} - 1)
-    local reward = reward_of(entry)
-    if reward == 0 or (reward > 0 and reward_of(known) > reward) then entry = known end
+  local place, known = string.sub(entry, 1, {PLACE_BYTES}), nil
+  local at = find(history, place, {RESPONSE_BYTES})
+  while at do  -- once, but for sessions of older releases
+    known = string.sub(history, at, at + {RESPONSE_BYTES} - 1)
     history = string.sub(history, 1, at - 1) .. string.sub(history, at + {RESPONSE_BYTES})
+    at = find(history, place, {RESPONSE_BYTES})
   end
+  local reward = reward_of(entry)
+  if known and (reward == 0 or (reward > 0 and reward_of(known) > reward)) then entry = known end
   return history .. entry
 end
 local function save_session(key, history, others, longest_history, longest_seen, ttl)
   while #history > {RESPONSE_BYTES} * longest_history do
     local weakest, least = 1, math.huge
-    for at = 1, #history - {RESPONSE_BYTES}, {RESPONSE_BYTES} do
+    local last = #history - {RESPONSE_BYTES} + 1
+    if reward_of(string.sub(history, last)) ~= 0 then last = last - {RESPONSE_BYTES} end
+    for at = 1, last, {RESPONSE_BYTES} do
       local reward = math.abs(reward_of(string.sub(history, at, at + {RESPONSE_BYTES} - 1)))
       if reward < least then weakest, least = at, reward end
     end

@@ -206,7 +206,7 @@ class Settings(BaseSettings):
             self.mixture,
             self.fixed_weight,
             self.mixture_temperature,
-            new_items=self.new_item_share,
+            new_items=0.0 if self.learner == "a2c" else self.new_item_share,  # which counts no answers
             candidates=self.candidates,
         )
 

@@ -20,6 +20,11 @@ def new_id(user: str) -> str:
     return f"{int(time.time() * 1000):011x}{_tag(user)}{secrets.randbits(52):013x}"
 
 
+def unlogged_id() -> str:
+    """Name a slate that no policy drew: its answers teach nothing, as of one that nobody knows."""
+    return f"{'f' * 11}{secrets.randbits(84):021x}"
+
+
 def outcome(recommendation_id: str | None, user: str, window_s: float) -> Outcome:
     """Tell what feedback of a user that arrives now will do: it teaches of its slate; it is organic, where a like
     teaches less; it is too late for the slate's reward window; the slate was another user's; or nobody knows it."""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -18,7 +17,7 @@ from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
 from service.policy.sampling import sample_slates
 from service.policy.types import Interaction, Response
-from service.slate_ids import new_id
+from service.slate_ids import new_id, unlogged_id
 
 _POSITIVE, _NEGATIVE, _IGNORED = Response.POSITIVE, Response.NEGATIVE, Response.IGNORED
 History = Sequence[tuple[str, float]]
@@ -260,7 +259,7 @@ def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], 
         for slot, item_id in enumerate(ids)
     ]
     warnings = ["no_policy", *_with_shortage(chosen, len(items), k)]
-    return Slate(uuid4().hex, 0, "fallback", items, warnings, None)
+    return Slate(unlogged_id(), 0, "fallback", items, warnings, None)
 
 
 def _with_shortage(chosen: Candidates, shown: int, k: int) -> list[str]:

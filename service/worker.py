@@ -256,7 +256,8 @@ class Worker:
             log.warning("refused %d times in a row; restarting the learner from live", learning.counters.refused)
             learning.start_again(self._reference(learning))
         self._checkpoint(learning)
-        wanted = {learning.counters.serving, *([best] if (best := learning.arm_watch.safest()) else [])}
+        needed = (learning.counters.serving, learning.counters.trusted, learning.arm_watch.safest())
+        wanted = {version for version in needed if version is not None}
         registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
 
     @staticmethod

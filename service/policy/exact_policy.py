@@ -116,9 +116,9 @@ class ExactPolicy:
 
     def _new(self, advantage: Tensor, available: npt.NDArray[np.bool_]) -> Probs | None:
         """See `ServingPolicy`."""
-        if self.config.new_items == 0 or self.n_items <= self.config.first_items:
-            return None
         scorer = self._learned[0]
+        if self.config.new_items == 0 or self.n_items <= self.config.first_items or scorer.config.optimism == 0:
+            return None
         is_new = np.arange(self.n_items) >= self.config.first_items
         is_new &= (scorer.information < FEW_ANSWERS).numpy()
         return masked_softmax((advantage / scorer.config.temperature).numpy(), available & is_new)

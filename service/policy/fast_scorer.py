@@ -158,7 +158,7 @@ class FastScorer:
     def is_unknown(self, rows: Places | None = None) -> Mask:
         """Of which items next to nothing is known, of all [A] or of `rows`."""
         least = self.config.optimism * (BIAS_PRECISION + FEW_ANSWERS) ** -0.5
-        return np.asarray(self.optimism(rows) >= np.float32(least))
+        return np.asarray(self.optimism(rows) > np.float32(least))  # none where there is no optimism
 
     def hidden(self, sessions: Sessions, prior: FastScorer | None = None) -> Hidden:
         """The sessions, encoded; `prior` is the network that ours builds on."""

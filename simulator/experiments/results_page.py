@@ -25,9 +25,9 @@ python -m simulator results --results docs/results --out docs/results.md
 The same result files give the same page and plots, byte for byte (with the same version of matplotlib).
 
 > **The policy has changed since most of these runs.** Pre-training in closed form, a session's taste and ends by slate
-> are of 2026-11-29 (decisions.md). Of our own methods only `ialp_ap` has been played again, with ten seeds in the world of
-> boredom; `ialp_ft`, `ialp_frozen`, `boltzmann` and the controls are of the policy that it replaced, so that comparisons
-> between these and `ialp_ap` are of two policies. What the new start is worth to real people is on people.md.
+> are of 2026-11-29 (decisions.md). Of our own methods only `ialp_ap` has been played again, with ten seeds in the world
+> of boredom; `ialp_ft`, `ialp_frozen`, `boltzmann` and the controls are of the policy that it replaced, so that what
+> compares these with `ialp_ap` compares two policies. What the new start is worth to real people is on people.md.
 """
 
 WORLDS_HEAD = """\

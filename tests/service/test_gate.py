@@ -176,6 +176,23 @@ def test_later_what_the_log_cannot_judge_must_be_near_or_of_items_that_earned_as
     assert decision.numbers["value_by_items_of_live"] == pytest.approx(0.6, abs=0.01)
 
 
+def test_where_all_was_seen_the_log_still_does_not_have_what_it_never_showed(settings: Settings) -> None:
+    """Returning users of a small shop: each item is in their history, and ten of them are shown again."""
+    histories = [[Interaction(item, Response.POSITIVE) for item in range(N_ITEMS)]] * 100
+    rng = np.random.default_rng(0)
+    actions = torch.tensor(np.array([rng.permutation(20)[:10] for _ in histories]))
+    ones, zeros, states = torch.full(actions.shape, 1 / N_ITEMS), torch.zeros(100), pack_states(histories, 50)
+    again = Batch(states, actions, (actions < 5).float(), ones, zeros, states, zeros)
+    decision = gate.check(peaked(25, 9.0), FLAT, 0.0, again, RATES, settings)
+    assert decision.numbers["overlap"] < 0.05
+    assert (decision.passed, decision.share) == (True, 0.1)
+
+
+def test_nothing_is_proven_by_slates_that_nobody_answered(settings: Settings) -> None:
+    decision = gate.check(peaked(2, 9.0), FLAT, 0.0, batch(0.0), RATES, settings)
+    assert (decision.passed, decision.share, decision.numbers["logged_value"]) == (True, 0.1, 0.0)
+
+
 def test_all_is_judged_over_what_requests_named(settings: Settings) -> None:
     """Three banners of 30 items: the best of them always is as near to the live policy as it can be."""
     states, zeros = pack_states([[]] * 30, 5), torch.zeros(30)

@@ -19,6 +19,13 @@ def test_a_response_comes_before_what_was_shown_in_vain() -> None:
     assert recent.of("ann")[2] == ("a", -0.5), "until somebody says no"
 
 
+def test_a_skip_pushes_out_nothing_and_is_what_was_shown_in_vain() -> None:
+    recent = Recent(n_responses=2, n_shown=2)
+    for item, reward in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
+        recent.add("ann", item, reward)
+    assert recent.of("ann") == (("a", 1.0), ("b", 1.0), ("c", 0.0))
+
+
 def test_views_do_not_push_out_a_purchase() -> None:
     recent = Recent(n_responses=3, n_shown=0)
     for item, reward in (("bought", 1.0), ("v1", 0.2), ("v2", 0.2), ("v3", 0.2), ("v4", 0.2)):

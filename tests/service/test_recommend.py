@@ -70,6 +70,15 @@ def test_a_shelf_never_runs_dry_and_what_is_shown_again_was_seen_the_longest_ago
     assert all(0 < item["propensity"] <= 1 for page in pages for item in page["items"])
 
 
+def test_all_of_a_small_shop_comes_again_though_nobody_answers_any_more(api: httpx.Client) -> None:
+    kind = {"filters": {"categories": ["Drama"]}}
+    dramas = {f"film-{n}" for n in range(0, N_ITEMS, 3)}
+    for item in sorted(dramas):
+        respond(api, {"event_id": item, "user_id": "ann", "item_id": item, "type": "click"})
+    again = [shown(recommend(api, "ann", k=2, **kind)) for _ in range(40)]
+    assert {item for page in again for item in page} == dramas
+
+
 @pytest.mark.parametrize("what", [{"filters": {"categories": ["Drama"]}}, {"candidate_item_ids": ["film-0", "film-3"]}])
 def test_filters_and_named_items_never_run_dry_either(api: httpx.Client, what: dict[str, Any]) -> None:
     wanted = {f"film-{n}" for n in range(0, N_ITEMS, 3)} if "filters" in what else {"film-0", "film-3"}

@@ -28,7 +28,12 @@ def test_what_is_encoded_comes_back(history: list[tuple[int, float]], seen: list
     assert [place for place, _ in session.history] == [place for place, _ in history]
     for (_, decoded), (_, given_reward) in zip(session.history, history, strict=True):
         assert np.float32(decoded) == np.float32(given_reward)
-    assert (session.seen, session.catalogue_seq) == ((*seen, *[place for place, _ in history]), seq)
+    responded = {place for place, _ in history}
+    vain = [place for place in seen if place not in responded]
+    again = [place for place in seen if place in responded]
+    assert list(session.seen[: len(vain)]) == vain and session.catalogue_seq == seq
+    assert list(session.seen[len(session.seen) - len(again) :]) == again
+    assert set(session.seen) == responded | set(seen)
 
 
 @pytest.mark.parametrize("reward", [0.2, 1.0, -1.0, 0.1, 3.14, 0.0])
@@ -95,7 +100,8 @@ class Model:
         self.history = [past for past in self.history if past[0] != place]
         self.history.append((place, known[place] if stays(known.get(place), reward) else reward))
         while len(self.history) > self.n_history:
-            weakest = min(self.history[:-1], key=lambda past: abs(past[1]))
+            of = self.history[:-1] if self.history[-1][1] else self.history
+            weakest = min(of, key=lambda past: abs(past[1]))
             self.history.remove(weakest)
             self.others.insert(0, weakest[0])
         self.others = self.others[-self.n_seen :]
@@ -106,7 +112,13 @@ class Model:
 
     def as_session(self) -> Session:
         """As it is read."""
-        return Session(tuple(self.history), (*self.others, *[place for place, _ in self.history]), 0)
+        responded = [place for place, _ in self.history]
+        kinds = (
+            [place for place in self.others if place not in responded],
+            [place for place in responded if place not in self.others],
+            [place for place in self.others if place in responded],
+        )
+        return Session(tuple(self.history), tuple(place for kind in kinds for place in kind), 0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

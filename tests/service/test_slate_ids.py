@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.slate_ids import new_id, outcome
+from service.slate_ids import new_id, outcome, unlogged_id
 
 
 @given(user=st.text(max_size=50), other=st.text(max_size=50))
@@ -22,6 +22,11 @@ def test_a_slate_is_its_users_and_nobody_elses(user: str, other: str) -> None:
 @given(name=st.text(max_size=40))
 def test_any_other_name_is_unknown_late_or_foreign(name: str) -> None:
     assert outcome(name, "u:ann", 600) in ("unknown", "late", "foreign")
+
+
+def test_a_slate_that_no_policy_drew_is_unknown() -> None:
+    assert len(unlogged_id()) == 32 and unlogged_id() != unlogged_id()
+    assert outcome(unlogged_id(), "u:ann", 600) == "unknown"
 
 
 def test_the_reward_window_is_counted_from_its_making(monkeypatch: pytest.MonkeyPatch) -> None:
