@@ -132,8 +132,8 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         lt=1,
-        description="Least share of the adaptive arm for items that came after the first version and had hardly an answer "
-        "yet: some twenty, where one in twenty is a like.",
+        description="Least share of the adaptive arm for items that came after the first version and had hardly an "
+        "answer yet: some twenty, where one in twenty is a like.",
     )
 
     # The worker
