@@ -146,7 +146,7 @@ _MOST_SECONDS = 1e11  # beyond the year 5000: milliseconds
 UnixSeconds = Annotated[
     float,
     BeforeValidator(_unix_seconds),
-    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=_MOST_SECONDS),
+    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=3 * _MOST_SECONDS),  # ISO times reach the year 9999
     WithJsonSchema(
         {
             "anyOf": [

@@ -339,7 +339,9 @@ def test_boltzmann_filters_what_the_network_and_its_prior_say() -> None:
     close = by_hand.closeness(encoded, table, actions)
     features = by_hand.linear_features(encoded, table, close, actions, known)
     f = torch.from_numpy(response_by_loop(by_hand, liked(0, 1), prior))[actions[0]]
-    update(posterior, by_hand, Shown(features[0], actions[0], f), np.array([0.5, 1.0, 0.0]))
+    # The dislike takes half a full response away: it counts as that much over the probability of a like, and once more.
+    counts = torch.tensor([1.0, 1.0, 1 + 0.5 / max(torch.sigmoid(f[2]).item(), 0.02)])
+    posterior.update(by_hand, features[0], actions[0], f, torch.tensor([0.5, 1.0, 0.0]), counts)
     np.testing.assert_allclose(weights(scorer), weights(by_hand), atol=1e-5)
     np.testing.assert_allclose(precision(learner.posterior, scorer), precision(posterior, by_hand), atol=1e-5)
 
