@@ -5,7 +5,9 @@ Without HTTP and Redis, see `deployment`; visits come one after the other and ev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +105,29 @@ def items_that(law: Law, rewards: Mapping[str, float], n: int = 2_000, seed: int
             shown.append(item)
     assert longest_row_of_refusals(deployment) <= 2
     return {item: shown.count(item) / len(shown) for item in ids}
+
+
+@pytest.mark.parametrize("who_never_return", [0, 3])
+def test_a_bookshop_whose_readers_do_not_return_finds_out_what_they_like(who_never_return: int) -> None:
+    """trials C: with three users whose histories never went on the mixture stood at a half, at 1.3 books of 5."""
+    lines = (Path(__file__).parents[2] / "docs" / "examples" / "books.jsonl").read_text().splitlines()
+    books = [json.loads(line) for line in lines]
+    for_children = {book["id"] for book in books if "Children" in book["categories"]}
+    texts = [item_text(book["text"], tuple(book["categories"])) for book in books]
+    embeddings = HashingEncoder().encode(texts).astype(np.float32)
+    shop = Deployment(untaught([book["id"] for book in books], embeddings), embeddings, settings())
+    for n in range(who_never_return):
+        slate = shop.recommend(f"once:{n}", 5)
+        shop.reward(slate, dict.fromkeys(slate.items[:2], 1.0))
+    liked: list[int] = []
+    for n in range(600):
+        slate = shop.recommend(f"u:{n}", 5)
+        good = [item for item in slate.items if item in for_children]
+        shop.reward(slate, dict.fromkeys(good, 1.0))
+        if slate.arm == "adaptive":
+            liked.append(len(good))
+    assert mean(liked) >= 3
+    assert longest_row_of_refusals(shop) <= 1
 
 
 REWARDS = {"view": 1.0, "fav": 10.0, "dislike": -10.0}
