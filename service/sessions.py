@@ -92,14 +92,15 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
         if math.isfinite(reward):
             history.append((int.from_bytes(data[start : start + PLACE_BYTES], "little"), _short(reward)))
     others = [int.from_bytes(data[at : at + PLACE_BYTES], "little") for at in range(end, len(data), PLACE_BYTES)]
-    responded, shown = [place for place, _ in history], set(others)
-    again = set(responded) & shown
-    seen = (
-        *[place for place in others if place not in again],
-        *[place for place in responded if place not in again],
-        *[place for place in others if place in again],
-    )
-    return Session(tuple(history), seen, catalogue_seq)
+    responded = [place for place, _ in history]
+    seen = [*others, *responded]
+    if again := set(others).intersection(responded):
+        seen = [
+            *[place for place in others if place not in again],
+            *[place for place in responded if place not in again],
+            *[place for place in others if place in again],
+        ]
+    return Session(tuple(history), tuple(seen), catalogue_seq)
 
 
 @functools.lru_cache(4096)

@@ -62,7 +62,7 @@ class Candidates:
 
 def candidates(
     catalogue: Catalogue,
-    seen: Iterable[str],
+    seen: Sequence[str],
     only: Sequence[str] | None = None,
     excluded: Iterable[str] = (),
     categories: Iterable[str] | None = None,
@@ -92,17 +92,18 @@ def candidates(
         allowed = tuple([ids[i] for i in np.flatnonzero(available)])
     excluded = [item for item in dict.fromkeys(excluded) if item in index]
     available[[index[item] for item in excluded]] = False
-    hidden: list[str] = []
+    hidden: dict[str, int] = {}  # rows of what was seen, latest first
     if repeat != "freely":
-        latest_first = dict.fromkeys(item for item in reversed(list(seen)) if item in index)
-        shows_again = [item for item in reversed(latest_first) if available[index[item]]]
-        available[[index[item] for item in latest_first]] = False
-        if repeat == "when_empty" and (missing := k - int(np.count_nonzero(available))) > 0 and shows_again:
-            again = shows_again[: max(missing, len(shows_again) // 2)]  # some to choose from
-            available[[index[item] for item in again]] = True
+        hidden = {item: row for item in reversed(seen) if (row := index.get(item)) is not None}
+        rows = np.fromiter(hidden.values(), np.intp, len(hidden))
+        was_available = available[rows]
+        available[rows] = False
+        if repeat == "when_empty" and (missing := k - int(np.count_nonzero(available))) > 0 and was_available.any():
+            could = [item for item, free in zip(hidden, was_available, strict=True) if free]
+            for item in could[::-1][: max(missing, len(could) // 2)]:  # some to choose from
+                available[hidden.pop(item)] = True
             warnings.append("repeated_items")
-        hidden = [item for item in latest_first if not available[index[item]]]
-    masked = dict.fromkeys((*hidden, *excluded))
+    masked = dict.fromkeys((*hidden, *excluded)) if excluded else hidden
     if not available.any() and not warnings:
         warnings.append("no_items_left")
     return Candidates(available, tuple(masked), allowed, tuple(warnings))

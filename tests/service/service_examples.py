@@ -141,7 +141,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     """The environment of a process with these settings."""
     given = settings.model_dump(mode="json", exclude={"redis_url", "learner_config", "rewards", "seed"})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IALP_")}
-    ours = {f"IALP_{name.upper()}": str(value) for name, value in given.items()}
+    ours = {f"IALP_{name.upper()}": str(value) for name, value in given.items() if value is not None}
     return inherited | ours | {"REDIS_URL": settings.redis_url, "OMP_NUM_THREADS": "1"}
 
 
