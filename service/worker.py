@@ -63,7 +63,7 @@ class Worker:
         )
         self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
         self._alive_at = 0.0
-        self._stuck_on = ""  # the last error that keeps us from working
+        self._complaints: set[str] = set()  # of what keeps us from working
         self._standing_by = self._is_waiting = False
         self._checkpoints: CheckpointStore[Meta]
         self._learning: Learning | None = None
@@ -99,6 +99,7 @@ class Worker:
             try:
                 self._learning = self._resume() if self._leads() else None
                 while self._learning is not None and not self._stop.is_set():
+                    self._complaints.clear()
                     self._turn(self._learning)
             except Fenced:
                 log.warning("another worker has taken over")
@@ -107,15 +108,19 @@ class Worker:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
                 self._learning = None
             except (SnapshotError, RegistryError) as error:
-                if str(error) != self._stuck_on:  # once, however often it is tried again
-                    log.error("cannot go on until this is mended: %s", error)
-                self._stuck_on = str(error)
+                self._complain("cannot go on until this is mended: %s", error)
                 self._learning = None
             if self._learning is None:
                 self._stop.wait(_RETRY_S)
         with contextlib.suppress(RedisError, OSError, Fenced):  # the checkpoint itself is on disk by then
             if self._learning is not None:
                 self._checkpoint(self._learning)
+
+    def _complain(self, message: str, error: Exception) -> None:
+        """Log an error once, however often it is met before work goes on."""
+        if (complaint := message % error) not in self._complaints:
+            log.error(complaint)
+        self._complaints.add(complaint)
 
     def _leads(self) -> bool:
         self._alive_at = time.monotonic()
@@ -181,7 +186,7 @@ class Worker:
             try:
                 return self._start_from(version)
             except SnapshotError as error:
-                log.error("cannot start from version %d: %s", version, error)
+                self._complain(f"cannot start from version {version}: %s", error)
         return self._start_from(self._first)
 
     def _start_from(self, version: int) -> Learning:

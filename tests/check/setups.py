@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from deployment import Deployment, User, kept_back, untaught
+from in_process import Deployment, User, kept_back, untaught
 
 from service.policy.text import HashingEncoder
 from service.settings import Settings

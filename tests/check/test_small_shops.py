@@ -1,6 +1,6 @@
 """Ordinary small deployments learn what their people like, with no version refused that is good (half an hour).
 
-Without HTTP and Redis, see `deployment`; visits come one after the other and everything is drawn from seeds.
+Without HTTP and Redis, see `in_process`; visits come one after the other and everything is drawn from seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deployment import Deployment, untaught
+from in_process import Deployment, untaught
 from setups import Setup, live, mean, n_slates
 
 from offline.sources import movielens

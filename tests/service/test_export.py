@@ -155,8 +155,8 @@ def test_the_served_policy_has_ratio_one(served: Served) -> None:
     """The sharpest check of the whole way: masks, histories, new items and propensities, from the files alone."""
     settings, path, items, _ = served
     snapshot = folder_of(settings.data_dir, 1)
-    for arm in ("control", "adaptive"):  # nothing was learned yet: both arms are the pre-trained policy
-        results = evaluate("--log", path, "--snapshot", snapshot, "--items", items, "--arm", arm)
+    for arm in ("control", "adaptive"):  # nothing was learned yet; new items have a share in the adaptive arm alone
+        results = evaluate("--log", path, "--snapshot", snapshot, "--items", items, "--arm", arm, "--logged-arm", arm)
         assert results["counts"]["slots_without_row"] == 0
         assert results["diagnostics"]["max_ratio_slots"] == pytest.approx(1.0, rel=1e-4)
         assert results["diagnostics"]["ess_slots"] == pytest.approx(results["counts"]["slots"], rel=1e-4)
@@ -164,7 +164,7 @@ def test_the_served_policy_has_ratio_one(served: Served) -> None:
             logged_value = results[unit]["logged"]["value"]
             assert results[unit]["ips"]["value"] == pytest.approx(logged_value, rel=1e-4)
             assert results[unit]["snips"]["value"] == pytest.approx(logged_value, rel=1e-4)
-        assert results["per_slot"]["dr"]["value"] == pytest.approx(results["per_slot"]["logged"]["value"], abs=0.1)
+        assert results["per_slot"]["dr"]["value"] == pytest.approx(results["per_slot"]["logged"]["value"], abs=0.2)
 
 
 def test_the_pretrained_snapshot_does_without_the_items(served: Served, snapshot_folder: Path) -> None:

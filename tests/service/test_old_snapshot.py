@@ -46,5 +46,5 @@ def test_neither_api_nor_worker_goes_on_from_an_old_version(
         assert client.get("/readyz").status_code == 503
     caplog.clear()
     with working(settings) as worker:
-        until(lambda: "cannot go on: " in caplog.text, "the worker's complaint")
+        until(lambda: "cannot go on until this is mended" in caplog.text, "the worker's complaint")
         assert WHAT_TO_DO in caplog.text and worker._learning is None
