@@ -50,7 +50,8 @@ _OVERLAP = 0.5  # from which on the log can tell
 
 def off_policy(policy: ServingPolicy, batch: Batch, most: float = 1.0) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Where a request named what could be shown, that is known; elsewhere it
-    is all but the history (an approximation that scales all ratios of a state alike). NaN if nothing was shown. `most`:
+    is all but the history, or all where something of it was shown again (approximations: of a state's ratios the first
+    scales all alike, the second makes them smaller). NaN if nothing was shown. `most`:
     a reward that is possible."""
     return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch, most)
 
@@ -74,7 +75,8 @@ def _off_policy(served: Sequence[Distribution], batch: Batch, most: float) -> Of
 
 
 def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
-    """The states, with what the requests named or, where they named nothing, all that is not in their history."""
+    """The states, with what the requests named; where they named nothing, with all that is not in their history, and
+    where something of it was shown again, with all items."""
     queries = []
     named = [None] * len(batch.discount) if batch.only is None else batch.only.numpy()
     for history, only, actions in zip(unpack_states(batch.state), named, batch.actions.numpy(), strict=True):

@@ -55,6 +55,7 @@ class Learning:
         """`embeddings` [n_items, TEXT_DIM] are of the snapshot's items."""
         self.settings, self.snapshot = settings, snapshot
         self.item_ids = list(snapshot.item_ids)
+        self._first_items = min(snapshot.manifest.serving.first_items, len(snapshot.item_ids))
         self.index = {item: row for row, item in enumerate(self.item_ids)}
         self._embeddings = Rows(embeddings.numpy().astype(np.float16))
         version = snapshot.manifest.version
@@ -103,8 +104,7 @@ class Learning:
     @property
     def _serving(self) -> ServingConfig:
         """How the policies are put together once they have their full share."""
-        first = min(self.snapshot.manifest.serving.first_items, len(self.snapshot.item_ids))
-        return replace(self.settings.serving, first_items=first)
+        return replace(self.settings.serving, first_items=self._first_items)
 
     @property
     def embeddings(self) -> npt.NDArray[np.float16]:
@@ -213,7 +213,7 @@ class Learning:
             self._learn()
 
     def _count_new(self, closed: OpenImpression) -> None:
-        counters, first = self.counters, self._serving.first_items
+        counters, first = self.counters, self._first_items
         counters.slots += len(closed.impression.items)
         for item, reward in zip(closed.impression.items, closed.slot_rewards, strict=True):
             if self.index.get(item, -1) >= first:
