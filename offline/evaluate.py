@@ -99,7 +99,7 @@ def states_of(batch: SessionBatch, max_history: int) -> States:
         items, positive = shown[filled].tolist(), responses[filled]
         responded = [(item, 1.0) for item, yes in zip(items, positive, strict=True) if yes][-N_RESPONSES:]
         state = session_state(responded, items, N_SHOWN)
-        histories.append([Interaction(item, Response.of(reward)) for item, reward in state])
+        histories.append([Interaction(*past) for past in state])
     return pack_states(histories, max_history)
 
 

@@ -519,8 +519,8 @@ export interface paths {
         post?: never;
         /**
          * Erase User
-         * @description Forget a user: session, impressions and feedback in the log, and events that wait for a reward, at once; the
-         *     worker drops what it holds of them.
+         * @description Forget a user, and the visitors without an account that they were: session, impressions and feedback in the log,
+         *     and events that wait for a reward, at once; the worker drops what it holds of them.
          */
         delete: operations["erase_user_users__user_id__delete"];
         options?: never;
@@ -718,9 +718,9 @@ export interface components {
             /** User Id */
             user_id?: string | null;
         } & ({
-            user_id: string | number;
+            user_id: string | number | boolean;
         } | {
-            session_id: string | number;
+            session_id: string | number | boolean;
         });
         /**
          * ExplainResponse
@@ -761,7 +761,7 @@ export interface components {
         };
         /**
          * FeedbackEvent
-         * @description A response to one item. Give either `type` or `reward`.
+         * @description A response to one item. Give one of `type`, `reward` and `undo`.
          * @example {
          *       "event_id": "e-1",
          *       "item_id": "318",
@@ -779,7 +779,7 @@ export interface components {
             item_id: string;
             /**
              * Occurred At
-             * @description When it happened: unix seconds, unix milliseconds, or an ISO 8601 time. Events of one request enter a history in this order, and those older than `IALP_SESSION_TTL_S` not at all.
+             * @description When it happened: unix seconds, unix milliseconds, or an ISO 8601 time; now if not given, or if it is yet to come. A history is in this order, however late an event arrives, and has none that is older than `IALP_SESSION_TTL_S`.
              */
             occurred_at?: number | string | null;
             /**
@@ -791,7 +791,7 @@ export interface components {
             reward?: number | null;
             /**
              * Session Id
-             * @description For visitors without an account.
+             * @description For visitors without an account. With a `user_id`, as after a login: joins both.
              */
             session_id?: string | null;
             /**
@@ -799,16 +799,23 @@ export interface components {
              * @description One of the configured types, such as click.
              */
             type?: string | null;
+            /**
+             * Undo
+             * @description Takes back what the user said of the item: it leaves the history, an open slate's slot counts as silence again, and likes of it are learned from no further.
+             */
+            undo?: true | null;
             /** User Id */
             user_id?: string | null;
         } & (({
-            user_id: string | number;
+            user_id: string | number | boolean;
         } | {
-            session_id: string | number;
+            session_id: string | number | boolean;
         }) & ({
-            type: string | number;
+            type: string | number | boolean;
         } | {
-            reward: string | number;
+            reward: string | number | boolean;
+        } | {
+            undo: string | number | boolean;
         }));
         /**
          * FeedbackResponse
@@ -1068,9 +1075,9 @@ export interface components {
             item_id: string;
             /**
              * Reward
-             * @default 1
+             * @description As that of feedback; unset: the largest there is, a full like.
              */
-            reward?: number;
+            reward?: number | null;
         };
         /**
          * PoliciesResponse
@@ -1481,16 +1488,16 @@ export interface components {
             repeat?: ("never" | "when_empty" | "freely") | null;
             /**
              * Session Id
-             * @description For visitors without an account.
+             * @description For visitors without an account. With a `user_id`, as after a login: joins both.
              */
             session_id?: string | null;
             /** User Id */
             user_id?: string | null;
-        } & ({
-            user_id: string | number;
         } | {
-            session_id: string | number;
-        });
+            user_id: string | number | boolean;
+        } | {
+            session_id: string | number | boolean;
+        };
         /**
          * RecommendResponse
          * @description A slate.

@@ -57,6 +57,7 @@ class RecommendFields(TypedDict, total=False):
     exclude_item_ids: list[str]
     filters: Filters
     history: list[PastInteraction]
+    repeat: Literal["never", "when_empty", "freely"]
     context: dict[str, str | int | float | bool | None]
 
 
@@ -82,7 +83,8 @@ class ResponseFields(TypedDict, total=False):
     session_id: str
     recommendation_id: str
     reward: float
-    occurred_at: float
+    undo: Literal[True]
+    occurred_at: float | str
 
 
 class ItemFields(TypedDict, total=False):

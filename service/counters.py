@@ -6,7 +6,7 @@ import msgspec
 
 from service.arm_watch import ArmWatchState
 from service.metrics import ArmTotals
-from service.recent import History
+from service.recent import Past
 from service.shadow import ShadowTotals
 from service.streams import START
 from service.transitions import OpenImpression
@@ -47,4 +47,4 @@ class Meta(msgspec.Struct):
     waiting: list[OpenImpression]
     closed: list[str]  # ids of impressions that closed
     watch: ArmWatchState
-    recent: list[tuple[str, History]] = []
+    recent: list[tuple[str, tuple[Past, ...]]] = []

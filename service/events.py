@@ -51,6 +51,13 @@ class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", o
     recommendation_id: str | None = None
     type: str | None = None
     occurred_at: float | None = None  # unix seconds, as the client says
+    explicit: bool = False  # replaces what the user said of the item before, see `sessions.joined`
+    ends: bool = False  # its visit has come to a good end: that nothing follows is no fault of the slate
+    undo: bool = False  # takes back what the user said of the item; the reward is 0
+
+    def at(self, heard_s: float) -> float:
+        """When it happened, in unix seconds: when it was heard of, or before that."""
+        return heard_s if self.occurred_at is None else min(self.occurred_at, heard_s)
 
 
 class ItemChanged(msgspec.Struct, frozen=True, tag_field="event", tag="item", omit_defaults=True):
@@ -68,7 +75,14 @@ class UserErased(msgspec.Struct, frozen=True, tag_field="event", tag="erased"):
     user: str
 
 
-Event = Impression | Feedback | ItemChanged | UserErased
+class VisitorJoined(msgspec.Struct, frozen=True, tag_field="event", tag="joined"):
+    """A visitor without an account turned out to be a user."""
+
+    visitor: str
+    user: str
+
+
+Event = Impression | Feedback | ItemChanged | UserErased | VisitorJoined
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)

@@ -68,7 +68,7 @@ def logged_slates(redis: syncredis.Redis, keys: Keys, export: Export, reward_win
             else:
                 export.counts["repeated"] += 1
         elif isinstance(event, Feedback):
-            export.counts[f"feedback_{joiner.add_feedback(event)}"] += 1
+            export.counts[f"feedback_{joiner.add_feedback(event, entry[0])}"] += 1
         elif isinstance(event, ItemChanged):
             shelf.change(event)
     yield from _closed(joiner, stocks, export.end_ms, export)

@@ -11,6 +11,7 @@ its probabilities, Redis once more to log what they are shown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
@@ -26,7 +27,7 @@ from service.errors import Problem
 from service.events import Impression
 from service.live import LivePolicy
 from service.policy.types import session_state
-from service.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
+from service.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, PastInteraction, RecommendRequest
 from service.sessions import Session
 from service.state import State
 
@@ -41,7 +42,7 @@ class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An interaction that the request itself carries."""
 
     item_id: Id
-    reward: Finite = 1.0
+    reward: Finite | None = None
 
 
 class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +155,7 @@ def decoded(body: bytes) -> Ask | None:
         ask = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if (ask.user_id is None) == (ask.session_id is None):
+    if ask.user_id is None and ask.session_id is None:
         return None
     if not body.isascii() or b"\\" in body:  # only then can an id have more bytes than characters
         ids = [ask.user_id, ask.session_id, *(ask.candidate_item_ids or ()), *ask.exclude_item_ids]
@@ -179,14 +180,14 @@ def encoded(answer: Answer) -> bytes:
 async def recommend(ask: Ask, state: State) -> Answer:
     """A slate for a user or an anonymous session. Without Redis it answers from memory and says so in `warnings`."""
     user = sessions.user_key(ask.user_id, ask.session_id)
-    known = await session_of(user, state)
+    known = await session_of(user, state, sessions.visitor_of(ask.user_id, ask.session_id))
     session, redis_answers = known or Session((), (), 0), known is not None
     warnings = [] if redis_answers else ["session_unavailable"]
     live, catalogue = state.watch.current, state.watch.catalogue
     stored, seen = session.named(catalogue.ids)
     history = session_state(stored, seen, state.settings.shown_length)
     if ask.history is not None:
-        history = tuple([(past.item_id, past.reward) for past in ask.history])
+        history = pairs(ask.history, state.settings.largest_reward)
         seen += [past.item_id for past in ask.history]
 
     categories = ask.filters.categories if ask.filters is not None else None
@@ -209,13 +210,21 @@ async def recommend(ask: Ask, state: State) -> Answer:
     )
 
 
-async def session_of(user: str, state: State) -> Session | None:
-    """A user's session, with the catalogue brought up to date; None if Redis does not answer.
+def pairs(history: Sequence[Past | PastInteraction], largest: float) -> tuple[tuple[str, float], ...]:
+    """A request's own history, what has no reward being a full like."""
+    return tuple([(past.item_id, largest if past.reward is None else past.reward) for past in history])
+
+
+async def session_of(user: str, state: State, visitor: str | None = None) -> Session | None:
+    """A user's session, which a `visitor`'s becomes part of, with the catalogue brought up to date; None if Redis does
+    not answer.
 
     After one failure it is not to be asked again: a request waits for one time-out at most.
     """
     try:
         with telemetry.span("session"):
+            if visitor is not None:
+                await state.visitors.join(visitor, user)
             session = await state.sessions_of(user)
         if session.catalogue_seq != state.watch.catalogue.seq:
             await state.watch.sync_catalogue(session.catalogue_seq)

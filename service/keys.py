@@ -26,6 +26,10 @@ class Keys:
         """String: a user's recent interactions and seen items, see `sessions`."""
         return f"{self.prefix}:u:{user}"
 
+    def visitors(self, user: str) -> str:
+        """Set: visitors without an account who turned out to be this user."""
+        return f"{self.prefix}:visitors:{user}"
+
     def event(self, user: str, event_id: str) -> str:
         """String: this feedback event was accepted. Each user has event ids of their own, and the key does not name
         them."""

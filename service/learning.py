@@ -16,7 +16,7 @@ from service import telemetry
 from service.arm_watch import ArmWatch, Finding
 from service.catalogue import unpack_embedding
 from service.counters import Counters, Meta
-from service.events import Event, Feedback, Impression, ItemChanged
+from service.events import Event, Feedback, Impression, ItemChanged, VisitorJoined
 from service.metrics import ArmTotals
 from service.policy import organic
 from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
@@ -29,6 +29,7 @@ from service.policy.snapshot import FORMAT, Snapshot
 from service.policy.types import EMPTY_SLOT, Transition
 from service.recent import Recent
 from service.registry import Gate
+from service.sessions import Said
 from service.settings import Settings
 from service.shadow import ShadowTotals
 from service.streams import START
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
 _COVERED = 1_000  # latest closed slates of which coverage is told
 _FIRST_VERSION = 50  # impressions closed and organic likes, at least, before the first version that has learned
-_LAYOUT = 3  # of checkpoints; 2: without the last version of full share, 1: without what users did lately
+_LAYOUT = 4  # of checkpoints; 3 had no strength of responses and no times, 2 no last version of full share
 
 
 def _trusted(snapshot: Snapshot) -> int:
@@ -139,9 +140,12 @@ class Learning:
             else:
                 kind = "impression_repeated"
         elif isinstance(event, Feedback):
-            kind = f"feedback_{self._take_feedback(event)}"
+            kind = f"feedback_{self._take_feedback(event, at_ms)}"
         elif isinstance(event, ItemChanged):
             self._change_item(event)
+        elif isinstance(event, VisitorJoined):
+            self.joiner.join(event.visitor, event.user)
+            self.recent.join(event.visitor, event.user)
         else:
             self.joiner.erase(event.user)
             self.recent.erase(event.user)
@@ -150,19 +154,19 @@ class Learning:
         counters.cursor = entry_id
         counters.place += 1
 
-    def _take_feedback(self, feedback: Feedback) -> str:
+    def _take_feedback(self, feedback: Feedback, at_ms: int) -> str:
         """Credit the slot that it answers or, if it is organic, learn from it; returns what became of it."""
-        outcome = str(self.joiner.add_feedback(feedback))
+        outcome = str(self.joiner.add_feedback(feedback, at_ms))
         if outcome == Joined.ORGANIC and not self._learn_organic(feedback):
             outcome = "organic_unlearned"
-        if not self._is_old(feedback):
-            self.recent.add(feedback.user, feedback.item_id, feedback.reward)
+        user, item = feedback.user, feedback.item_id
+        if feedback.undo or (feedback.explicit and feedback.reward <= 0):
+            self.replay.take_back(owner_of(user), self.index.get(item, EMPTY_SLOT))
+        if feedback.undo:
+            self.recent.undo(user, item)
+        elif (at := feedback.at(at_ms / 1000)) >= at_ms / 1000 - self.settings.session_ttl_s:  # as sessions do
+            self.recent.add(user, item, Said(feedback.reward, at), feedback.explicit)
         return outcome
-
-    def _is_old(self, feedback: Feedback) -> bool:
-        """Whether it happened so long ago that sessions do not know it either, by the log's clock."""
-        oldest = self.counters.now_ms / 1000 - self.settings.session_ttl_s
-        return feedback.occurred_at is not None and feedback.occurred_at < oldest
 
     def _learn_organic(self, like: Feedback) -> bool:
         """Learn from a like without an impression; False if it teaches nothing, or too many came for one impression."""
@@ -170,10 +174,10 @@ class Learning:
         # a2c has no use for slates without propensities.
         if settings.variant == Variant.FROZEN or settings.learner == "a2c" or counters.allowance < organic.COST:
             return False
-        transition = organic_of(like, self.recent.of(like.user), self.index)
+        transition = organic_of(like, self.recent.of(like.user), self.index, self.settings.largest_reward)
         if transition is None:
             return False
-        counters.allowance -= organic.COST
+        counters.allowance -= organic.COST * transition.rewards[0]
         counters.unpublished += 1
         self._add(transition)
         return True
@@ -204,7 +208,7 @@ class Learning:
             if counters.closed % _WATCH_EVERY == 0:
                 self.accusation = self.accusation or self.arm_watch.accusation()
             if impression.items:
-                self._add(transition_of(closed, self.index, self.settings.gamma))
+                self._add(transition_of(closed, self.index, self.settings.gamma, self.settings.largest_reward))
 
     def _add(self, transition: Transition) -> None:
         self.replay.add(transition)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from service.sessions import joined
+from service.sessions import Said, joined
 
 History = tuple[tuple[str, float], ...]
 
 _USERS = 10_000
+
+
+class Past(NamedTuple):
+    """What a user's responses to an item come to, 0 if it was shown in vain, and when (unix seconds; 0: not known)."""
+
+    item: str
+    reward: float
+    at: float
 
 
 class Recent:
@@ -18,20 +27,53 @@ class Recent:
     def __init__(self, n_responses: int, n_shown: int, n_users: int = _USERS) -> None:
         """`n_responses` and `n_shown`: how many are kept of a user with and without a response."""
         self._n_responses, self._n_shown, self._n_users = n_responses, n_shown, n_users
-        self._histories: dict[str, History] = {}  # user unheard of for longest first
+        self._histories: dict[str, tuple[Past, ...]] = {}  # user unheard of for longest first
 
     def __len__(self) -> int:
         return len(self._histories)
 
     def of(self, user: str) -> History:
         """Return a user's history, oldest first."""
-        return self._histories.get(user, ())
+        return tuple((past.item, past.reward) for past in self._histories.get(user, ()))
 
     def replace(self, user: str, history: Iterable[tuple[str, float]]) -> None:
         """Take over a history, as an impression of the user has it."""
-        history = tuple(history)
-        responses = [past for past in history if past[1] != 0]
-        shown = [past for past in history if past[1] == 0]
+        times = {past.item: past.at for past in self._histories.get(user, ())}
+        self._keep(user, [Past(item, reward, times.get(item, 0.0)) for item, reward in history])
+
+    def add(self, user: str, item: str, said: Said, explicit: bool = False) -> None:
+        """Add a response in its place in time, as a session does; the item is no longer shown in vain."""
+        history = self._histories.get(user, ())
+        known = next((Said(past.reward, past.at) for past in history if past.item == item and past.reward != 0), None)
+        said = joined(known, said, explicit)
+        others = [past for past in history if past.item != item]
+        if said.reward == 0:
+            self._keep(user, [*others, Past(item, *said)])
+            return
+        responses = [past for past in others if past.reward != 0]
+        place = len(responses)
+        while place > 0 and responses[place - 1].at > said.at:
+            place -= 1
+        responses.insert(place, Past(item, *said))
+        if len(responses) > self._n_responses:
+            responses.remove(min(responses[:-1], key=lambda past: abs(past.reward)))
+        self._keep(user, [*responses, *(past for past in others if past.reward == 0)])
+
+    def undo(self, user: str, item: str) -> None:
+        """Take back what a user said of an item."""
+        history = self._histories.get(user, ())
+        if any(past.item == item and past.reward != 0 for past in history):
+            self._keep(user, [*(past for past in history if past.item != item), Past(item, 0.0, 0.0)])
+
+    def join(self, visitor: str, user: str) -> None:
+        """What is known of a visitor becomes part of a user's history."""
+        for past in self._histories.pop(visitor, ()):
+            if past.reward != 0 or all(past.item != known for known, _ in self.of(user)):
+                self.add(user, past.item, Said(past.reward, past.at))
+
+    def _keep(self, user: str, history: Sequence[Past]) -> None:
+        responses = [past for past in history if past.reward != 0]
+        shown = [past for past in history if past.reward == 0]
         self._histories.pop(user, None)
         self._histories[user] = (
             *responses[max(0, len(responses) - self._n_responses) :],
@@ -40,24 +82,14 @@ class Recent:
         if len(self._histories) > self._n_users:
             del self._histories[next(iter(self._histories))]
 
-    def add(self, user: str, item: str, reward: float) -> None:
-        """Append a response as a session does; the item is no longer shown in vain."""
-        known = {past: before for past, before in self.of(user) if before != 0}
-        history = [past for past in self.of(user) if past[0] != item]
-        history.append((item, joined(known.get(item), reward)))
-        responses = [past for past in history[:-1] if past[1] != 0]
-        if reward != 0 and len(responses) >= self._n_responses:
-            history.remove(min(responses, key=lambda past: abs(past[1])))
-        self.replace(user, history)
-
     def erase(self, user: str) -> None:
         """Forget a user."""
         self._histories.pop(user, None)
 
-    def dump(self) -> list[tuple[str, History]]:
+    def dump(self) -> list[tuple[str, tuple[Past, ...]]]:
         """Return everything, for a checkpoint."""
         return list(self._histories.items())
 
-    def restore(self, histories: Iterable[tuple[str, History]]) -> None:
+    def restore(self, histories: Iterable[tuple[str, tuple[Past, ...]]]) -> None:
         """Take over what `dump` gave."""
         self._histories = dict(histories)

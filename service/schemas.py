@@ -52,7 +52,7 @@ class PastInteraction(Strict):
     """An interaction the request itself carries."""
 
     item_id: Id
-    reward: Finite = 1.0
+    reward: Finite | None = Field(None, description="As that of feedback; unset: the largest there is, a full like.")
 
 
 class Filters(Strict):
@@ -65,8 +65,13 @@ class Filters(Strict):
 
 def exactly_one(*names: str) -> dict[str, Any]:
     """What a validator checks, as JSON Schema: one of the fields is there and not null."""
-    there = {"type": ["string", "number"]}
+    there = {"type": ["string", "number", "boolean"]}
     return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+
+
+def at_least_one(*names: str) -> dict[str, Any]:
+    """As `exactly_one`, where several may be there."""
+    return {"anyOf": exactly_one(*names)["oneOf"]}
 
 
 class Who(Strict):
@@ -82,11 +87,27 @@ class Who(Strict):
         return self
 
 
-class RecommendRequest(Who):
+class Somebody(Strict):
+    """A user, or a visitor without an account, or, with both, a user who was this visitor until now: what is known of
+    the visitor then becomes part of what is known of the user."""
+
+    user_id: Id | None = None
+    session_id: Id | None = Field(
+        None, description="For visitors without an account. With a `user_id`, as after a login: joins both."
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Somebody:
+        if self.user_id is None and self.session_id is None:
+            raise ValueError("user_id or session_id is needed")
+        return self
+
+
+class RecommendRequest(Somebody):
     """Ask for a slate."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **exactly_one("user_id", "session_id")}
+        json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **at_least_one("user_id", "session_id")}
     )
 
     k: Whole = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
@@ -158,13 +179,13 @@ UnixSeconds = Annotated[
 ]
 
 
-class FeedbackEvent(Who):
-    """A response to one item. Give either `type` or `reward`."""
+class FeedbackEvent(Somebody):
+    """A response to one item. Give one of `type`, `reward` and `undo`."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"event_id": "e-1", "user_id": "ann", "item_id": "318", "type": "click"}],
-            "allOf": [exactly_one("user_id", "session_id"), exactly_one("type", "reward")],
+            "allOf": [at_least_one("user_id", "session_id"), exactly_one("type", "reward", "undo")],
         }
     )
 
@@ -175,16 +196,22 @@ class FeedbackEvent(Who):
     )
     type: FeedbackType | None = Field(None, description="One of the configured types, such as click.")
     reward: Finite | None = None
+    undo: Literal[True] | None = Field(
+        None,
+        description="Takes back what the user said of the item: it leaves the history, an open slate's slot counts as "
+        "silence again, and likes of it are learned from no further.",
+    )
     occurred_at: UnixSeconds | None = Field(
         None,
-        description="When it happened: unix seconds, unix milliseconds, or an ISO 8601 time. Events of one request "
-        "enter a history in this order, and those older than `IALP_SESSION_TTL_S` not at all.",
+        description="When it happened: unix seconds, unix milliseconds, or an ISO 8601 time; now if not given, or if "
+        "it is yet to come. A history is in this order, however late an event arrives, and has none that is older than "
+        "`IALP_SESSION_TTL_S`.",
     )
 
     @model_validator(mode="after")
-    def _type_or_reward(self) -> FeedbackEvent:
-        if (self.type is None) == (self.reward is None):
-            raise ValueError("exactly one of type and reward is needed")
+    def _one_response(self) -> FeedbackEvent:
+        if sum(said is not None for said in (self.type, self.reward, self.undo)) != 1:
+            raise ValueError("exactly one of type, reward and undo is needed")
         return self
 
 

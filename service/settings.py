@@ -85,6 +85,16 @@ class Settings(BaseSettings):
         description="Largest reward of an event, in absolute value: it counts as one full like, or takes one back; "
         "smaller ones count in proportion. Unset: the largest of `rewards`.",
     )
+    explicit_types: list[str] | None = Field(
+        None,
+        description="Types that say what a user thinks of an item, as JSON: such a response replaces what was known of "
+        "the item, where others count only if they are stronger. Unset: like, and those with a negative reward.",
+    )
+    ending_types: list[str] | None = Field(
+        None,
+        description="Types after which a visit may well be over, as JSON: that nothing follows is then not held "
+        "against what was shown. Unset: purchase.",
+    )
     dedupe_ttl_s: int = Field(86_400, ge=1, description="How long a repeated event_id is known as a duplicate.")
 
     # Limits
@@ -207,6 +217,7 @@ class Settings(BaseSettings):
             self.fixed_weight,
             self.mixture_temperature,
             new_items=0.0 if self.learner == "a2c" else self.new_item_share,  # which counts no answers
+            largest_reward=self.largest_reward,
             candidates=self.candidates,
         )
 
@@ -214,6 +225,16 @@ class Settings(BaseSettings):
     def largest_reward(self) -> float:
         """In absolute value."""
         return self.reward_max or max(map(abs, self.rewards.values()), default=1.0)
+
+    def is_explicit(self, kind: str | None, reward: float) -> bool:
+        """Whether a response replaces what was known of its item; `kind` is None where only the reward was given."""
+        if kind is None or self.explicit_types is None:
+            return kind == "like" or reward < 0
+        return kind in self.explicit_types
+
+    def ends_visit(self, kind: str | None) -> bool:
+        """Whether a visit may well be over after such a response."""
+        return kind in (["purchase"] if self.ending_types is None else self.ending_types)
 
     @property
     def hyper_parameters(self) -> dict[str, float]:
@@ -247,6 +268,9 @@ class Settings(BaseSettings):
         for name, reward in self.rewards.items():
             if abs(reward) > self.largest_reward:
                 raise ValueError(f"IALP_REWARDS: {name} has {reward:g}, and IALP_REWARD_MAX is {self.largest_reward:g}")
+        for setting, types in (("EXPLICIT", self.explicit_types), ("ENDING", self.ending_types)):
+            if unknown := [name for name in types or () if name not in self.rewards]:
+                raise ValueError(f"IALP_{setting}_TYPES: {', '.join(unknown)} has no reward in IALP_REWARDS")
         return self
 
     @model_validator(mode="after")

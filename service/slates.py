@@ -16,10 +16,9 @@ from service.events import Impression, Shadow
 from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
 from service.policy.sampling import sample_slates
-from service.policy.types import Interaction, Response
+from service.policy.types import interactions
 from service.slate_ids import new_id, unlogged_id
 
-_POSITIVE, _NEGATIVE, _IGNORED = Response.POSITIVE, Response.NEGATIVE, Response.IGNORED
 History = Sequence[tuple[str, float]]
 Mask = npt.NDArray[np.bool_]
 
@@ -114,15 +113,6 @@ def candidate_hash(available: Mask) -> str:
     return hashlib.blake2b(np.packbits(available).tobytes(), digest_size=8).hexdigest()
 
 
-def interactions(history: History, index: dict[str, int]) -> list[Interaction]:
-    """History as the policy takes it; items that the policy has no row for are left out."""
-    return [
-        Interaction(index[item], _POSITIVE if reward > 0 else _NEGATIVE if reward < 0 else _IGNORED)
-        for item, reward in history
-        if item in index
-    ]
-
-
 class Wish(NamedTuple):
     """A slate of `k` items that is wanted from a policy in a state; `rng` draws it."""
 
@@ -158,7 +148,7 @@ def wishes(
     The kill switch turns every arm into the control. `shadow_rng` draws for the apprentice, so that what is shown is
     the same with and without one.
     """
-    known = interactions(history, catalogue.index)
+    known = interactions(history, catalogue.index, live.policy.config.largest_reward)
     serving_arm = Arm.CONTROL if live.is_frozen else arm
     wanted = [Wish(live.policy, Query(known, chosen.available, serving_arm), k, rng)]
     if live.apprentice is not None:

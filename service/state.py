@@ -60,6 +60,7 @@ class State:
     encoder: Encoder
     metrics: Metrics
     sessions: SessionStore
+    visitors: SessionStore  # of the client that gives up early
     sessions_of: Coalesced[str, Session]  # by `quick`, of users by their key
     drawn: Coalesced[Wish, Drawn]
     log_impression: Coalesced[tuple[Impression, Sequence[int]], None]

@@ -23,24 +23,36 @@ from service.settings import Settings
 START = "0-0"
 
 # KEYS: events, popularity, then for each event: dedupe, session.
-# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry (""
-# leaves the session alone), item, "1" if the response was positive.
+# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry, item,
+# and how it counts: "explicit", "implicit", "undo", or "" to leave the session alone.
 _FEEDBACK = (
-    sessions.LUA
-    + """
+    (
+        sessions.LUA
+        + """
 local accepted = {}
 for i = 0, (#KEYS - 2) / 2 - 1 do
   local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
-  local payload, entry, item, positive = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
+  local payload, entry, item, kind = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
   local history, others = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
-    if #entry > 0 then
-      local at = find(others, string.sub(entry, 1, PLACE), PLACE)
-      if at then others = string.sub(others, 1, at - 1) .. string.sub(others, at + PLACE) end
-      save_session(session, add_response(history, entry), others, ARGV[2], ARGV[3], ARGV[4])
+    local likes = 0
+    if kind == '' then
+      likes = said(entry) > 0 and 1 or 0
+    elseif kind == 'undo' then
+      local known
+      history, known = without(history, place_of(entry), RESPONSE)
+      if known then
+        likes = said(known) > 0 and -1 or 0
+        others = without(others, place_of(entry), PLACE) .. place_of(entry)
+        save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
+      end
+    else
+      others = without(others, place_of(entry), PLACE)
+      history, likes = add_response(history, entry, kind == 'explicit')
+      save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
     end
-    if positive == '1' then redis.call('ZINCRBY', KEYS[2], 1, item) end
+    if likes ~= 0 then redis.call('ZINCRBY', KEYS[2], likes, item) end
     accepted[i + 1] = 1
   else
     accepted[i + 1] = 0
@@ -48,7 +60,10 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
 end
 return accepted
 """
-).replace("PLACE", str(sessions.PLACE_BYTES))
+    )
+    .replace("PLACE", str(sessions.PLACE_BYTES))
+    .replace("RESPONSE", str(sessions.RESPONSE_BYTES))
+)
 
 # For scripts that log an impression; `places` are its items as they are appended to those seen.
 IMPRESSION_LUA = (
@@ -143,11 +158,14 @@ class EventLog:
         ]
         if marks is None:
             marks = [self._keys.event(event.user, event.event_id) for event in feedback]
+        now = time.time()
         for event, place, mark in zip(feedback, places, marks, strict=True):
             keys += [mark, self._keys.session(event.user)]
-            is_old = event.occurred_at is not None and event.occurred_at < time.time() - settings.session_ttl_s
-            entry = sessions.encode_response(place, event.reward) if remembered and not is_old else b""
-            args += [events.encode(event), entry, event.item_id, "1" if event.reward > 0 else "0"]
+            at = event.at(now)
+            is_known = remembered and at >= now - settings.session_ttl_s
+            kind = "undo" if event.undo else "explicit" if event.explicit else "implicit"
+            entry = sessions.encode_response(place, event.reward, at)
+            args += [events.encode(event), entry, event.item_id, kind if is_known else ""]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 
     async def append(self, event: Event) -> None:

@@ -15,9 +15,9 @@ import msgspec
 
 from service.events import Feedback, Impression
 from service.policy.organic import organic_transition
-from service.policy.types import MAX_NAMED, Interaction, Response, Transition
+from service.policy.types import MAX_NAMED, Transition, interactions, response_of
 from service.recent import History
-from service.sessions import joined
+from service.sessions import Said, is_visitor, joined
 
 
 class Joined(StrEnum):
@@ -39,14 +39,21 @@ class OpenImpression(msgspec.Struct):
     impression: Impression
     at_ms: int
     place: int  # how many entries of the log came before
-    rewards: dict[str, float] = {}  # best reward by item
+    said: dict[str, Said] = {}  # by item
     next_history: tuple[tuple[str, float], ...] | None = None
     turn: int = 0  # how many impressions of the session came before
+    user: str = ""  # whose it is by now, if a visitor turned out to be a user
+    ended_well: bool = False  # a response that ends a visit came: nobody is to blame if nothing follows
+
+    @property
+    def whose(self) -> str:
+        """The user key that it belongs to."""
+        return self.user or self.impression.user
 
     @property
     def slot_rewards(self) -> tuple[float, ...]:
         """Reward of each slot; silence is 0."""
-        return tuple(self.rewards.get(item, 0.0) for item in self.impression.items)
+        return tuple(self.said[item].reward if item in self.said else 0.0 for item in self.impression.items)
 
 
 class Joiner:
@@ -70,27 +77,42 @@ class Joiner:
         turn = 0
         if previous is not None:
             previous.next_history = impression.history
-            turn = previous.turn + 1
+            turn = 0 if previous.ended_well else previous.turn + 1
         self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, place, turn=turn)
         self._latest[impression.user] = impression.recommendation_id
         return True
 
-    def add_feedback(self, feedback: Feedback) -> Joined:
-        """Credit a slot; of several responses to one item, see `joined`."""
+    def add_feedback(self, feedback: Feedback, at_ms: int) -> Joined:
+        """Credit a slot with what was heard of at a time; of several responses to one item, see `joined`. A user may
+        answer a slate that was shown to a visitor without an account: who logs in is the same person."""
         if feedback.recommendation_id is None:
             return Joined.ORGANIC
         waiting = self._open.get(feedback.recommendation_id)
         if waiting is None:
             return Joined.LATE if feedback.recommendation_id in self._closed else Joined.ORPHAN
-        if waiting.impression.user != feedback.user or feedback.item_id not in waiting.impression.items:
+        item, whose = feedback.item_id, waiting.impression.user
+        logged_in = is_visitor(whose) and not is_visitor(feedback.user)
+        if (whose != feedback.user and not logged_in) or item not in waiting.impression.items:
             return Joined.MISMATCHED
-        known = waiting.rewards.get(feedback.item_id)
-        waiting.rewards[feedback.item_id] = joined(known, feedback.reward)
+        if feedback.undo:
+            waiting.said.pop(item, None)
+        else:
+            said = Said(feedback.reward, feedback.at(at_ms / 1000))
+            waiting.said[item] = joined(waiting.said.get(item), said, feedback.explicit)
+            waiting.ended_well |= feedback.ends
         return Joined.JOINED
+
+    def join(self, visitor: str, user: str) -> None:
+        """A visitor turned out to be a user, whose next impression goes on from the visitor's latest."""
+        for waiting in self._open.values():
+            if waiting.whose == visitor:
+                waiting.user = user
+        if latest := self._latest.pop(visitor, None):
+            self._latest.setdefault(user, latest)
 
     def erase(self, user: str) -> None:
         """Drop what is open of a user; nothing is learned from it."""
-        for recommendation_id in [key for key, o in self._open.items() if o.impression.user == user]:
+        for recommendation_id in [key for key, o in self._open.items() if o.whose == user]:
             del self._open[recommendation_id]
         self._latest.pop(user, None)
 
@@ -101,8 +123,8 @@ class Joiner:
             if waiting.at_ms + self._window_ms > now_ms and waiting.place + self._window_entries > place:
                 break
             closed.append(waiting)
-            if self._latest.get(waiting.impression.user) == recommendation_id:
-                del self._latest[waiting.impression.user]
+            if self._latest.get(waiting.whose) == recommendation_id:
+                del self._latest[waiting.whose]
         for waiting in closed:
             del self._open[waiting.impression.recommendation_id]
             self._closed[waiting.impression.recommendation_id] = None
@@ -117,36 +139,38 @@ class Joiner:
     def restore(self, waiting: list[OpenImpression], closed: list[str]) -> None:
         """Take over what `dump` gave."""
         self._open = {o.impression.recommendation_id: o for o in waiting}
-        self._latest = {o.impression.user: o.impression.recommendation_id for o in waiting}
+        self._latest = {o.whose: o.impression.recommendation_id for o in waiting}
         self._closed = dict.fromkeys(closed)
 
 
-def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float) -> Transition:
-    """A closed impression as the learner takes it; items without a row are left out."""
+def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float, largest: float) -> Transition:
+    """A closed impression as the learner takes it; items without a row are left out. `largest` is the reward of a full
+    response."""
     impression = closed.impression
+    history = tuple(interactions(impression.history, index, largest))
     kept = [slot for slot, item in enumerate(impression.items) if item in index]
-    rewards = closed.slot_rewards
+    rewards, went_on = closed.slot_rewards, closed.next_history
     return Transition(
-        history=_history(impression.history, index),
+        history=history,
         actions=tuple(index[impression.items[slot]] for slot in kept),
         rewards=tuple(rewards[slot] for slot in kept),
         propensities=tuple(impression.propensities[slot] for slot in kept),
-        discount=0.0 if closed.next_history is None else gamma,
-        next_history=_history(closed.next_history or (), index),
+        discount=0.0 if closed.next_history is None and not closed.ended_well else gamma,
+        next_history=history if went_on is None else tuple(interactions(went_on, index, largest)),
         turn=closed.turn,
-        owner=owner_of(impression.user),
+        owner=owner_of(closed.whose),
         only=_only(impression, index),
     )
 
 
-def organic_of(like: Feedback, history: History, index: dict[str, int]) -> Transition | None:
+def organic_of(like: Feedback, history: History, index: dict[str, int], largest: float) -> Transition | None:
     """A like that came by itself, after its user's `history`, as the learner takes it; None if it teaches nothing: its
-    reward is not positive, its item has no row, or the history has it as liked already. Rewards above 0 count alike."""
+    reward is not positive, its item has no row, or the history has it as liked as much already."""
     item = index.get(like.item_id)
-    if like.reward <= 0 or item is None or any(past == like.item_id and reward > 0 for past, reward in history):
+    if like.reward <= 0 or item is None or dict(history).get(like.item_id, 0.0) >= like.reward:
         return None
-    before = _history(tuple(past for past in history if past[0] != like.item_id), index)
-    return organic_transition(before, item, owner_of(like.user))
+    before = interactions([past for past in history if past[0] != like.item_id], index, largest)
+    return organic_transition(tuple(before), item, owner_of(like.user), response_of(like.reward, largest))
 
 
 def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
@@ -160,7 +184,3 @@ def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
 def owner_of(user: str) -> int:
     """A number that stands for a user in the replay, so that what is theirs can be found and erased."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _history(history: History, index: dict[str, int]) -> tuple[Interaction, ...]:
-    return tuple(Interaction(index[item], Response.of(reward)) for item, reward in history if item in index)

@@ -77,7 +77,7 @@ def _with_newer(item_ids: tuple[str, ...], folder: Path, items: Path) -> tuple[t
 def index_log(log: Log, target: Target) -> IndexedLog:
     """The log in the target's rows; every slate must have a slot."""
     index = {item: row for row, item in enumerate(target.item_ids)}
-    return index_slates(log.slates, index, target.policy.max_history)
+    return index_slates(log.slates, index, target.policy.max_history, target.policy.config.largest_reward)
 
 
 def available(log: Log, target: Target, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -60,6 +60,7 @@ class ServingConfig:
     most_learned: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of the learned policy, whatever the mixture wants
     new_items: Annotated[float, Meta(ge=0, lt=1)] = 0.05  # share of those of which next to nothing is known
     first_items: Annotated[int, Meta(ge=0)] = 2**53  # that the deployment began with; later ones are new
+    largest_reward: Annotated[float, Meta(gt=0)] = 1.0  # of a response: it counts in full, smaller ones in part
     candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
 
 

@@ -148,7 +148,7 @@ class Boltzmann:
         if batch.organic is not None:
             by_itself = batch.organic.unsqueeze(1)
             response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
-            wanted = torch.where(by_itself, batch.rewards, wanted)  # a like is one, whatever rewards are worth
+            wanted = torch.where(by_itself, (batch.rewards > 0).to(wanted.dtype), wanted)
         return _Seen(table, encoded, close, actions, prior, response, wanted, counts)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -175,7 +175,7 @@ class Boltzmann:
     def _learn_leaving(self, batch: Batch, seen: _Seen) -> None:
         """Count after which slates sessions ended, and learn what closeness had to do with it."""
         shown = batch.actions != EMPTY_SLOT
-        counted = seen.encoded.is_latest.any(1) & shown.any(1)  # nothing bores at the start of a session
+        counted = seen.encoded.weight.any(1) & shown.any(1)  # nothing bores at the start of a session
         if batch.organic is not None:
             counted &= ~batch.organic
         close = (seen.close.nearest.square() * shown).sum(1) / shown.sum(1).clamp_min(1)

@@ -28,7 +28,7 @@ from service.policy.networks import (
 from service.policy.rows import Rows
 from service.policy.sampling import Probs
 from service.policy.taste import TASTE_DIM, most_likely_np
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]  # of items in the catalogue
@@ -42,39 +42,42 @@ class Sessions(NamedTuple):
     """B sessions as the networks read them, oldest interaction first, padded on the right."""
 
     items: Places  # [B, L]
-    responses: npt.NDArray[np.int8]  # [B, L] Response
+    responses: Floats  # [B, L] from -1 to 1, 0 where padded
     latest: Places  # [B, N_LATEST] the last few liked items and the last ones shown in vain
     kinds: npt.NDArray[np.int8]  # [B, N_LATEST] of the latest: LIKED, IN_VAIN or, where padded, 0
+    weights: Floats  # [B, N_LATEST] of the latest, 1 for a full like and what was shown in vain; 0 where padded
     lengths: npt.NDArray[np.int64]  # [B]
 
 
 def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessions:
     """The most recent interactions of each history, oldest first."""
     items = np.zeros((len(histories), max_history), np.intp)
-    responses = np.zeros((len(histories), max_history), np.int8)
+    responses = np.zeros((len(histories), max_history), np.float32)
     latest = np.zeros((len(histories), N_LATEST), np.intp)
     kinds = np.zeros((len(histories), N_LATEST), np.int8)
+    weights = np.zeros((len(histories), N_LATEST), np.float32)
     lengths = np.zeros(len(histories), np.int64)
     for row, history in enumerate(histories):
         if recent := history[-max_history:]:
             items[row, : len(recent)], responses[row, : len(recent)] = zip(*recent, strict=True)
             lengths[row] = len(recent)
             if wanted := latest_items(recent):
-                latest[row, : len(wanted)], kinds[row, : len(wanted)] = zip(*wanted, strict=True)
-    return Sessions(items, responses, latest, kinds, lengths)
+                n = len(wanted)
+                latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*wanted, strict=True)
+    return Sessions(items, responses, latest, kinds, weights, lengths)
 
 
-def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int]]:
-    """The last few liked items and the last ones shown in vain, newest first, each with its kind."""
-    wanted, liked = [], 0
+def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int, float]]:
+    """The last few liked items and the last ones shown in vain, newest first, each with its kind and its weight."""
+    wanted: list[tuple[int, int, float]] = []
+    liked = 0
     for item, response in reversed(history):
-        if response == Response.POSITIVE:
+        if response > 0:
             liked += 1
-            if liked > N_LIKED_LATEST:
-                continue
-        elif response == Response.NEGATIVE:
-            continue
-        wanted.append((item, LIKED if response == Response.POSITIVE else IN_VAIN))
+            if liked <= N_LIKED_LATEST:
+                wanted.append((item, LIKED, response))
+        elif response == 0:
+            wanted.append((item, IN_VAIN, 1.0))
         if len(wanted) == N_LATEST:
             break
     return wanted
@@ -162,12 +165,12 @@ class FastScorer:
 
     def hidden(self, sessions: Sessions, prior: FastScorer | None = None) -> Hidden:
         """The sessions, encoded; `prior` is the network that ours builds on."""
-        liked, disliked, ignored = (
-            sessions.responses == int(kind) for kind in (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
-        )
+        responses = sessions.responses
         steps = np.arange(1, sessions.items.shape[1] + 1)
-        last = np.where(liked, steps, 0).max(1, keepdims=True)
-        weights = np.stack([liked, liked & (steps == last), disliked, ignored], 1).astype(np.float32)
+        liked, disliked = np.maximum(responses, 0), np.maximum(-responses, 0)
+        ignored = ((responses == 0) & (steps <= sessions.lengths[:, np.newaxis])).astype(np.float32)
+        last = np.where(liked > 0, steps, 0).max(1, keepdims=True)
+        weights = np.stack([liked, liked * (steps == last), disliked, ignored], 1)
         counts = weights.sum(2)
         dim, width = self.config.dim, self.width
         shown = self.items[sessions.items]  # [B, L, width + 3]
@@ -178,9 +181,9 @@ class FastScorer:
             usual = self._level[0] + shown[:, :, width]
             if prior is not None:
                 usual += self.prior_gain[0] * prior.bias(sessions.items)
-            usual[disliked] = 0.0
-            present = (steps <= sessions.lengths[:, np.newaxis]).astype(np.float32)
-            item[:, dim:width] = most_likely_np(shown[:, :, dim:width], usual, liked.astype(np.float32), present)
+            usual[disliked > 0] = 0.0
+            is_liked, counted = (liked > 0).astype(np.float32), liked + disliked + ignored
+            item[:, dim:width] = most_likely_np(shown[:, :, dim:width], usual, is_liked, counted)
         item[:, width] = 1.0
         level = self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:]
         return Hidden(item, level[:, np.newaxis])
@@ -208,8 +211,8 @@ class FastScorer:
         recent = self.items[sessions.latest]  # [B, N_LATEST, width + 3]
         recent *= recent[:, :, -1:]
         recent[:, :, dim:] = 0.0
-        recent[sessions.kinds == 0] = 0.0
-        counts = np.maximum((sessions.kinds != 0).sum(1), 1).astype(np.float32)[:, np.newaxis]
+        recent *= sessions.weights[:, :, np.newaxis]
+        counts = np.maximum(sessions.weights.sum(1), 1)[:, np.newaxis]
         if rows is None:
             flat = torch.from_numpy(np.ascontiguousarray(recent[:, :, :dim]).reshape(-1, dim))
             cosines = torch.mm(flat, self._direction_columns).numpy().reshape(*recent.shape[:2], -1)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from service.policy.logged import LoggedSlate
 from service.policy.sampling import Probs
-from service.policy.types import EMPTY_SLOT, Interaction, Response, States, pack_states
+from service.policy.types import EMPTY_SLOT, States, interactions, pack_states
 
 
 class IndexedLog(NamedTuple):
@@ -24,7 +24,9 @@ class IndexedLog(NamedTuple):
     user: npt.NDArray[np.int64]  # [S], users by number
 
 
-def index_slates(slates: Sequence[LoggedSlate], index: Mapping[str, int], max_history: int) -> IndexedLog:
+def index_slates(
+    slates: Sequence[LoggedSlate], index: Mapping[str, int], max_history: int, largest_reward: float = 1.0
+) -> IndexedLog:
     """Slates in the rows of `index`; every one must have a slot. Of a history, items without a row are left out."""
     users: dict[str, int] = {}
     shape = len(slates), max((len(slate.items) for slate in slates), default=0)
@@ -38,6 +40,6 @@ def index_slates(slates: Sequence[LoggedSlate], index: Mapping[str, int], max_hi
         filled[row, :k] = True
         rewards[row, :k], propensities[row, :k] = slate.rewards, slate.propensities
         past = zip(slate.history_items, slate.history_rewards, strict=True)
-        histories.append([Interaction(index[item], Response.of(reward)) for item, reward in past if item in index])
+        histories.append(interactions(past, index, largest_reward))
     user = np.array([users.setdefault(slate.user, len(users)) for slate in slates], np.int64)
     return IndexedLog(pack_states(histories, max_history), shown, filled, rewards, propensities, user)

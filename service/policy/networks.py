@@ -3,18 +3,19 @@
     v(a)      = W text(a) + id(a)
     h(s)      = sum_c (M_c + g_c I) profile_c(s)
     x(a)      = [T text(a) + taste_id(a), taste_level],  z(s) the session's most probable taste      (`taste`)
-    c(s, a)   = max_j, max_j, mean_j of the positive part of cos(v(a), v(j)), j among the last liked items, among those
-                last shown in vain, among both
+    c(s, a)   = max_j, max_j, mean_j of w_j times the positive part of cos(v(a), v(j)), j among the last liked items,
+                among those last shown in vain, among both
     f(s, a)   = level(s) + bias(a) + v(a).h(s) + repeat.c(s, a) + x(a).z(s) + gain.prior(s, a)  logit of a response
     l(s, a)   = leave_0 + leave_1 max_j cos(v(a), v(j))^2                           logit of the session's end
     Q(s, a)   = sigmoid(f - horizon sigmoid(l))                                     the critic
     pi(u)     = softmax((f - horizon sigmoid(l) + u d(a)) / temperature)
     pi        = (1 - curiosity) pi(0) + curiosity pi(optimism)                      the actor
 
-Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there are few: a
-linear view of the session, as a factor model would take it. Taste is the Bayesian view of the same: an item pulls by as
-much as its response was not expected. No recurrent encoder: one learned less per impression and cost several times as
-much (docs/decisions.md). `horizon` is what a stay is worth, in further items shown: to first order
+What a session holds counts as its response says, w_j: a like of full strength, and silence, as one, a weaker like or no
+in part. Profiles are means of the session's item vectors by response, plus the last positive one, shrunk where there
+are few: a linear view of the session, as a factor model would take it. Taste is the Bayesian view of the same: an item
+pulls by as much as its response was not expected. No recurrent encoder: one learned less per impression and cost
+several times as much (docs/decisions.md). `horizon` is what a stay is worth, in further items shown: to first order
 sigmoid(f - horizon p) is the response minus the answers that leaving forgoes. d(a) is the standard deviation of the
 item's own bias, given all else: a share of what is shown goes to the upper confidence bound, where items that were
 hardly shown come first, and the rest to what is best as far as is known. `prior` is the frozen policy that ours builds
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.policy.taste import TASTE_DIM, most_likely
-from service.policy.types import Response, States
+from service.policy.types import States
 
 N_PROFILES = 4
 # A profile of n items weighs n / (n + SHRINKAGE): one click is a hint, not a taste.
@@ -80,12 +81,12 @@ class Encoded(NamedTuple):
 
     hidden: Tensor  # [B, dim]
     level: Tensor  # [B, 1]
-    latest: Tensor  # [B, M] items shown lately
-    is_latest: Tensor  # [B, M] bool, False where padded
+    latest: Tensor  # [B, M] items liked or shown lately
+    weight: Tensor  # [B, M] of the latest, 1 for a full like and what was shown in vain; 0 where padded
     was_liked: Tensor  # [B, M] bool, of the latest
     taste: Tensor  # [B, TASTE_DIM + 1]
     profiles: Tensor  # [B, N_PROFILES, dim]
-    seen: Tensor  # [B, 2] log(1 + liked), log(1 + ignored)
+    seen: Tensor  # [B, 2] log(1 + liked), log(1 + ignored); a weak like counts in part
 
 
 class Closeness(NamedTuple):
@@ -160,31 +161,31 @@ class ItemScorer(nn.Module):
 
         `prior` [A] is what the network that ours builds on says of the items (`Prior.item`).
         """
-        items, responses, lengths = states
+        items, _, lengths = states
         steps = torch.arange(items.shape[1])
         present = steps < lengths.unsqueeze(1)  # [B, L]
-        liked, disliked, ignored = (
-            present & (responses == kind) for kind in (Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)
-        )
-        is_last = liked & (steps == torch.where(liked, steps, -1).amax(1, keepdim=True))
-        weights = torch.stack([liked, is_last, disliked, ignored], dim=1).to(table.vectors.dtype)  # [B, 4, L]
+        responses = torch.where(present, states.responses, 0).to(table.vectors.dtype)
+        liked, disliked = responses.clamp_min(0), (-responses).clamp_min(0)
+        ignored = (present & (responses == 0)).to(responses.dtype)
+        is_last = liked * (steps == torch.where(liked > 0, steps, -1).amax(1, keepdim=True))
+        weights = torch.stack([liked, is_last, disliked, ignored], dim=1)  # [B, 4, L]
         count = weights.sum(-1, keepdim=True)
         profiles = (weights @ table.vectors[items]) / (count + SHRINKAGE)
         hidden = torch.einsum("bcd,cde->be", profiles, self.mixing) + torch.einsum("bcd,c->bd", profiles, self.gain)
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
-        latest, is_latest, was_liked = _latest(items, liked, ignored)
+        latest, weight, was_liked = _latest(items, liked, ignored)
         bias = table.bias if prior is None else table.bias + self.prior_gain[0] * prior
         # Who says no could have said yes: of what was disliked, even odds were to be expected, and not the usual ones.
-        usual = (self.level[0] + bias)[items].masked_fill(disliked, 0.0)
-        taste = most_likely(table.tastes[items], usual, liked.to(usual.dtype), present.to(usual.dtype))
-        return Encoded(hidden, level, latest, is_latest, was_liked, taste, profiles, seen)
+        usual = (self.level[0] + bias)[items].masked_fill(disliked > 0, 0.0)
+        taste = most_likely(table.tastes[items], usual, (liked > 0).to(usual.dtype), liked + disliked + ignored)
+        return Encoded(hidden, level, latest, weight, was_liked, taste, profiles, seen)
 
     def closeness(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Closeness:
         """How much `actions` [B, K], or every item [B, A], are like the session's latest items."""
         latest = table.directions[encoded.latest]  # [B, M, dim]
-        counts = encoded.is_latest.sum(1, keepdim=True).clamp_min(1)
-        weights = torch.stack([encoded.was_liked, encoded.is_latest & ~encoded.was_liked]).to(latest.dtype)  # [2, B, M]
+        counts = encoded.weight.sum(1, keepdim=True).clamp_min(1)
+        weights = torch.stack([encoded.weight * encoded.was_liked, encoded.weight * ~encoded.was_liked])  # [2, B, M]
         if actions is not None:
             close = (table.directions[actions] @ latest.transpose(1, 2)).clamp_min(0.0)  # [B, K, M]
             liked, in_vain = ((close * weight.unsqueeze(1)).amax(-1) for weight in weights)
@@ -336,10 +337,13 @@ class ItemScorer(nn.Module):
 
 
 def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last few liked items and the last ones shown in vain, [B, M] each, with what is real and what was liked."""
-    from_end = liked.flip(1).cumsum(1).flip(1)
-    wanted = (liked & (from_end <= N_LIKED_LATEST)) | others
+    """The last few liked items and the last ones shown in vain, [B, M] each, with their weights, `liked` and `others`
+    [B, L], and what was liked."""
+    is_liked = liked > 0
+    from_end = is_liked.flip(1).cumsum(1).flip(1)
+    weight = torch.where(is_liked & (from_end <= N_LIKED_LATEST), liked, others)
+    wanted = weight > 0
     steps = torch.arange(items.shape[1])
     places = torch.where(wanted, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
-    is_latest = wanted.gather(1, places)
-    return items.gather(1, places), is_latest, is_latest & liked.gather(1, places)
+    weight = weight.gather(1, places)
+    return items.gather(1, places), weight, (weight > 0) & is_liked.gather(1, places)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, Transition, pack_states
+from service.policy.types import EMPTY_SLOT, Batch, Interaction, Transition, pack_states
 
 N_OTHERS = 50  # items drawn at random beside a like
 USUAL = math.log(1 / N_OTHERS)  # logit of the like among them
@@ -25,18 +25,20 @@ COST = 1.5  # slots of impressions that a like counts as: N_OTHERS sure answers 
 
 
 def trust(batch: Batch) -> Tensor:
-    """[B, 1] how much of an impression each row counts as."""
+    """[B, 1] how much of an impression each row counts as; a weak like in part."""
     if batch.organic is None:
         return torch.ones(len(batch.discount), 1)
-    return torch.where(batch.organic, TRUST, 1.0).unsqueeze(1)
+    return torch.where(batch.organic.unsqueeze(1), TRUST * batch.rewards[:, :1], 1.0)
 
 
-def organic_transition(history: tuple[Interaction, ...], item: int, owner: int = 0) -> Transition:
-    """A like in the state `history` of its user."""
+def organic_transition(
+    history: tuple[Interaction, ...], item: int, owner: int = 0, strength: float = 1.0
+) -> Transition:
+    """A like in the state `history` of its user, of a `strength` in (0, 1]."""
     return Transition(
         history=history,
         actions=(item,),
-        rewards=(1.0,),
+        rewards=(strength,),
         propensities=(1.0,),
         discount=1.0,
         next_history=history,
@@ -78,7 +80,7 @@ def with_others(batch: Batch, n_items: int, generator: torch.Generator) -> Batch
     likes = actions[rows, :1]
     others = torch.randint(n_items, (len(rows), N_OTHERS), generator=generator)
     items, responses, _ = batch.state
-    liked = torch.where(responses[rows] == Response.POSITIVE, items[rows], EMPTY_SLOT)
+    liked = torch.where(responses[rows] > 0, items[rows], EMPTY_SLOT)
     known = torch.cat([likes, liked], 1)
     others[(others.unsqueeze(2) == known.unsqueeze(1)).any(2) | (likes == EMPTY_SLOT)] = EMPTY_SLOT
     actions[rows, 1 : 1 + N_OTHERS] = others

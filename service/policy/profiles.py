@@ -1,4 +1,4 @@
-"""A session as text: the mean of what it liked, of what it disliked, and of what it ignored."""
+"""A session as text: the mean of what it liked, of what it disliked, and of what it ignored, whatever the strength."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def session_profiles(states: States, text: npt.NDArray[Floats]) -> npt.NDArray[F
     """Mean text of each session's liked, disliked and ignored items, [B, 3, d]; zeros where there are none."""
     items, responses = states.items.numpy(), states.responses.numpy()
     profiles = np.zeros((len(items), len(PROFILES), text.shape[1]), text.dtype)
+    present = np.arange(items.shape[1]) < states.lengths.numpy()[:, np.newaxis]
     for c, response in enumerate(PROFILES):
-        chosen = (responses == response).astype(text.dtype)  # PAD marks the padding
+        chosen = (present & (np.sign(responses) == response)).astype(text.dtype)
         weights = chosen / np.maximum(chosen.sum(1, keepdims=True), text.dtype.type(1))
         for column in range(items.shape[1]):
             profiles[:, c] += weights[:, column, np.newaxis] * text[items[:, column]]

@@ -22,7 +22,7 @@ class Replay:
         def history() -> Block:
             return {
                 "items": np.zeros((capacity, max_history), np.int32),
-                "responses": np.zeros((capacity, max_history), np.uint8),
+                "responses": np.zeros((capacity, max_history), np.float32),
                 "lengths": np.zeros(capacity, np.int32),
             }
 
@@ -74,6 +74,13 @@ class Replay:
                 values[rows] = _EMPTY.get(name, 0)
         return len(rows)
 
+    def take_back(self, owner: int, item: int) -> None:
+        """An owner's likes of an item are likes no more: further steps on these transitions do not learn them."""
+        slots = self._blocks["slots"]
+        rows = np.flatnonzero(self._blocks["whose"]["owner"][: len(self)] == owner)
+        liked = (slots["actions"][rows] == item) & np.greater(slots["rewards"][rows], 0)
+        slots["rewards"][rows] = np.where(liked, 0, slots["rewards"][rows])
+
     def _put_history(self, block: Block, row: int, history: tuple[Interaction, ...]) -> None:
         recent = history[-self.max_history :]
         block["items"][row], block["responses"][row], block["lengths"][row] = 0, 0, len(recent)
@@ -110,7 +117,10 @@ class Replay:
 
         def states(name: str) -> States:
             block = self._blocks[name]
-            return States(*(torch.from_numpy(block[key][index]).long() for key in ("items", "responses", "lengths")))
+            items, responses, lengths = (
+                torch.from_numpy(block[key][index]) for key in ("items", "responses", "lengths")
+            )
+            return States(items.long(), responses, lengths.long())
 
         slots = {name: torch.from_numpy(values[index]) for name, values in self._blocks["slots"].items()}
         only = self._blocks["named"]["only"][index]

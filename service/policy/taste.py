@@ -29,7 +29,7 @@ def most_likely(x: Tensor, usual: Tensor, liked: Tensor, present: Tensor) -> Ten
         x: item vectors [B, L, d].
         usual: f0 [B, L], in log odds.
         liked: 1 for a liked item, 0 for another [B, L].
-        present: 1 for an item, 0 for padding [B, L].
+        present: how much each item counts, 1 in full; 0 for padding [B, L].
     """
     z = x.new_zeros(len(x), x.shape[2])
     eye = torch.eye(x.shape[2], dtype=x.dtype)

@@ -5,7 +5,7 @@ Shapes: B states or transitions, L interactions of history, K slots, A items in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
@@ -19,26 +19,18 @@ MAX_NAMED = 50  # items that a request may name as the only ones, for a transiti
 
 
 class Response(IntEnum):
-    """How a user responded to an item; the network embeds these, PAD marks places without an interaction."""
+    """Full responses. Others lie between them: a view may be a fifth of a like."""
 
-    PAD = 0
-    NEGATIVE = 1
-    IGNORED = 2  # shown, without a response so far
-    POSITIVE = 3
-
-    @classmethod
-    def of(cls, reward: float) -> Response:
-        """The class of a scalar reward: its sign."""
-        if reward == 0:
-            return cls.IGNORED
-        return cls.POSITIVE if reward > 0 else cls.NEGATIVE
+    NEGATIVE = -1
+    IGNORED = 0  # shown, without a response so far
+    POSITIVE = 1
 
 
 class States(NamedTuple):
     """B sessions so far, oldest interaction first, padded on the right."""
 
     items: Tensor  # [B, L] int64, item index; 0 where padded
-    responses: Tensor  # [B, L] int64, Response
+    responses: Tensor  # [B, L] float32, from -1 to 1, see Response; 0 where padded
     lengths: Tensor  # [B] int64, 0 .. L
 
 
@@ -72,10 +64,15 @@ def session_state(
 
 
 class Interaction(NamedTuple):
-    """One item of a session and how the user responded."""
+    """One item of a session and how the user responded, from -1 (a full no) to 1 (a full like); 0 is silence."""
 
     item: int
-    response: Response
+    response: float
+
+
+def response_of(reward: float, largest: float) -> float:
+    """A reward as a response: the part that it is of the `largest`, which is a full one, as more than that is."""
+    return min(1.0, max(-1.0, reward / largest))
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,16 @@ class Transition:
     organic: bool = False  # a like that came by itself, see `organic`
 
 
+def interactions(history: Iterable[tuple[str, float]], index: Mapping[str, int], largest: float) -> list[Interaction]:
+    """A history of (item, reward) as policies take it, `largest` being a full response's reward; items without a row in
+    `index` are left out."""
+    return [Interaction(index[item], response_of(reward, largest)) for item, reward in history if item in index]
+
+
 def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:
     """Pad histories to one [B, max_history] block; of a longer one the most recent interactions stay."""
     items = np.zeros((len(histories), max_history), dtype=np.int64)
-    responses = np.zeros_like(items)
+    responses = np.zeros(items.shape, np.float32)
     lengths = np.zeros(len(histories), dtype=np.int64)
     for row, history in enumerate(histories):
         recent = history[-max_history:]
@@ -111,6 +114,6 @@ def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) ->
 def unpack_states(states: States) -> list[list[Interaction]]:
     """The histories that `pack_states` took, as far as they were kept."""
     return [
-        [Interaction(item, Response(kind)) for item, kind in zip(items[:length], kinds, strict=False)]
-        for items, kinds, length in zip(*(part.tolist() for part in states), strict=True)
+        [Interaction(*past) for past in zip(items[:length], responses, strict=False)]
+        for items, responses, length in zip(*(part.tolist() for part in states), strict=True)
     ]

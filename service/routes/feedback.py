@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -90,20 +89,26 @@ def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
 
 
 async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state: State) -> FeedbackResponse:
+    known = state.settings.rewards
+    rewards = [known.get(event.type or "", 0.0) if event.reward is None else event.reward for event in events]
     logged = [
         Feedback(
             event_id=event.event_id,
             user=sessions.user_key(event.user_id, event.session_id),
             item_id=event.item_id,
-            reward=event.reward if event.reward is not None else state.settings.rewards[event.type or ""],
+            reward=reward,
             recommendation_id=event.recommendation_id,
             type=event.type,
             occurred_at=event.occurred_at,
+            explicit=event.undo is None and state.settings.is_explicit(event.type, reward),
+            ends=state.settings.ends_visit(event.type),
+            undo=event.undo or False,
         )
-        for event in events
+        for event, reward in zip(events, rewards, strict=True)
     ]
-    now = time.time()
-    logged.sort(key=lambda event: now if event.occurred_at is None else event.occurred_at)
+    for visitor, user in {(sessions.visitor_of(event.user_id, event.session_id), event.user_id) for event in events}:
+        if visitor is not None:
+            await state.sessions.join(visitor, sessions.user_key(user, None))
     accepted = await responses.take(logged, state)
     state.metrics.feedback.labels("rejected").inc(len(rejected))
     window_s = state.settings.reward_window_s

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 from fastapi import APIRouter
 
+from service import hot_path, sessions, slates
 from service import preview as previews
-from service import sessions, slates
 from service.catalogue import Catalogue, ItemRecord
 from service.errors import no_policy
 from service.guard import needs
 from service.live import LivePolicy
 from service.openapi import problems
 from service.policy.adaptive import Arm, Query
-from service.policy.types import session_state
+from service.policy.types import interactions, session_state
 from service.preview import Preview
 from service.preview_schemas import Comparison, PreviewedCategory, PreviewedItem, PreviewRequest, PreviewResponse
-from service.schemas import PastInteraction, StoredInteraction
+from service.schemas import StoredInteraction
 from service.slates import History
 from service.state import Shared, State
 
@@ -33,14 +33,15 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
-    baseline = [] if request.baseline is None else [_pairs(request.baseline)]
+    baseline = [] if request.baseline is None else [hot_path.pairs(request.baseline, state.settings.largest_reward)]
     seen = [*seen, *(item_id for past in baseline for item_id, _ in past)]
     categories = request.filters.categories if request.filters is not None else None
     only, repeat = request.candidate_item_ids, state.settings.repeat
     chosen = slates.candidates(catalogue, seen, only, request.exclude_item_ids, categories, repeat, request.k)
     arm = _arm(request, user, live, state)
+    largest = live.policy.config.largest_reward
     queries = [
-        Query(slates.interactions(past, catalogue.index), chosen.available, arm) for past in (history, *baseline)
+        Query(interactions(past, catalogue.index, largest), chosen.available, arm) for past in (history, *baseline)
     ]
     served, seed = live.policy.serve(queries), np.random.SeedSequence(request.seed)
     found = [await asyncio.to_thread(previews.preview, one, len(catalogue), request.k, seed) for one in served]
@@ -79,11 +80,11 @@ async def _session(request: PreviewRequest, state: State) -> tuple[str | None, H
     stored, seen = session.named(state.watch.catalogue.ids)
     if request.history is None:
         return user, session_state(stored, seen, state.settings.shown_length), seen
-    return user, _pairs(request.history), [*seen, *(past.item_id for past in request.history)]
-
-
-def _pairs(history: Sequence[PastInteraction]) -> History:
-    return [(past.item_id, past.reward) for past in history]
+    return (
+        user,
+        hot_path.pairs(request.history, state.settings.largest_reward),
+        [*seen, *(past.item_id for past in request.history)],
+    )
 
 
 def _rows(request: PreviewRequest, found: Sequence[Preview], catalogue: Catalogue) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from http import HTTPStatus
 from typing import Annotated
 
@@ -51,11 +52,14 @@ _REMAINS = [
 
 @router.delete("/users/{user_id:opaque}")
 async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
-    """Forget a user: session, impressions and feedback in the log, and events that wait for a reward, at once; the
-    worker drops what it holds of them."""
+    """Forget a user, and the visitors without an account that they were: session, impressions and feedback in the log,
+    and events that wait for a reward, at once; the worker drops what it holds of them."""
     user = sessions.user_key(user_id, None)
-    session = await sessions.erase(state.redis, state.keys, user)
-    await state.ranked.erase(user)
-    await state.log.append(UserErased(user))
-    removed = await state.log.erase(user)
+    visitors = await state.sessions.visitors(user)
+    session = await state.sessions.erase(user)
+    removed: Counter[str] = Counter()
+    for name in (user, *visitors):
+        await state.ranked.erase(name)
+        await state.log.append(UserErased(name))
+        removed.update(await state.log.erase(name))
     return ErasedResponse(session=session, **removed, remains=_REMAINS)

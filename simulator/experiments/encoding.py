@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from service.policy.types import Response, States
-from simulator.experiments.agent import Bools, Ints, Sessions
+from simulator.experiments.agent import Bools, Floats, Ints, Sessions
 
 N_RESPONSES, N_SHOWN = 20, 30  # of a session that a policy sees: the service's defaults
 
@@ -19,7 +19,7 @@ def states_of(sessions: Sessions, n_responses: int = N_RESPONSES, n_shown: int =
     n = len(sessions.shown)
     shown, positive = sessions.shown.reshape(n, -1), sessions.responses.reshape(n, -1)
     items = np.zeros((n, n_responses + n_shown), np.int64)
-    responses = np.zeros_like(items)
+    responses = np.zeros(items.shape, np.float32)
     lengths = np.zeros(n, np.int64)
     parts = ((positive, n_responses, Response.POSITIVE), (~positive, n_shown, Response.IGNORED))
     for chosen, limit, response in parts:
@@ -28,7 +28,7 @@ def states_of(sessions: Sessions, n_responses: int = N_RESPONSES, n_shown: int =
 
 
 def _append(
-    items: Ints, responses: Ints, lengths: Ints, shown: Ints, chosen: Bools, limit: int, response: Response
+    items: Ints, responses: Floats, lengths: Ints, shown: Ints, chosen: Bools, limit: int, response: Response
 ) -> None:
     """Put the last `limit` chosen places of each row behind what the row holds, in place."""
     if not shown.shape[1]:

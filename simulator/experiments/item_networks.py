@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.policy.types import Response, States
+from service.policy.types import States
 from simulator.experiments.agent import Floats
 
 
@@ -60,7 +60,7 @@ class BagNetwork(nn.Module):
         """[B, A]"""
         vectors = self.project(self.texts[states.items]) + self.own(states.items)
         present = torch.arange(states.items.shape[1]) < states.lengths.unsqueeze(1)
-        liked = present & (states.responses == Response.POSITIVE)
+        liked = present & (states.responses > 0)
         chosen = torch.stack([liked, present & ~liked], dim=1).float()  # [B, 2, L]
         counts = chosen.sum(2)
         means = (chosen @ vectors) / counts.unsqueeze(2).clamp_min(1)

@@ -17,9 +17,9 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import Snapshot
 from service.policy.text import TextProjection
-from service.policy.types import Interaction, Response, session_state
+from service.policy.types import interactions, session_state
 from service.registry import Gate
-from service.sessions import joined, share_of
+from service.sessions import Said, joined, share_of
 from service.settings import Settings
 
 _JUDGED = 512  # as in the worker
@@ -101,7 +101,7 @@ class Deployment:
         if not self._repeats:
             available[[index[item] for item in kept_back(past.seen, len(available), k)]] = False
         arm = Arm.CONTROL if share_of(user, "arm") < self.settings.control_share else Arm.ADAPTIVE
-        known = [Interaction(index[item], Response.of(reward)) for item, reward in history if item in index]
+        known = interactions(history, index, self.settings.largest_reward)
         served = self.live.serve([Query(known, available, Arm.CONTROL if self.held else arm)])[0]
         slate = sample_slates(served.probs[np.newaxis], min(k, self.live.n_items), self.rng)
         n = int((slate.items[0] >= 0).sum())
@@ -129,11 +129,15 @@ class Deployment:
         """Log responses to a slate."""
         past = self.users[impression.user]
         for item, reward in rewards.items():
-            past.history[item] = joined(past.history.pop(item, None), reward)
+            explicit = self.settings.is_explicit(None, reward)
+            known = Said(past.history.pop(item), 0.0) if item in past.history else None
+            past.history[item] = joined(known, Said(reward, 0.0), explicit).reward
             if len(past.history) > self.settings.history_length:
                 del past.history[next(iter(past.history))]
             event_id = f"{impression.recommendation_id}/{item}"
-            self._take(Feedback(event_id, impression.user, item, reward, impression.recommendation_id))
+            self._take(
+                Feedback(event_id, impression.user, item, reward, impression.recommendation_id, explicit=explicit)
+            )
 
     def put(self, item: ItemChanged) -> None:
         """Add an item; it can be shown at once."""

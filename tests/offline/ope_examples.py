@@ -14,7 +14,7 @@ from offline.ope.log import Log
 from offline.ope.target import Target, available
 from service.policy.logged import LOG_FORMAT, LOG_METADATA, LoggedSlate, log_schema
 from service.policy.sampling import Probs, sample_slate
-from service.policy.types import Interaction, Response, pack_states
+from service.policy.types import Interaction, pack_states
 
 GENRES = 3
 
@@ -72,8 +72,7 @@ def probabilities(log: Log, policy: Target) -> Probs:
     """[S, A] what `policy` would show first in each slate's place."""
     index = {item: row for row, item in enumerate(policy.item_ids)}
     histories = [
-        [Interaction(index[i], Response.of(r)) for i, r in zip(s.history_items, s.history_rewards, strict=True)]
-        for s in log.slates
+        [Interaction(index[i], r) for i, r in zip(s.history_items, s.history_rewards, strict=True)] for s in log.slates
     ]
     states = pack_states(histories, policy.policy.max_history)
     mask = available(log, policy, np.arange(len(log.slates)))

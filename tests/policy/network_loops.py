@@ -7,10 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 import scipy.special
-from policy_examples import IGNORED, NEGATIVE, POSITIVE, RESPONSES
 
 from service.policy.networks import ItemScorer
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction
 
 Array = npt.NDArray[np.float64]
 History = tuple[Interaction, ...]
@@ -26,13 +25,19 @@ def vectors_by_loop(scorer: ItemScorer) -> Array:
 
 
 def profiles_by_loop(scorer: ItemScorer, history: History) -> Array:
-    """Vectors of the liked items, of the last liked one, of the disliked and of the ignored: sums over n + 2."""
+    """Vectors of the liked items, of the last liked one, of the disliked and of the ignored: sums over n + 2, each
+    weighted by its strength."""
     vectors = vectors_by_loop(scorer)
-    rows: dict[Response, list[Array]] = {response: [] for response in RESPONSES}
-    for interaction in history:
-        rows[interaction.response].append(vectors[interaction.item])
-    parts = (rows[POSITIVE], rows[POSITIVE][-1:], rows[NEGATIVE], rows[IGNORED])
-    return np.stack([sum(part, np.zeros(scorer.config.dim)) / (len(part) + 2) for part in parts])
+    liked = [(i.response, vectors[i.item]) for i in history if i.response > 0]
+    disliked = [(-i.response, vectors[i.item]) for i in history if i.response < 0]
+    ignored = [(1.0, vectors[i.item]) for i in history if i.response == 0]
+    zero = np.zeros(scorer.config.dim)
+    return np.stack(
+        [
+            sum((weight * vector for weight, vector in part), zero) / (sum(weight for weight, _ in part) + 2)
+            for part in (liked, liked[-1:], disliked, ignored)
+        ]
+    )
 
 
 def hidden_by_loop(scorer: ItemScorer, history: History) -> Array:
@@ -44,12 +49,15 @@ def closeness_by_loop(scorer: ItemScorer, history: History) -> tuple[Array, Arra
     """Cosines, [A] each: nearest of the last four liked, nearest of all shown in vain, mean of both."""
     vectors = vectors_by_loop(scorer)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    liked = [i.item for i in history if i.response == POSITIVE][-4:]
-    in_vain = [i.item for i in history if i.response == IGNORED]
-    to_liked, to_in_vain = ([[max(0.0, float(row @ unit[j])) for j in of] for row in unit] for of in (liked, in_vain))
+    liked = [(i.item, i.response) for i in history if i.response > 0][-4:]
+    in_vain = [(i.item, 1.0) for i in history if i.response == 0]
+    to_liked, to_in_vain = (
+        [[weight * max(0.0, float(row @ unit[j])) for j, weight in of] for row in unit] for of in (liked, in_vain)
+    )
+    n = max(1.0, sum(weight for _, weight in liked + in_vain))
     both = [one + other or [0.0] for one, other in zip(to_liked, to_in_vain, strict=True)]
     near_liked, near_in_vain = (np.array([max(row, default=0.0) for row in rows]) for rows in (to_liked, to_in_vain))
-    return near_liked, near_in_vain, np.array([sum(row) / len(row) for row in both])
+    return near_liked, near_in_vain, np.array([sum(row) / n for row in both])
 
 
 def nearest_by_loop(scorer: ItemScorer, history: History) -> Array:
@@ -81,10 +89,11 @@ def taste_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None
         slope, curvature = -z, np.eye(len(z))
         for interaction in history:
             of = x[interaction.item]
-            expected = 0.0 if interaction.response == NEGATIVE else w["level"][0] + usual[interaction.item]
+            weight = abs(interaction.response) or 1.0
+            expected = 0.0 if interaction.response < 0 else w["level"][0] + usual[interaction.item]
             p = scipy.special.expit(expected + of @ z)
-            slope = slope + (float(interaction.response == POSITIVE) - p) * of
-            curvature += p * (1 - p) * np.outer(of, of)
+            slope = slope + weight * (float(interaction.response > 0) - p) * of
+            curvature += weight * p * (1 - p) * np.outer(of, of)
         z = z + np.linalg.solve(curvature, slope)
     return z
 
@@ -99,7 +108,7 @@ def personal_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | N
 def response_by_loop(scorer: ItemScorer, history: History, prior: ItemScorer | None = None) -> Array:
     """f [A], on a prior or without."""
     w = weights(scorer)
-    n_liked, n_ignored = (sum(i.response == kind for i in history) for kind in (POSITIVE, IGNORED))
+    n_liked, n_ignored = sum(max(0.0, i.response) for i in history), sum(i.response == 0 for i in history)
     level = w["level"] @ np.array([1.0, math.log1p(n_liked), math.log1p(n_ignored)])
     response = level + bias_by_loop(scorer) + personal_by_loop(scorer, history, prior)
     if prior is not None:

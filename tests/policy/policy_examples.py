@@ -10,7 +10,7 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, Response, States
 
 NEGATIVE, IGNORED, POSITIVE = Response.NEGATIVE, Response.IGNORED, Response.POSITIVE
-RESPONSES = (NEGATIVE, IGNORED, POSITIVE)
+RESPONSES = (NEGATIVE, IGNORED, POSITIVE, 0.25, -0.5)
 CONFIG = NetworkConfig(dim=6, text_dim=5, max_history=5, temperature=0.8, horizon=1.5)
 # Wide enough for all weights of the posterior, and a little more.
 WIDE = NetworkConfig(dim=26, text_dim=25, max_history=6, temperature=0.8, horizon=1.5)
@@ -64,7 +64,12 @@ def liked(*items: int) -> tuple[Interaction, ...]:
     return tuple(Interaction(item, POSITIVE) for item in items)
 
 
+def random_response(rng: np.random.Generator) -> float:
+    """A full one or a weaker one, or none."""
+    return float(rng.choice(RESPONSES))
+
+
 def random_history(rng: np.random.Generator, length: int, n_items: int) -> tuple[Interaction, ...]:
     """Distinct items with random responses."""
     items = rng.permutation(n_items)[:length]
-    return tuple(Interaction(int(i), RESPONSES[rng.integers(len(RESPONSES))]) for i in items)
+    return tuple(Interaction(int(i), random_response(rng)) for i in items)

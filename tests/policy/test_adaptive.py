@@ -232,9 +232,9 @@ def test_ap_adaptive_weighs_by_expected_advantage(temperature: float, own_critic
 
 def test_the_mixture_tells_policies_apart_where_every_probability_of_a_like_is_next_to_nothing() -> None:
     pretrained, learned, _ = networks()
-    before = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution(HISTORY, available())
+    before = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution((), available())
     learned.level.sub_(200.0)  # sigmoid would be 0 for all items in float32
-    after = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution(HISTORY, available())
+    after = ExactPolicy(pretrained, learned, learned, VARIANTS[3]).serving.distribution((), available())
     assert abs(before.weight - 0.5) > 0.01
     assert after.weight == pytest.approx(before.weight, abs=1e-3)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_examples import random_scorer, random_text
+from policy_examples import RESPONSES, random_response, random_scorer, random_text
 
 from service.policy import fast_scorer
 from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, Variant
@@ -27,7 +27,7 @@ VARIANTS = [
     ServingConfig(Variant.AP, Mixture.FIXED, fixed_weight=0.3),
     ServingConfig(Variant.AP, Mixture.ADAPTIVE, temperature=0.05),
 ]
-PAST = st.builds(Interaction, st.integers(0, ITEMS - 1), st.sampled_from([r for r in Response if r != Response.PAD]))
+PAST = st.builds(Interaction, st.integers(0, ITEMS - 1), st.sampled_from(RESPONSES))
 Mask = npt.NDArray[np.bool_]
 
 
@@ -76,7 +76,7 @@ def test_every_variant_is_as_the_networks_say(config: ServingConfig, residual: b
 def test_so_is_every_actor(changes: dict[str, float]) -> None:
     config = NetworkConfig(dim=32, text_dim=32, **changes)
     policy = ExactPolicy(*networks(config, residual=True), VARIANTS[3])
-    history = [Interaction(item, Response(1 + item % 3)) for item in range(20)]
+    history = [Interaction(item, RESPONSES[item % len(RESPONSES)]) for item in range(20)]
     assert_alike(policy, history, np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
 
 
@@ -100,11 +100,11 @@ def test_latest_items_are_those_of_the_networks() -> None:
     scorer = random_scorer(rng, random_text(rng, ITEMS, 32), CONFIG).requires_grad_(False)
     for _ in range(50):
         length = int(rng.integers(1, 51))
-        history = [Interaction(int(i), Response(int(rng.integers(1, 4)))) for i in rng.integers(0, ITEMS, size=length)]
+        history = [Interaction(int(i), random_response(rng)) for i in rng.integers(0, ITEMS, size=length)]
         encoded = scorer.encode(pack_states([history], length), scorer.table())
-        there = encoded.is_latest[0]
+        there = encoded.weight[0] > 0
         kinds = [fast_scorer.LIKED if liked else fast_scorer.IN_VAIN for liked in encoded.was_liked[0][there].tolist()]
-        expected = list(zip(encoded.latest[0][there].tolist(), kinds, strict=True))
+        expected = list(zip(encoded.latest[0][there].tolist(), kinds, encoded.weight[0][there].tolist(), strict=True))
         assert sorted(fast_scorer.latest_items(history)) == sorted(expected)
 
 
@@ -116,7 +116,7 @@ def some_queries(seed: int, n: int) -> list[Query]:
         items = rng.permutation(ITEMS)[: rng.integers(0, 65)]
         mask = np.ones(ITEMS, np.bool_)
         mask[items] = False
-        history = [Interaction(int(item), Response(int(rng.integers(1, 4)))) for item in items]
+        history = [Interaction(int(item), random_response(rng)) for item in items]
         made.append(Query(history, mask, Arm.CONTROL if number % 3 == 0 else Arm.ADAPTIVE))
     return made
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from policy_examples import random_scorer
+from policy_examples import random_response, random_scorer
 
 from service.policy import adaptive
 from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, ServingPolicy, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.types import Interaction, Response, pack_states
+from service.policy.types import Interaction, pack_states
 
 ITEMS, WANTED = 20_000, 100
 CONFIG = NetworkConfig(dim=15, text_dim=32)  # with taste, and of both networks, as many directions as are kept
@@ -74,7 +74,7 @@ def queries(n: int, share: float = 1.0) -> list[Query]:
     made = []
     for number in range(n):
         items = rng.integers(ITEMS, size=rng.integers(0, 50)).tolist()
-        history = [Interaction(item, Response(int(rng.integers(1, 4)))) for item in items]
+        history = [Interaction(item, random_response(rng)) for item in items]
         available = rng.random(ITEMS) < share
         available[items] = False
         made.append(Query(history, available, Arm.CONTROL if number % 3 == 0 else Arm.ADAPTIVE))

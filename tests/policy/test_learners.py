@@ -254,7 +254,7 @@ def two_tastes(rng: np.random.Generator, n_sessions: int) -> list[Told]:
             p = 0.8 if KINDS[item] == wanted else 0.1
             y = float(rng.random() < p)
             told.append((tuple(past), item, y, p))
-            past.append(Interaction(item, Response.of(y)))
+            past.append(Interaction(item, y))
     return told
 
 

@@ -36,7 +36,7 @@ from policy_examples import (
 )
 
 from service.policy.networks import ItemScorer, Prior
-from service.policy.types import Interaction, Response, pack_states, session_state
+from service.policy.types import Interaction, pack_states, response_of, session_state
 
 ITEMS = 9
 
@@ -207,7 +207,7 @@ def test_an_empty_session_is_the_zero_vector_that_nothing_bores(scorer: ItemScor
     assert encoded.hidden.abs().max() == 0
     assert encoded.level.item() == scorer.level[0].item()
     assert encoded.taste.abs().max() == 0
-    assert not encoded.is_latest.any()
+    assert not encoded.weight.any()
 
 
 def test_a_fresh_network_scores_all_items_alike_but_for_what_was_just_shown(rng: np.random.Generator) -> None:
@@ -243,13 +243,13 @@ def test_of_a_long_history_the_most_recent_interactions_stay() -> None:
     history = tuple(Interaction(i, POSITIVE if i % 2 else NEGATIVE) for i in range(8))
     states = pack_states([history, history[:2], ()], 5)
     assert states.items.tolist() == [[3, 4, 5, 6, 7], [0, 1, 0, 0, 0], [0] * 5]
-    assert states.responses.tolist() == [[3, 1, 3, 1, 3], [1, 3, 0, 0, 0], [0] * 5]
+    assert states.responses.tolist() == [[1, -1, 1, -1, 1], [-1, 1, 0, 0, 0], [0] * 5]
     assert states.lengths.tolist() == [5, 2, 0]
 
 
-@pytest.mark.parametrize(("reward", "response"), [(1.0, POSITIVE), (0.1, POSITIVE), (0.0, IGNORED), (-1.0, NEGATIVE)])
-def test_response_of_a_reward(reward: float, response: Response) -> None:
-    assert Response.of(reward) is response
+@pytest.mark.parametrize(("reward", "response"), [(10.0, 1.0), (1.0, 0.1), (0.0, 0.0), (-5.0, -0.5), (99.0, 1.0)])
+def test_response_of_a_reward_where_the_largest_is_10(reward: float, response: float) -> None:
+    assert response_of(reward, 10.0) == response
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def unpacked(batch: Batch) -> list[Transition]:
         assert not states.items[row, length:].any()
         assert not states.responses[row, length:].any()
         pairs = zip(states.items[row, :length].tolist(), states.responses[row, :length].tolist(), strict=True)
-        return tuple(Interaction(item, Response(response)) for item, response in pairs)
+        return tuple(Interaction(*pair) for pair in pairs)
 
     read = []
     named: list[list[int]] = batch.only.tolist() if batch.only is not None else [[]] * len(batch.actions)

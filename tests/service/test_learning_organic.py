@@ -48,7 +48,7 @@ def rows(learning: Learning) -> Batch:
     return learning.replay.latest(len(learning.replay))
 
 
-def histories(learning: Learning) -> list[list[tuple[int, Response]]]:
+def histories(learning: Learning) -> list[list[tuple[int, float]]]:
     return [[tuple(past) for past in history] for history in unpack_states(rows(learning).state)]
 
 

@@ -15,7 +15,7 @@ from service.main import create_app
 from service.policy.adaptive import Arm, Mixture, ServingPolicy, Variant
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.snapshot import load_catalogue, load_snapshot
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction
 from service.registry import folder_of
 from service.settings import Settings
 
@@ -70,7 +70,7 @@ def recomputed(impression: Impression, policy: ServingPolicy, ids: tuple[str, ..
         available[:] = False
         available[[index[item] for item in impression.candidates]] = True
     available[[index[item] for item in impression.masked]] = False
-    history = [Interaction(index[item], Response.of(reward)) for item, reward in impression.history]
+    history = [Interaction(index[item], reward) for item, reward in impression.history]
     distribution = policy.distribution(history, available, Arm(impression.arm))
     return slate_propensities(distribution.probs, np.array([index[item] for item in impression.items], np.int64))
 

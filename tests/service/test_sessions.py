@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,26 @@ import redis.asyncio as aioredis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.events import Feedback, Impression
+from service import events
+from service.events import Feedback, Impression, VisitorJoined
 from service.keys import Keys
-from service.sessions import MAX_ITEMS, Session, SessionStore, decode, encode, encode_places
+from service.sessions import MAX_ITEMS, Said, Session, SessionStore, decode, encode, encode_places, joined
 from service.settings import Settings
 from service.streams import EventLog
 
 PLACES = st.integers(0, MAX_ITEMS - 1)
+TIMES = st.integers(0, 2**42).map(lambda ms: ms / 1000)
 REWARDS = st.floats(-1e6, 1e6, width=32)
 
 
-@given(st.lists(st.tuples(PLACES, REWARDS), max_size=255), st.lists(PLACES, max_size=300), st.integers(0, 2**40))
-def test_what_is_encoded_comes_back(history: list[tuple[int, float]], seen: list[int], seq: int) -> None:
+@given(st.lists(st.tuples(PLACES, REWARDS, TIMES), max_size=255), st.lists(PLACES, max_size=300), st.integers(0, 2**40))
+def test_what_is_encoded_comes_back(history: list[tuple[int, float, float]], seen: list[int], seq: int) -> None:
     session = decode(encode(history, seen), seq)
-    assert [place for place, _ in session.history] == [place for place, _ in history]
-    for (_, decoded), (_, given_reward) in zip(session.history, history, strict=True):
+    assert [place for place, _ in session.history] == [place for place, _, _ in history]
+    assert session.times == tuple(at for _, _, at in history)
+    for (_, decoded), (_, given_reward, _) in zip(session.history, history, strict=True):
         assert np.float32(decoded) == np.float32(given_reward)
-    responded = {place for place, _ in history}
+    responded = {place for place, _, _ in history}
     vain = [place for place in seen if place not in responded]
     again = [place for place in seen if place in responded]
     assert list(session.seen[: len(vain)]) == vain and session.catalogue_seq == seq
@@ -38,20 +43,22 @@ def test_what_is_encoded_comes_back(history: list[tuple[int, float]], seen: list
 
 @pytest.mark.parametrize("reward", [0.2, 1.0, -1.0, 0.1, 3.14, 0.0])
 def test_rewards_come_back_as_they_were_written(reward: float) -> None:
-    assert decode(encode([(1, reward)], [])).history == ((1, reward),)
+    assert decode(encode([(1, reward, 0.0)], [])).history == ((1, reward),)
 
 
 def test_the_size_is_what_the_docstring_says() -> None:
-    assert len(encode([(n, 1.0) for n in range(20)], range(10))) == 171
+    assert len(encode([(n, 1.0, 1.7e9) for n in range(20)], range(10))) == 292
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x00ab", encode([(1, 1.0)], [2])[:-1], b"no session"])
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x00ab", encode([(1, 1.0, 0.0)], [2])[:-1], b"no session"])
 def test_what_is_no_session_is_an_empty_one(data: bytes) -> None:
     assert decode(data) == Session((), (), 0)
 
 
 def test_a_reward_that_is_no_number_is_left_out() -> None:
-    assert decode(encode([(1, math.nan), (2, math.inf), (3, 1.0)], [4])) == Session(((3, 1.0),), (4, 3), 0)
+    assert decode(encode([(1, math.nan, 0.0), (2, math.inf, 0.0), (3, 1.0, 5.0)], [4])) == Session(
+        ((3, 1.0),), (4, 3), 0, (5.0,)
+    )
 
 
 def test_items_that_are_not_known_here_are_left_out() -> None:
@@ -67,7 +74,14 @@ def test_a_catalogue_too_large_is_an_error() -> None:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("shown"), st.lists(st.integers(0, 12), max_size=4)),
-        st.tuples(st.just("click"), st.integers(0, 12), st.sampled_from([1.0, 0.5, 0.0, -1.0])),
+        st.tuples(
+            st.just("click"),
+            st.integers(0, 12),
+            st.sampled_from([1.0, 0.5, 0.0, -1.0]),
+            st.booleans(),
+            st.integers(0, 9),
+        ),
+        st.tuples(st.just("undo"), st.integers(0, 12)),
         st.tuples(st.just("spoilt"), st.sampled_from([b"", b"\x07", b"\x00ab"])),
         st.tuples(st.just("replaced")),  # by something that is no string
     ),
@@ -75,16 +89,12 @@ STEPS = st.lists(
 )
 
 
-def stays(known: float | None, reward: float) -> bool:
-    return known is not None and (reward == 0 or (reward > 0 and known > reward))
-
-
 class Model:
     """A session in plain Python: what the scripts must make of it."""
 
     def __init__(self, n_history: int, n_seen: int) -> None:
         self.n_history, self.n_seen = n_history, n_seen
-        self.history: list[tuple[int, float]] = []
+        self.history: list[tuple[int, float, float]] = []  # item, reward, when
         self.others: list[int] = []  # seen, without a response that is kept
 
     def show(self, places: list[int]) -> None:
@@ -92,13 +102,15 @@ class Model:
         if places:
             self.others = [*self.others, *places][-self.n_seen :]
 
-    def respond(self, place: int, reward: float) -> None:
+    def respond(self, place: int, reward: float, explicit: bool, at: float) -> None:
         """A response."""
         if place in self.others:
             self.others.remove(place)
-        known = dict(self.history)
-        self.history = [past for past in self.history if past[0] != place]
-        self.history.append((place, known[place] if stays(known.get(place), reward) else reward))
+        known = next((Said(*past[1:]) for past in self.history if past[0] == place), None)
+        history = [past for past in self.history if past[0] != place]
+        said = joined(known, Said(reward, at), explicit)
+        after = max((n + 1 for n, past in enumerate(history) if past[2] <= said.at), default=0)
+        self.history = [*history[:after], (place, *said), *history[after:]]
         while len(self.history) > self.n_history:
             of = self.history[:-1] if self.history[-1][1] else self.history
             weakest = min(of, key=lambda past: abs(past[1]))
@@ -106,19 +118,26 @@ class Model:
             self.others.insert(0, weakest[0])
         self.others = self.others[-self.n_seen :]
 
+    def undo(self, place: int) -> None:
+        """A response is taken back."""
+        if any(past[0] == place for past in self.history):
+            self.history = [past for past in self.history if past[0] != place]
+            self.others = [*(other for other in self.others if other != place), place][-self.n_seen :]
+
     def forget(self) -> None:
         """It is no session any more."""
         self.history, self.others = [], []
 
     def as_session(self) -> Session:
         """As it is read."""
-        responded = [place for place, _ in self.history]
+        responded = [place for place, _, _ in self.history]
         kinds = (
             [place for place in self.others if place not in responded],
             [place for place in responded if place not in self.others],
             [place for place in self.others if place in responded],
         )
-        return Session(tuple(self.history), tuple(place for kind in kinds for place in kind), 0)
+        seen = tuple(place for kind in kinds for place in kind)
+        return Session(tuple(past[:2] for past in self.history), seen, 0, tuple(past[2] for past in self.history))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -130,7 +149,7 @@ async def test_redis_does_what_plain_python_does(
     keys, model = Keys(settings.key_prefix), Model(*longest)
     redis.flushdb()
     async with aioredis.from_url(settings.redis_url) as client:
-        log, store = EventLog(client, client, keys, changed), SessionStore(client, keys)
+        log, store = EventLog(client, client, keys, changed), SessionStore(client, keys, changed)
         for number, (kind, *what) in enumerate(steps):
             if kind == "shown":
                 names = tuple(map(str, what[0]))
@@ -138,10 +157,15 @@ async def test_redis_does_what_plain_python_does(
                 await log.append_impressions([(impression, what[0])])
                 model.show(what[0])
             elif kind == "click":
-                event = Feedback(str(number), "u:ann", str(what[0]), what[1])
+                now = math.floor(time.time())
+                place, reward, explicit, ago = what
+                event = Feedback(str(number), "u:ann", str(place), reward, occurred_at=now - ago, explicit=explicit)
                 again = event  # in the same array, with the same id
                 assert await log.append_feedback([event, again], [what[0], what[0]]) == [True, False]
-                model.respond(*what)
+                model.respond(place, reward, explicit, now - ago)
+            elif kind == "undo":
+                await log.append_feedback([Feedback(str(number), "u:ann", "", 0.0, undo=True)], what)
+                model.undo(*what)
             elif kind == "spoilt":
                 redis.set(keys.session("u:ann"), what[0])
                 model.forget()
@@ -150,3 +174,43 @@ async def test_redis_does_what_plain_python_does(
                 redis.rpush(keys.session("u:ann"), "a list")
                 model.forget()
             assert (await store.load(["u:nobody", "u:ann"]))[1] == model.as_session()
+
+
+async def test_a_session_of_an_older_release_goes_on(settings: Settings, redis: syncredis.Redis) -> None:
+    keys = Keys(settings.key_prefix)
+    old = b"\x02" + b"".join(encode_places([n]) + struct.pack("<f", 0.5) for n in (1, 2)) + encode_places([9])
+    assert decode(old) == Session(((1, 0.5), (2, 0.5)), (9, 1, 2), 0, (0.0, 0.0))
+    redis.set(keys.session("u:ann"), old)
+    async with aioredis.from_url(settings.redis_url) as client:
+        await EventLog(client, client, keys, settings).append_feedback([Feedback("e", "u:ann", "", 1.0)], [1])
+        (session,) = await SessionStore(client, keys, settings).load(["u:ann"])
+    assert (session.history, session.seen) == (((2, 0.5), (1, 1.0)), (9, 2, 1))
+
+
+async def test_a_visitor_who_logs_in_brings_what_they_did(settings: Settings, redis: syncredis.Redis) -> None:
+    keys = Keys(settings.key_prefix)
+    redis.set(keys.session("s:tab"), encode([(1, 1.0, 20.0), (2, 0.2, 40.0)], [7, 8]))
+    redis.set(keys.session("u:ann"), encode([(3, 1.0, 10.0), (2, 1.0, 30.0)], [7, 1]))
+    async with aioredis.from_url(settings.redis_url) as client:
+        store = SessionStore(client, keys, settings)
+        assert await store.join("s:tab", "u:ann") and not await store.join("s:tab", "u:ann"), "once"
+        ann, tab = await store.load(["u:ann", "s:tab"])
+        assert await store.visitors("u:ann") == ["s:tab"]
+    assert (ann.history, ann.times) == (((3, 1.0), (1, 1.0), (2, 1.0)), (10.0, 20.0, 40.0))
+    assert ann.seen == (7, 8, 3, 1, 2) and tab.seen == ()
+    assert [events.decode(fields[b"e"]) for _, fields in redis.xrange(keys.events)] == [VisitorJoined("s:tab", "u:ann")]
+
+
+@pytest.mark.parametrize(
+    ("said", "likes"),
+    [([1.0], 1), ([1.0, 1.0], 1), ([0.2, 1.0], 1), ([1.0, -1.0], 0), ([-1.0, 1.0], 1), ([1.0, None], 0), ([None], 0)],
+)
+async def test_an_item_is_as_popular_as_it_has_users_who_like_it(
+    settings: Settings, redis: syncredis.Redis, said: list[float | None], likes: int
+) -> None:
+    keys = Keys(settings.key_prefix)
+    async with aioredis.from_url(settings.redis_url) as client:
+        log = EventLog(client, client, keys, settings)
+        for n, reward in enumerate(said):
+            await log.append_feedback([Feedback(str(n), "u:ann", "film", reward or 0.0, undo=reward is None)], [5])
+    assert (redis.zscore(keys.popularity, "film") or 0) == likes

@@ -94,10 +94,10 @@ def test_feedback_refuses(client: httpx.Client, field: str, value: object) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"user_id": None}, "exactly one of user_id and session_id"),
-        ({"session_id": "s"}, "exactly one of user_id and session_id"),
-        ({"type": None}, "exactly one of type and reward"),
-        ({"reward": 1.0}, "exactly one of type and reward"),
+        ({"user_id": None}, "user_id or session_id is needed"),
+        ({"type": None}, "exactly one of type, reward and undo"),
+        ({"reward": 1.0}, "exactly one of type, reward and undo"),
+        ({"undo": True}, "exactly one of type, reward and undo"),
         ({"type": "yawn"}, "is not one of click, dislike"),
         ({"item_id": "no-such-film"}, "is not in the catalogue"),
     ],
@@ -110,9 +110,16 @@ def test_feedback_that_contradicts_itself_or_the_catalogue(
     assert message in send(client, "POST", "/feedback", [event]).json()["rejected"][0]["message"]
 
 
-@pytest.mark.parametrize("who", [{}, {"user_id": "u", "session_id": "s"}, {"user_id": None}])
-def test_a_request_is_of_one_user_or_one_session(client: httpx.Client, who: dict[str, Any]) -> None:
+@pytest.mark.parametrize("who", [{}, {"user_id": None}])
+def test_a_request_is_of_somebody(client: httpx.Client, who: dict[str, Any]) -> None:
     problem = problem_of(send(client, "POST", "/recommend", who), 422)
+    assert "user_id or session_id is needed" in problem["errors"][0]["message"]
+
+
+def test_a_preview_is_of_one_user_or_one_session(client: httpx.Client) -> None:
+    problem = problem_of(
+        send(client, "POST", "/explain", {"user_id": "u", "session_id": "s", "item_ids": ["film-1"]}), 422
+    )
     assert "exactly one of user_id and session_id" in problem["errors"][0]["message"]
 
 

@@ -129,7 +129,7 @@ def test_profiles_are_means_by_response(log: Log, target: Target) -> None:
         slate = log.slates[row]
         for c, response in enumerate((Response.POSITIVE, Response.NEGATIVE, Response.IGNORED)):
             past = zip(slate.history_items, slate.history_rewards, strict=True)
-            mine = [text[index[item]] for item, reward in past if Response.of(reward) == response]
+            mine = [text[index[item]] for item, reward in past if np.sign(reward) == response]
             assert profiles[row, c] == pytest.approx(np.mean(mine, axis=0) if mine else 0.0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy.types import Interaction, Response, pack_states, session_state
+from service.policy.types import Interaction, pack_states, session_state
 from simulator.experiments.agent import Sessions
 from simulator.experiments.encoding import states_of
 
@@ -36,7 +36,7 @@ def test_states_equal_those_of_each_session_alone(
         # All responses count as answered, whether they still fit in or not.
         ignored = [item for item, positive in pairs if not positive]
         state = session_state(liked[-n_responses:], ignored, n_shown)
-        histories.append(tuple(Interaction(item, Response.of(reward)) for item, reward in state))
+        histories.append(tuple(Interaction(item, reward) for item, reward in state))
     expected = pack_states(histories, n_responses + n_shown)
     for ours, theirs in zip(states, expected, strict=True):
         assert ours.tolist() == theirs.tolist()
