@@ -28,9 +28,10 @@ import numpy.typing as npt
 from service import sessions
 
 BUCKETS = 64
-_LEAST_BUCKETS = 6  # with users in them, for a standard error at all
+LEAST_GROUPS = 6  # with users in them, for a standard error at all
 _TUNED_TO = 20.0  # small, since the shares of alpha soon are: at n of some hundreds it is about as narrow as it can be
 _MOST_SEGMENTS = 64
+NOTICED = 0.25  # share of the control's reward that users should not lose unnoticed
 _ARMS = {"control": 0, "adaptive": 1}
 _Z, _Z_FREEDOM = 1.96, 19.0  # and from how many degrees of freedom on it will do
 
@@ -56,6 +57,15 @@ class Finding(msgspec.Struct, frozen=True):
     high: float
     control: float
     alpha: float
+
+
+class Power(msgspec.Struct, frozen=True):
+    """What loss the watch would notice by now, of everything that still counts."""
+
+    groups: int  # of users in the smaller arm; below `LEAST_GROUPS` nothing can be said
+    control: int  # closed slates of the control
+    least_loss: float | None  # share of the control's reward; None where no loss would be noticed
+    more_control: int | None  # closed slates of the control until a loss of `NOTICED` would be; None: cannot be told
 
 
 class Segment(msgspec.Struct):
@@ -120,6 +130,22 @@ class ArmWatch:
                 found.append(Finding(segment.version, difference.value, low, high, difference.control, alpha))
         return found[::-1]
 
+    def power(self) -> Power | None:
+        """What loss would be noticed by now; None before anything that counts was served."""
+        if not self.state.segments:
+            return None
+        total = np.sum(self._totals, axis=0)
+        groups, control = int((total[:, 0] > 0).sum(1).min()), int(total[0, 0].sum())
+        difference, first = compare(total), self.state.segments[0]
+        if difference is None or difference.control <= 0:
+            return Power(groups, control, None, None)
+        half = width(difference, self._alpha / (first.rank * (first.rank + 1))) / difference.control
+        if not math.isfinite(half):
+            return Power(groups, control, None, None)
+        # Half an interval shrinks with the root of what was seen, and a little less than that.
+        more = control * ((half / max(NOTICED - self._margin, 1e-3)) ** 2 - 1)
+        return Power(groups, control, half + self._margin, max(0, math.ceil(more)))
+
     def accusation(self) -> Finding | None:
         """The oldest version since whose start the adaptive arm is credibly worse, by more than the margin."""
         return next((f for f in self.findings() if f.high < -self._margin * abs(f.control)), None)
@@ -157,7 +183,7 @@ def compare(totals: Totals) -> Difference | None:
     means, variances, sizes, fourth = [], [], [], 0.0
     for impressions, reward in totals:
         filled = int((impressions > 0).sum())
-        if filled < _LEAST_BUCKETS:
+        if filled < LEAST_GROUPS:
             return None
         size = impressions.sum()
         mean = reward.sum() / size

@@ -23,6 +23,8 @@ class Counters(msgspec.Struct):
     trusted: int = 0  # last version that may serve with its full share of what is learned
     refused: int = 0  # versions in a row that the gate refused
     refusal: tuple[str, ...] = ()  # why it refused the last of them
+    restarted_at: int = 0  # the last version before the learner started again; 0: it never did
+    restarted_from: int = 0  # the version that it started again from
     events: dict[str, int] = {}
     arms: dict[str, ArmTotals] = {}
     closed: int = 0

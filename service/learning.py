@@ -338,7 +338,9 @@ class Learning:
 
     def start_again(self, snapshot: Snapshot) -> None:
         """Give up what the learner learned since `snapshot`."""
-        self.counters.refused = self.counters.unpublished = 0
+        counters = self.counters
+        counters.refused = counters.unpublished = 0
+        counters.restarted_at, counters.restarted_from = counters.version, snapshot.manifest.version
         self.reset_learner(snapshot)
 
     def retreat(self, target: Snapshot) -> None:

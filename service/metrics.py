@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.arm_watch import Finding
+from service.arm_watch import Finding, Power
 from service.shadow import ShadowEstimate
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class WorkerReport(msgspec.Struct):
     off_policy: dict[str, float] = {}
     shadow: ShadowEstimate | None = None
     findings: list[Finding] = []  # the watch over what serves, by version it began with
+    power: Power | None = None  # what loss that watch would notice
     retreats: Count = 0  # automatic roll-backs
     disk_errors: Count = 0  # checkpoints and versions that could not be written
     slots: Count = 0  # of closed impressions
@@ -58,6 +59,8 @@ class WorkerReport(msgspec.Struct):
     new_reward: float = 0.0  # of these
     refused: Count = 0  # versions in a row that the gate refused
     refusal: tuple[str, ...] = ()  # why it refused the last of them
+    restarted_at: Count = 0  # the last version before the learner started again; 0: it never did
+    restarted_from: Count = 0  # the version that it started again from
     until_version: Count = 0  # impressions that are still to close, or likes to come, before the next version
     coverage: float = 0.0  # share of the catalogue that the slates closed lately have shown
 

@@ -11,11 +11,13 @@ import msgspec
 import numpy as np
 from redis.exceptions import RedisError
 
+from service.arm_watch import LEAST_GROUPS, NOTICED
 from service.history import Moment
 from service.live import LivePolicy
 from service.metrics import WorkerReport
 from service.policy.adaptive import Variant
 from service.registry import REFUSALS, RegistryError, Retreat
+from service.settings import Settings
 from service.state import State
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Trouble(msgspec.Struct, frozen=True):
         "refused",
         "waiting",
         "trial",
+        "restarted",
+        "unwatched",
     ]
     text: str
 
@@ -65,6 +69,9 @@ class Now(msgspec.Struct, frozen=True):
     items: int
     lag_s: float
     closed: int  # impressions that the worker has closed
+    new_share: float | None  # of their slots, those of items newer than the first version; None before the first slot
+    new_reward: float | None  # of such a slot, None where there is none
+    slot_reward: float | None  # of any slot
     learner: dict[str, float]
     rewards: dict[str, float]  # by feedback type
     requests: Requests
@@ -94,6 +101,7 @@ async def now(state: State) -> Now:
         items=int(np.count_nonzero(state.watch.catalogue.available)),
         lag_s=state.lag.seconds if report is None else max(state.lag.seconds, report.lag_s),
         closed=report.closed if report is not None else 0,
+        **_of_slots(report),
         learner=report.learner if report is not None else {},
         rewards=state.settings.rewards,
         requests=lately(list(state.metrics.recent), time.perf_counter()),
@@ -104,6 +112,16 @@ async def now(state: State) -> Now:
             *_of_keys(state),
         ],
     )
+
+
+def _of_slots(report: WorkerReport | None) -> dict[str, float | None]:
+    if report is None or not report.slots:
+        return {"new_share": None, "new_reward": None, "slot_reward": None}
+    return {
+        "new_share": report.new_slots / report.slots,
+        "new_reward": report.new_reward / report.new_slots if report.new_slots else None,
+        "slot_reward": sum(arm.reward for arm in report.arms.values()) / report.slots,
+    }
 
 
 def _of_redis(answers: bool) -> Iterator[Trouble]:
@@ -147,6 +165,13 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
             f"Version {report.version} was refused: {why}. Version {live.version} goes on serving; after "
             f"{settings.gate_patience} refusals in a row ({report.refused} so far) the learner starts again from it.",
         )
+    elif report.restarted_at and report.restarted_at == report.version:
+        yield Trouble(
+            "restarted",
+            f"The learner started again from version {report.restarted_from}; what it had learned since is given up. "
+            f"The next version comes after {report.until_version} more slates or likes.",
+        )
+    yield from _of_watch(settings, live, report)
     share = live.policy.config.most_learned
     if share < 1 and live.live.mode != "frozen":
         yield Trouble(
@@ -159,6 +184,30 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
             "waiting",
             f"Nothing learned serves yet: the first version comes after {report.until_version} more slates or likes. A "
             f"slate counts {settings.reward_window_s:g} s after it was shown; {report.open} are waited for.",
+        )
+
+
+def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Iterator[Trouble]:
+    """Whether a version that loses much would be noticed, where something that was learned serves."""
+    if live.live.mode == "frozen" or live.snapshot.manifest.parent is None:
+        return
+    unnoticed = f"A version that loses a {NOTICED:.0%} share of the control's reward would not be noticed yet"
+    if settings.control_share == 0:
+        yield Trouble("unwatched", "No user is in the control (IALP_CONTROL_SHARE): no loss is noticed or rolled back.")
+    elif report.power is None or report.power.groups < LEAST_GROUPS:
+        groups = 0 if report.power is None else report.power.groups
+        yield Trouble(
+            "unwatched",
+            f"{unnoticed}: of 64 groups of users, {LEAST_GROUPS} at least must be in either arm, and {groups} are. A "
+            "larger IALP_CONTROL_SHARE takes fewer users.",
+        )
+    elif report.power.least_loss is None or report.power.more_control:
+        more = report.power.more_control
+        needed = f"about {more} more slates of the control" if more else "more slates and users of the control"
+        yield Trouble(
+            "unwatched",
+            f"{unnoticed}: that takes {needed} ({report.power.control} so far; IALP_CONTROL_SHARE is "
+            f"{settings.control_share:g}).",
         )
 
 

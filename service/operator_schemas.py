@@ -96,6 +96,19 @@ class ArmReport(BaseModel):
     reward_high: float = Field(description="Upper end of the 95% interval.")
 
 
+class PowerResponse(BaseModel):
+    """How much worse than the control the adaptive arm can be without being noticed."""
+
+    groups: int = Field(description="Of 64 groups of users, those with users in the arm that has fewer; it takes 6.")
+    control: int = Field(description="Closed slates of the control.")
+    least_loss: float | None = Field(
+        description="Share of the control's reward from which on a loss would be noticed; null: none would."
+    )
+    more_control: int | None = Field(
+        description="Slates of the control until a loss of a quarter would be noticed; null where that cannot be told."
+    )
+
+
 class EvaluationResponse(BaseModel):
     """Arms side by side, and the off-policy estimate of the newest version."""
 
@@ -103,6 +116,7 @@ class EvaluationResponse(BaseModel):
     off_policy: dict[str, float]
     shadow: ShadowResponse | None = Field(description="The newest apprentice, if there was one.")
     watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
+    power: PowerResponse | None = Field(description="What loss that watch would notice by now.")
     alignment: dict[str, float] = Field(
         description="How far the language model's judgements can be trusted. `alignment_*` was measured before any "
         "user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals "

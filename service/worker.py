@@ -365,6 +365,7 @@ class Worker:
             off_policy=self._off_policy,
             shadow=estimated(c.shadow) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
+            power=learning.arm_watch.power(),
             retreats=c.retreats,
             disk_errors=self._disk_errors,
             slots=c.slots,
@@ -372,6 +373,8 @@ class Worker:
             new_reward=c.new_reward,
             refused=c.refused,
             refusal=c.refusal,
+            restarted_at=c.restarted_at,
+            restarted_from=c.restarted_from,
             until_version=learning.until_version,
             coverage=learning.coverage,
         )

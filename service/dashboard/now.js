@@ -6,6 +6,7 @@ import { element, number, percent, span, whole } from "./dom.js";
 const CARDS = {
   version: "Version in service", age: "Its age", items: "Items", requests: "Requests a second",
   latency: "Latency p50 / p99", lag: "Feedback lag", closed: "Slates learned from",
+  fresh: "Slots of new items",
 };
 const POINTS = 150;
 const FEWEST = 20; // slates of a window
@@ -52,8 +53,12 @@ function tell(now) {
     latency: now.requests.p50_ms === null ? "–" : `${number(now.requests.p50_ms, 2)} / ${number(now.requests.p99_ms, 2)} ms`,
     lag: span(now.lag_s),
     closed: whole(now.closed),
+    fresh: now.new_share === null ? "–" : percent(now.new_share),
   };
   for (const [name, value] of Object.entries(text)) fields[name].textContent = value;
+  if (now.new_reward !== null) {
+    fields.fresh.append(" ", element("small", {}, `reward ${number(now.new_reward, 2)}, of all slots ${number(now.slot_reward, 2)}`));
+  }
   if (now.mode) fields.version.append(" ", element("small", {}, [now.variant, now.mode].join(", ")));
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -243,11 +244,15 @@ class ServingPolicy:
         before, after = (part and part.net for part in asked)
         pool = rows
         if rows is None and self._index is not None:
-            pool = self._index.pool(asked, available, self.config.candidates)
+            also = np.flatnonzero(self._fresh)[-_MOST_NEW:] if after is not None else np.empty(0, np.intp)
+            pool = self._index.pool(asked, available, self.config.candidates, also)
         absent = absent_at(available, pool)
         of_before, of_after = asked.plain(pool)
         if rows is None and self.is_narrowed:
-            places = asked.best((of_before, of_after), pool, absent, self.config.candidates)
+            fresh = None
+            if after is not None and self._has_fresh:
+                fresh = np.broadcast_to(self._fresh, absent.shape) if pool is None else self._fresh[pool]
+            places = asked.best((of_before, of_after), pool, absent, self.config.candidates, fresh)
             rows = places if pool is None else take(pool, places)
             of_before, of_after = (plain if plain is None else take(plain, places) for plain in (of_before, of_after))
             absent = take(absent, places) | is_repeated(rows)
@@ -286,15 +291,25 @@ class ServingPolicy:
     def _new(self, advantage: Floats, rows: Places | None, absent: Mask) -> Probs | None:
         """The policy among new items of which next to nothing is known [B, R]: zero where a state has none of them;
         None where no state can have any."""
-        config = self.config
-        if config.new_items == 0 or self.n_items <= config.first_items:
+        if not self._has_fresh:
             return None
-        net = self.learned
-        places = np.arange(self.n_items) if rows is None else rows
-        is_new = (places >= config.first_items) & net.is_unknown(rows) & ~absent
-        scaled = advantage * np.float32(1 / net.config.temperature)
+        is_new = (self._fresh if rows is None else self._fresh[rows]) & ~absent
+        scaled = advantage * np.float32(1 / self.learned.config.temperature)
         scaled[~is_new] = -np.inf
         return softmax(scaled)
+
+    @cached_property
+    def _fresh(self) -> Mask:
+        """[A] which items came after the first ones and are as good as unknown to the learned policy."""
+        config = self.config
+        fresh = np.zeros(self.n_items, np.bool_)
+        if config.new_items > 0 and self.n_items > config.first_items:
+            fresh[config.first_items :] = self.learned.is_unknown()[config.first_items :]
+        return fresh
+
+    @cached_property
+    def _has_fresh(self) -> bool:
+        return bool(self._fresh.any())
 
     def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
         """What sessions ask of the networks that take part in a variant."""

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from service.policy.fast_scorer import FastScorer, Floats, Hidden, Mask, Places
 
+_FRESH = 16  # one candidate in so many
+_FAR = 1e6  # logits
+
 
 class Part(NamedTuple):
     """A network that takes part in a policy, and B states as it sees them."""
@@ -37,22 +40,35 @@ class Asked(NamedTuple):
         each = slice(state, state + 1)
         return Asked(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
 
-    def best(self, plain: tuple[Floats | None, Floats | None], pool: Places | None, absent: Mask, n: int) -> Places:
+    def best(
+        self,
+        plain: tuple[Floats | None, Floats | None],
+        pool: Places | None,
+        absent: Mask,
+        n: int,
+        fresh: Mask | None = None,
+    ) -> Places:
         """For each state the `n` items that come first, by their place in `pool` [B, R] in ascending order.
 
         Ranked are the pool, or all items, by each network's `plain`, and again with its optimism; each of these names
-        as many, of those that the ones before it left. Items that are `absent` [B, R] come last.
+        as many, of those that the ones before it left. Before all of them come, by the learned network's plain score,
+        as many of the items that are `fresh` [B, R] as a sixteenth of `n`. Items that are `absent` [B, R] come last.
         """
         views: list[tuple[Floats, Floats | None]] = []
         for part, scores in zip(self, plain, strict=True):
             if part is not None and scores is not None:
                 views += [(scores, None), (scores, part.net.optimism(pool))][: 1 + part.net.is_curious]
         rows = np.empty((len(absent), 0), np.intp)
-        for number, (scores, optimism) in enumerate(views, 1):
+        reserved = 0
+        if fresh is not None and plain[1] is not None:
+            reserved = max(1, n // _FRESH)
+            views.insert(0, (plain[1], np.where(fresh, np.float32(_FAR), np.float32(0))))
+        for number, (scores, optimism) in enumerate(views, reserved == 0):
             score = scores.copy() if optimism is None else scores + optimism
             score[absent] = -np.inf
             score[_each(rows), rows] = -np.inf
-            wanted = n * number // len(views) - rows.shape[1]
+            n_views = len(views) - (reserved > 0)
+            wanted = reserved + (n - reserved) * number // n_views - rows.shape[1]
             rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
         rows.sort(axis=1)
         return rows

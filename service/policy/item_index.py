@@ -91,18 +91,20 @@ class ItemIndex:
         more._add(nets, len(self))
         return more
 
-    def pool(self, asked: Asked, available: Sequence[Mask], n_wanted: int) -> Places:
+    def pool(self, asked: Asked, available: Sequence[Mask], n_wanted: int, also: Places) -> Places:
         """[B, R] items in ascending order, repeated where they are few, among which the `n_wanted` that come first are.
 
-        They are what the index finds for each view, and all that are too new for it. Where too few of them are
-        `available` [A] in their state, the index looks for such alone, in all its lists; where there are no more than
-        `FEW` times `n_wanted` such items they are all of these. A look at all items is the last resort.
+        They are what the index finds for each view, all that are too new for it, and those `also` named [n]. Where too
+        few of them are `available` [A] in their state, the index looks for such alone, in all its lists; where there
+        are no more than `FEW` times `n_wanted` such items they are all of these. A look at all items is the last
+        resort.
         """
         views = self._views(asked)
         n_states, n_items = len(available), len(available[0])
         n_each = _FOUND * n_wanted // views.shape[1]
         found = self._search(views.reshape(-1, self._n_asked), n_each).reshape(n_states, -1)
-        new = np.broadcast_to(np.arange(len(self), n_items), (n_states, n_items - len(self)))
+        unindexed = np.union1d(np.arange(len(self), n_items), also)
+        new = np.broadcast_to(unindexed, (n_states, len(unindexed)))
         pool = np.concatenate([np.maximum(found, 0), new], axis=1)
         pool.sort(axis=1)
         usable = ~absent_at(available, pool)

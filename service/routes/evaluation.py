@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from service.guard import needs
 from service.metrics import ArmTotals
-from service.operator_schemas import ArmReport, EvaluationResponse, ShadowResponse
+from service.operator_schemas import ArmReport, EvaluationResponse, PowerResponse, ShadowResponse
 from service.routes.policies import finding_response
 from service.state import Shared
 
@@ -32,10 +32,11 @@ async def evaluation(state: Shared) -> EvaluationResponse:
     """The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says."""
     report = await state.worker_report()
     if report is None:
-        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[], alignment={})
+        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[], power=None, alignment={})
     arms = {arm: interval(totals) for arm, totals in report.arms.items()}
     watch = [finding_response(finding) for finding in report.findings]
     shadow = ShadowResponse(**msgspec.structs.asdict(report.shadow)) if report.shadow else None
+    power = PowerResponse(**msgspec.structs.asdict(report.power)) if report.power else None
     return EvaluationResponse(
-        arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch, alignment=report.alignment
+        arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch, power=power, alignment=report.alignment
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
@@ -18,6 +19,7 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, pack_states
 
 ITEMS, WANTED = 20_000, 100
+NONE = np.empty(0, np.intp)
 CONFIG = NetworkConfig(dim=15, text_dim=32)  # with taste, and of both networks, as many directions as are kept
 VARIANTS = {
     "frozen": ServingConfig(Variant.FROZEN, candidates=WANTED),
@@ -163,7 +165,9 @@ def test_new_items_are_looked_at_and_then_taken_into_the_index() -> None:
     mask[:2000], mask[ITEMS:] = True, True
     assert (grown.serve([Query((), mask)])[0].of_all(ITEMS + 3).probs[ITEMS:] >= 0).all()
     assert grown._index is policy._index is not None
-    pool = grown._index.pool(grown._asked(Variant.AP, adaptive.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100)
+    pool = grown._index.pool(
+        grown._asked(Variant.AP, adaptive.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100, NONE
+    )
     assert set(range(ITEMS, ITEMS + 3)) <= set(pool[0].tolist())
     many = texts()[:2000]
     made = {net: net.with_items(many) for net in grown.networks}
@@ -190,6 +194,29 @@ def test_new_items_are_scored_as_the_networks_say() -> None:
     for net, expected in zip(grown.networks, (whole.pretrained, whole.learned), strict=True):
         np.testing.assert_allclose(net.items, expected.items, atol=1e-6)
     assert len(policy.pretrained) == ITEMS
+
+
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["scan", "index"])
+def test_a_new_item_that_nobody_would_choose_gets_its_share_all_the_same(is_indexed: bool) -> None:
+    pretrained, learned = networks()
+    config = replace(VARIANTS["ap"], first_items=ITEMS - 40, new_items=0.1)
+    learned = deepcopy(learned)
+    learned.information.fill_(9.0)
+    learned.information[-40:] = 0.0
+    learned.id_bias[-40:] -= 50.0
+    policy = ServingPolicy.of(pretrained, learned, learned, config)
+    policy = policy.indexed() if is_indexed else policy
+    for query, served in zip(queries(12), policy.serve(queries(12)), strict=True):
+        share = served.of_all(ITEMS).probs[-40:].sum()
+        if query.arm == Arm.ADAPTIVE:
+            assert (
+                share == pytest.approx(0.1, abs=1e-6) and np.isin(np.arange(ITEMS - 40, ITEMS), served.rows).sum() >= 6
+            )
+        assert len(np.unique(served.rows)) == WANTED
+    hidden = np.ones(ITEMS, np.bool_)
+    hidden[-40:] = False
+    served = policy.serve([Query((), hidden)])[0]
+    assert np.count_nonzero(served.probs) == WANTED, "where none of them may be shown, others take their places"
 
 
 def test_candidates_are_more_where_more_are_wanted() -> None:

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from service import sessions
-from service.arm_watch import BUCKETS, ArmWatch, ArmWatchState, Difference, compare, width
+from service.arm_watch import (
+    BUCKETS,
+    LEAST_GROUPS,
+    NOTICED,
+    ArmWatch,
+    ArmWatchState,
+    Difference,
+    Power,
+    compare,
+    width,
+)
 
 SHARE = 0.1
 USERS = [f"u:{n}" for n in range(2_000)]
@@ -171,3 +181,35 @@ def test_many_versions_take_no_more_room_and_a_checkpoint_leaves_no_trace() -> N
     total = sum(sum(segment.totals[:BUCKETS]) for segment in one.dump().segments)
     adaptive = sum(sum(segment.totals[2 * BUCKETS : 3 * BUCKETS]) for segment in one.dump().segments)
     assert total + adaptive == 5_500
+
+
+def test_it_tells_which_loss_it_would_notice_and_how_much_more_it_takes() -> None:
+    """A loss is noticed about when it was said that it would be, and a smaller one is not."""
+    foretold, noticed = [], []
+    for seed in range(8):
+        watch, rng = ArmWatch(0.05, 0.05), np.random.default_rng(seed)
+        assert watch.power() is None
+        serve(watch, rng, 1_000, lambda _: 0.0, per_version=10**9)
+        early = watch.power()
+        assert early is not None and early.more_control is not None and early.least_loss is not None
+        assert early.least_loss > NOTICED
+        foretold.append(early.control + early.more_control)
+        loses = ArmWatch(0.05, 0.05)
+        after = serve(loses, rng, 60_000, lambda _: -NOTICED, per_version=10**9)
+        power = loses.power()
+        assert after is not None and power is not None and power.least_loss is not None
+        assert power.least_loss < 1.5 * NOTICED
+        noticed.append(power.control)
+    assert 0.3 < np.median(noticed) / np.median(foretold) < 3
+
+
+@pytest.mark.parametrize("rewards", [(1.0, 1.0), (0.0, 0.0)])
+def test_it_says_that_it_cannot_tell_where_the_control_has_few_users_or_earns_nothing(
+    rewards: tuple[float, float],
+) -> None:
+    watch = ArmWatch(0.05, 0.05)
+    for n in range(40):
+        watch.add("control", 1, f"u:{n % 3}", rewards[0])
+        watch.add("adaptive", 1, f"v:{n}", rewards[1])
+    power = watch.power()
+    assert power == Power(power.groups if power else 0, 40, None, None) and power.groups < LEAST_GROUPS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from unittest import mock
 
@@ -210,7 +211,7 @@ def test_the_stream_begins_with_the_history_and_goes_on(settings: Settings, redi
         assert 0 < n <= spoken and squares >= reward >= 0 and 0 <= weight <= n and entropy > 0
         assert now["items"] == N_ITEMS and now["requests"]["per_second"] > 0
         assert now["requests"]["p50_ms"] <= now["requests"]["p99_ms"]
-        assert [one["kind"] for one in now["trouble"]] == ["no_auth"]
+        assert [one["kind"] for one in now["trouble"] if one["kind"] != "unwatched"] == ["no_auth"]
         client.post("/policies:freeze").raise_for_status()
         (_, _), (_, now) = events_of(client, 2)
         assert isinstance(now, dict)
@@ -221,6 +222,7 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
     settings: Settings,
 ) -> None:
     quick = learning_settings(settings, publish_every=1_000)
+    users = itertools.count()
     with serving(quick) as client:
 
         def trouble() -> dict[str, str]:
@@ -232,10 +234,20 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
             assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
             until(lambda: talk(client, 1) or "trial" in trouble(), "the first version")
             assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
+            assert "6 at least must be in either arm" in trouble()["unwatched"]
+            until(lambda: talk(client, 1, start=next(users)) or "more slates" in trouble()["unwatched"], "its numbers")
+            power = client.get("/evaluation").json()["power"]
+            assert power["groups"] >= 6 and power["control"] > 0
+        with serving(quick.model_copy(update={"control_share": 0.0})) as without_control:
+            (_, _), (_, now) = events_of(without_control, 2)
+            assert isinstance(now, dict)
+            assert "IALP_CONTROL_SHARE" in {one["kind"]: one["text"] for one in now["trouble"]}["unwatched"]
         with working(quick.model_copy(update={"gate_margin": -100.0})):
             until(lambda: talk(client, 1) or "refused" in trouble(), "a refusal")
             assert "would have earned less than what served" in trouble()["refused"]
             assert "goes on serving" in trouble()["refused"]
+            until(lambda: talk(client, 1) or "restarted" in trouble(), "the learner to start again")
+            assert "started again from version" in trouble()["restarted"] and "refused" not in trouble()
 
 
 def test_a_process_that_stops_ends_its_streams(settings: Settings) -> None:
