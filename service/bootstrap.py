@@ -30,19 +30,27 @@ _BATCH = 500
 
 
 async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bool:
-    """Publish `settings.snapshot` as version 1 if nothing is published yet; says whether it did.
+    """Publish `settings.snapshot` as version 1 if nothing is published yet; says whether it did. Where Redis knows of
+    versions and their folder has none, the first of them is brought back from the snapshot, if that is what it was.
 
     Safe to call from several processes at once: one does it under a lock, the others wait for it.
 
     Raises:
-        SnapshotError: the snapshot is damaged, or Redis already holds other items.
+        SnapshotError: the snapshot is damaged, or carries no catalogue; Redis already holds other items; or versions on
+            disk and in Redis are not of one deployment. The message says what to do.
     """
     registry = Registry(redis, keys)
+    if await registry.live() is not None:
+        if await registry.record(1) is not None and not folder_of(settings.data_dir, 1).exists():
+            async with redis.lock(keys.bootstrap, timeout=_LOCK_S, blocking_timeout=_LOCK_S):
+                await _bring_back(registry, settings)
+        elif settings.snapshot is not None:
+            await asyncio.to_thread(_warn_of_another, settings.snapshot, folder_of(settings.data_dir, 1))
+        return False
+    await _check_for_strays(redis, keys, settings)
     if settings.snapshot is None:
         return False
-    if await registry.live() is not None:
-        await asyncio.to_thread(_warn_of_another, settings.snapshot, folder_of(settings.data_dir, 1))
-        return False
+    check_snapshot(settings.snapshot)
     snapshot = await asyncio.to_thread(load_snapshot, settings.snapshot)
     catalogue = await asyncio.to_thread(load_catalogue, settings.snapshot)
     items = [
@@ -65,10 +73,61 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
     return True
 
 
+def check_snapshot(folder: Path) -> None:
+    """See that a folder is a snapshot that a deployment can begin with.
+
+    Raises:
+        SnapshotError: it is none, or one of the versions that a service publishes, which have no catalogue.
+    """
+    if not read_manifest(folder).has_catalogue:
+        raise SnapshotError(
+            f"{folder}: is a version that a service published, which has no catalogue of its own; name the folder that "
+            "`python -m offline pretrain` wrote, or, to go on with that deployment, its IALP_DATA_DIR"
+        )
+
+
+async def _bring_back(registry: Registry, settings: Settings) -> None:
+    """The first version, from the snapshot that it was made of."""
+    first, given = await registry.record(1), settings.snapshot
+    lost = (
+        f"{settings.data_dir / 'policies'}: has no versions, and Redis knows of some (prefix {settings.key_prefix!r}). "
+        "Put the folder back, or point IALP_DATA_DIR to it"
+    )
+    if given is None:
+        raise SnapshotError(f"{lost}; or name the snapshot that the deployment began with (IALP_SNAPSHOT)")
+    snapshot = await asyncio.to_thread(load_snapshot, given)
+    manifest = snapshot.manifest
+    same = first is not None and (manifest.created_at, manifest.metrics) == (first.created_at, first.metrics)
+    if first is None or not same or first.weights not in ("", manifest.weights):
+        raise SnapshotError(f"{lost}; {given} is not what the deployment began with. Or take another IALP_KEY_PREFIX")
+    await asyncio.to_thread(_first_version, snapshot, settings)
+    log.warning(
+        "%s had no versions: the first is brought back from %s, and serves until the next one is published",
+        settings.data_dir / "policies",
+        given,
+    )
+
+
+async def _check_for_strays(redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
+    """Versions on disk beyond the first, of which Redis knows nothing, are somebody's: it must not look like a new
+    deployment."""
+    latest = max((int(folder.name) for folder in settings.data_dir.glob("policies/[0-9]*")), default=0)
+    if latest <= 1:
+        return
+    ending = keys.live.removeprefix(keys.prefix)
+    prefixes = [key.decode().removesuffix(ending) async for key in redis.scan_iter(match=f"*{ending}", count=10_000)]
+    known = f"It has deployments with IALP_KEY_PREFIX={', '.join(sorted(prefixes)[:5])}. " if prefixes else ""
+    raise SnapshotError(
+        f"{settings.data_dir / 'policies'}: has versions up to {latest}, and Redis knows nothing of them under the "
+        f"prefix {settings.key_prefix!r}. {known}To go on with them restore Redis, or correct IALP_KEY_PREFIX; for a "
+        "new deployment name an empty IALP_DATA_DIR"
+    )
+
+
 def _warn_of_another(given: Path, first: Path) -> None:
     try:
-        same = read_manifest(given).files["policy.safetensors"] == read_manifest(first).files["policy.safetensors"]
-    except (SnapshotError, KeyError):
+        same = read_manifest(given).weights == read_manifest(first).weights
+    except SnapshotError:
         return
     if not same:
         log.warning(

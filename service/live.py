@@ -89,7 +89,9 @@ class PolicyWatch:
         self._circuit = circuit
         self._settings = settings
         self._live: Live | None = None  # the pointer, as last read
+        self._complaints: set[str] = set()  # what was said already
         self._damaged: dict[int, float] = {}  # version -> when it could not be loaded
+        self.problem: str | None = None  # what kept the last version from being served
         self._n_frozen = 0
         self._preparer = _Preparer(settings)
         self._looking = asyncio.Lock()  # an older look must not undo a newer one
@@ -152,13 +154,20 @@ class PolicyWatch:
                         apprentice=apprentice,
                         only_pretrained=self._settings.variant == Variant.FROZEN,
                     )
+                    if not instead:
+                        self._complaints.clear()
+                        self.problem = None
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:
                     log.info("version %d was loaded, but is wanted no more", version)
                 return True
         except SnapshotError as error:
             self._damaged[version] = time.monotonic()
-            log.error("version %d cannot be served, keeping the one in service: %s", version, error)
+            problem = f"version {version} cannot be served: {error}"
+            if problem not in self._complaints:
+                log.error("%s; what is in service stays", problem)
+            self._complaints.add(problem)
+            self.problem = self.problem or problem
             return False
 
     async def _prepared(self, version: int, catalogue: Catalogue, urgent: bool = False) -> Loaded:

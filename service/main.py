@@ -87,6 +87,7 @@ async def _follow(state: State) -> None:
             log.warning("waiting for Redis (%s)", type(error).__name__)
             await asyncio.sleep(state.settings.refresh_interval_s)
         except (SnapshotError, RegistryError) as error:
+            state.watch.problem = str(error)
             log.error("starting without a policy: %s", error)
             break
     await state.watch.follow()

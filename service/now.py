@@ -51,6 +51,7 @@ class Trouble(msgspec.Struct, frozen=True):
         "refused",
         "waiting",
         "trial",
+        "damaged",
         "restarted",
         "unwatched",
     ]
@@ -107,7 +108,7 @@ async def now(state: State) -> Now:
         requests=lately(list(state.metrics.recent), time.perf_counter()),
         trouble=[
             *_of_redis(redis_answers),
-            *_of_policy(live, retreats),
+            *_of_policy(live, retreats, state.watch.problem),
             *_of_worker(state, report, at if redis_answers else None),
             *_of_keys(state),
         ],
@@ -129,9 +130,12 @@ def _of_redis(answers: bool) -> Iterator[Trouble]:
         yield Trouble("redis_away", "Redis does not answer: slates come from memory, and nothing is logged.")
 
 
-def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat]) -> Iterator[Trouble]:
+def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat], problem: str | None) -> Iterator[Trouble]:
+    if problem is not None and live is not None:
+        yield Trouble("damaged", f"Version {live.version} serves instead of another one: {problem}.")
     if live is None:
-        yield Trouble("no_policy", "No policy is loaded: the most popular items are shown.")
+        why = f" ({problem})" if problem is not None else ""
+        yield Trouble("no_policy", f"No policy is loaded{why}: the most popular items are shown.")
     elif retreats and retreats[0].at == live.live.changed_at:
         since = retreats[0].finding.since_version
         to = "the pre-trained policy" if live.live.mode == "frozen" else f"version {live.version}"

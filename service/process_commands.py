@@ -164,7 +164,8 @@ def _serve(run: Callable[[], None]) -> None:
 
 def _require_snapshot(settings: Settings) -> None:
     """Processes that come up without a policy wait for one; whoever runs all of them wants to be told at once."""
-    from service.policy.snapshot import SnapshotError, read_manifest
+    from service.bootstrap import check_snapshot
+    from service.policy.snapshot import SnapshotError
 
     folder = settings.snapshot
     written_by = "`python -m offline pretrain --run RUN` writes RUN/snapshot"
@@ -173,9 +174,9 @@ def _require_snapshot(settings: Settings) -> None:
             refuse([f"there is no policy in {settings.data_dir} yet: give --snapshot FOLDER; {written_by}"])
         return
     try:
-        read_manifest(folder)
+        check_snapshot(folder)
     except SnapshotError as error:
-        refuse([f"{folder}: is no snapshot ({error}); {written_by}"])
+        refuse([f"{folder}: is no snapshot to begin with ({error}); {written_by}"])
 
 
 def _require_free(settings: Settings) -> None:

@@ -66,6 +66,7 @@ class PolicyRecord(msgspec.Struct, frozen=True):
     lineage: dict[str, Any]
     metrics: dict[str, float]
     gate: Gate
+    weights: str = ""  # SHA-256 of its file; not known of older releases' versions
 
 
 class Retreat(msgspec.Struct, frozen=True):
@@ -173,6 +174,7 @@ def record_of(manifest: Manifest, gate: Gate) -> PolicyRecord:
         lineage=manifest.lineage,
         metrics=manifest.metrics,
         gate=gate,
+        weights=manifest.weights,
     )
 
 

@@ -9,7 +9,7 @@ import * as versions from "./versions.js";
 
 const views = { now, versions, try: tryIt, logs };
 const titles = { now: "Now", versions: "Versions", try: "Try it", logs: "Logs" };
-const GRAVE = new Set(["frozen", "rolled_back", "no_policy", "redis_away", "disk"]);
+const GRAVE = new Set(["frozen", "rolled_back", "no_policy", "damaged", "redis_away", "disk"]);
 const main = document.getElementById("view");
 const connection = document.getElementById("connection");
 const told = { now: null, moments: [] }; // what the stream said

@@ -71,6 +71,16 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by file name
     format: int = FORMAT
 
+    @property
+    def has_catalogue(self) -> bool:
+        """Whether texts and embeddings of the items are there, as a deployment needs them to begin."""
+        return _ITEMS in self.files
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights' file: what the policy is, whatever version it is called."""
+        return self.files.get(_TENSORS, "")
+
 
 @dataclass(frozen=True)
 class _Format:
