@@ -48,15 +48,15 @@ _UNKNOWN = OffPolicy(*[math.nan] * 6)
 _OVERLAP = 0.5  # from which on the log can tell
 
 
-def off_policy(policy: ServingPolicy, batch: Batch, most: float = 1.0) -> OffPolicy:
+def off_policy(policy: ServingPolicy, batch: Batch, possible: tuple[float, float] = (0.0, 1.0)) -> OffPolicy:
     """SNIPS of `policy` on logged transitions. Where a request named what could be shown, that is known; elsewhere it
     is all but the history, or all where something of it was shown again (approximations: of a state's ratios the first
-    scales all alike, the second makes them smaller). NaN if nothing was shown. `most`:
-    a reward that is possible."""
-    return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch, most)
+    scales all alike, the second makes them smaller). NaN if nothing was shown. `possible`: the least and the largest
+    reward."""
+    return _off_policy(policy.serve(_logged_queries(batch, policy.n_items)), batch, possible)
 
 
-def _off_policy(served: Sequence[Distribution], batch: Batch, most: float) -> OffPolicy:
+def _off_policy(served: Sequence[Distribution], batch: Batch, possible: tuple[float, float]) -> OffPolicy:
     rewards, ratios, slates = [], [], []
     was_shown = (batch.actions != EMPTY_SLOT).numpy()
     if batch.organic is not None:
@@ -71,7 +71,9 @@ def _off_policy(served: Sequence[Distribution], batch: Batch, most: float) -> Of
         slates.append(np.full(len(shown), row))
     reward, ratio = np.concatenate(rewards), np.concatenate(ratios)
     ess, overlap = effective_sample_size(ratio), float(ratio.mean())
-    return OffPolicy(*cautious(reward, ratio, np.concatenate(slates), most), ess, overlap, float(reward.mean()))
+    least, most = possible
+    found = cautious(reward, ratio, np.concatenate(slates), most, least)
+    return OffPolicy(*found, ess, overlap, float(reward.mean()))
 
 
 def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list[Query]:
@@ -124,7 +126,7 @@ def check(
         if new.config.variant == Variant.AP
         else new.serve(_logged_queries(batch, n_items, Arm.CONTROL), among)
     )
-    estimate = _off_policy(served, batch, settings.largest_reward)
+    estimate = _off_policy(served, batch, (settings.least_reward, settings.largest_reward))
     p, q = (np.array([one.probs for one in each]) for each in (served, before))
     numbers = {
         "entropy": float(entropy(p).mean()),

@@ -226,6 +226,11 @@ class Settings(BaseSettings):
         """In absolute value."""
         return self.reward_max or max(map(abs, self.rewards.values()), default=1.0)
 
+    @property
+    def least_reward(self) -> float:
+        """Of the types, and of none: 0 where no type takes anything away."""
+        return min(0.0, *self.rewards.values())
+
     def is_explicit(self, kind: str | None, reward: float) -> bool:
         """Whether a response replaces what was known of its item; `kind` is None where only the reward was given."""
         if kind is None or self.explicit_types is None:

@@ -87,16 +87,16 @@ def evaluate(
     counts["slots"] = len(owners)
     rewards, ratios, q_logged = indexed.rewards[slots], replayed.ratios[slots], replayed.q_logged[slots]
     size = {"slot": effective_sample_size(ratios), "slate": effective_sample_size(replayed.ratios.prod(axis=1))}
-    of_slates = indexed.rewards.sum(axis=1)
+    of_slates, largest = indexed.rewards.sum(axis=1), target.policy.config.largest_reward
     biases = {"switch_dr": estimate(estimators.switched_off(rewards, ratios, q_logged, tau)).value}
     return Evaluation(
         counts=dict(counts),
         per_slot={
-            name: _row(terms, owners, config, _sample(name, rewards, size["slot"]), biases.get(name, 0.0))
+            name: row(terms, owners, config, sample(name, rewards, size["slot"], largest), biases.get(name, 0.0))
             for name, terms in per_slot_terms(rewards, ratios, q_logged, replayed.q_target[slots], tau).items()
         },
         per_slate={
-            name: _row(terms, indexed.user, config, _sample(name, of_slates, size["slate"]))
+            name: row(terms, indexed.user, config, sample(name, of_slates, size["slate"], largest))
             for name, terms in per_slate_terms(indexed.rewards, replayed.ratios).items()
         },
         diagnostics=_diagnostics(replayed.ratios, indexed, tau),
@@ -151,19 +151,21 @@ def per_slate_terms(rewards: Probs, ratios: Probs) -> dict[str, Terms]:
 
 
 class _Sample(NamedTuple):
-    """How many equally weighted rows an estimator's weights are worth, and the span of what a row can earn."""
+    """How many equally weighted rows an estimator's weights are worth, and the span of what a row may earn."""
 
     ess: float
     span: float
 
 
-def _sample(name: str, rewards: Probs, ess: float) -> _Sample:
-    """Of an estimator by its name; `ess` is that of the ratios, which not all estimators use."""
-    span = max(0.0, float(rewards.max())) - min(0.0, float(rewards.min()))
+def sample(name: str, rewards: Probs, ess: float, largest: float) -> _Sample:
+    """Of an estimator by its name; `ess` is that of the ratios, which not all estimators use, `largest` a reward that a
+    response may have, though none had it here."""
+    span = max(largest, float(rewards.max())) - min(0.0, float(rewards.min()))
     return _Sample(float(len(rewards)) if name in ("logged", "dm") else ess, span)
 
 
-def _row(terms: Terms, clusters: npt.NDArray[np.int64], config: OpeConfig, sample: _Sample, bias: float = 0.0) -> Row:
+def row(terms: Terms, clusters: npt.NDArray[np.int64], config: OpeConfig, sample: _Sample, bias: float = 0.0) -> Row:
+    """An estimator's answer, with an interval that also holds where few rows have the weight."""
     if float(terms.denominators.sum()) <= 0 or sample.ess < LEAST_SAMPLE:
         return Row(None, None, None)
     value, low, high = estimate(terms, clusters)

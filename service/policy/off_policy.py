@@ -63,20 +63,23 @@ def estimate(terms: Terms, clusters: npt.NDArray[np.int64] | None = None) -> Est
     return Estimate(value, value - half, value + half)
 
 
-def cautious(rewards: Probs, ratios: Probs, clusters: npt.NDArray[np.int64], most: float) -> Estimate:
+def cautious(
+    rewards: Probs, ratios: Probs, clusters: npt.NDArray[np.int64], most: float, least: float = 0.0
+) -> Estimate:
     """SNIPS of `rewards` and `ratios` [n], with an interval that also holds where few rows have the weight.
 
-    The normal interval of a handful of equal rewards has no width. So it is wider by three times the rewards' span over
-    the effective sample size, on either side: what n draws never had may still be as frequent as 3 / n (the rule of
-    three; Hanley and Lippman-Hand 1983). Where the mean ratio is below 1 the log does not have all that the policy
-    would show: what it lacks may earn either end of the span. `most`: a reward that is possible, whatever was logged.
+    The normal interval of a handful of equal rewards has no width. So it is wider, on either side, by three times what
+    lies between the estimate and the least or largest reward, over the effective sample size: what n draws never had
+    may still be as frequent as 3 / n (the rule of three; Hanley and Lippman-Hand 1983). Where the mean ratio is below 1 the log does not have all that the policy
+    would show: what it lacks may earn either end of the span. `least` and `most`: rewards that are possible, whatever
+    was logged.
     """
     plain, ess = estimate(snips(rewards, ratios), clusters), effective_sample_size(ratios)
     if not math.isfinite(plain.low):
         return plain
-    least, most = min(0.0, float(rewards.min())), max(most, float(rewards.max()))
-    more = unseen_part(most - least, ess)
-    low, high = max(least, plain.low - more), min(most, plain.high + more)
+    least, most = min(least, float(rewards.min())), max(most, float(rewards.max()))
+    low = max(least, plain.low - unseen_part(plain.value - least, ess))
+    high = min(most, plain.high + unseen_part(most - plain.value, ess))
     unseen = 1 - min(1.0, float(ratios.mean()))
     return Estimate(plain.value, low + unseen * (least - low), high + unseen * (most - high))
 

@@ -157,7 +157,7 @@ def test_what_the_log_cannot_judge_serves_with_a_small_share_and_then_with_twice
     """Item 25 was never shown."""
     decision = gate.check(peaked(25, 9.0), FLAT, share, batch(1.0), RATES, settings)
     assert (decision.passed, decision.share) == (True, pytest.approx(next_share))
-    assert (decision.numbers["off_policy_low"], decision.numbers["off_policy_high"]) == pytest.approx((0, 1), abs=0.05)
+    assert (decision.numbers["off_policy_low"], decision.numbers["off_policy_high"]) == pytest.approx((-1, 1), abs=0.05)
     bolder = settings.model_copy(update={"gate_trial_share": 0.9})
     assert gate.check(peaked(25, 9.0), FLAT, share, batch(1.0), RATES, bolder).share == max(0.9, next_share)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import permutations
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline.ope import estimators as ope
-from service.policy.off_policy import Terms, estimate, snips
+from offline.ope.evaluation import OpeConfig, per_slot_terms, row, sample
+from service.policy.off_policy import Terms, effective_sample_size, estimate, snips
 from service.policy.sampling import Probs
 
 N_LOGS, N_USERS, N_SLATES_OF_USER, K = 500, 150, 2, 2
@@ -214,3 +216,32 @@ def test_doubly_robust_is_the_most_certain(world: World, logs: Logs) -> None:
     q, v = (part.ravel() for part in predictions(world, logs, 0))
     widths = [np.ptp(estimate(terms, clusters)[1:]) for terms in (ope.ips(r, w), ope.doubly_robust(r, w, q, v))]
     assert widths[1] < widths[0]
+
+
+@pytest.mark.parametrize("n", [10, 40, 200, 2_000])  # effective sample sizes of about 5, 20, 100 and 1,000
+@pytest.mark.parametrize("rate", [0.01, 0.3, 0.95])
+def test_intervals_hold_at_small_sizes_too_and_say_where_they_cannot_tell(n: int, rate: float) -> None:
+    """500 logs of a policy that shows one of two items evenly; the target shows the second one nine times in ten. The
+    reward model is each item's mean in the other half of the log."""
+    rng, config, rates = np.random.default_rng(n), OpeConfig(), np.array([rate / 3, rate])
+    truth, hits, told = 0.1 * rates[0] + 0.9 * rates[1], Counter[str](), Counter[str]()
+    for _ in range(500):
+        shown = rng.integers(2, size=n)
+        rewards = (rng.random(n) < rates[shown]).astype(float)
+        ratios = np.where(shown == 1, 1.8, 0.2)
+        folds, q = rng.integers(2, size=n), np.zeros((n, 2))
+        for fold in (0, 1):
+            for item in (0, 1):
+                others = rewards[(folds != fold) & (shown == item)]
+                q[folds == fold, item] = (others.sum() + 0.2) / (len(others) + 2)
+        terms = per_slot_terms(rewards, ratios, q[np.arange(n), shown], q @ [0.1, 0.9], ope.default_tau(n))
+        for name in ("ips", "snips", "dr", "switch_dr"):
+            worth = sample(name, rewards, effective_sample_size(ratios), largest=1.0)
+            found = row(terms[name], np.arange(n), config, worth)
+            if found.low is None or found.high is None:
+                assert worth.ess < 10
+                continue
+            told[name] += 1
+            hits[name] += found.low <= truth <= found.high
+    assert all(hits[name] >= 0.93 * told[name] for name in told), hits
+    assert len(told) == 4 or n == 10
