@@ -695,6 +695,8 @@ export interface components {
             off_policy: {
                 [key: string]: number;
             };
+            /** @description What loss that watch would notice by now. */
+            power: components["schemas"]["PowerResponse"] | null;
             /** @description The newest apprentice, if there was one. */
             shadow: components["schemas"]["ShadowResponse"] | null;
             /**
@@ -810,6 +812,7 @@ export interface components {
             user_id: string | number | boolean;
         } | {
             session_id: string | number | boolean;
+            user_id?: null;
         }) & ({
             type: string | number | boolean;
         } | {
@@ -1136,6 +1139,32 @@ export interface components {
             variant: string;
             /** Version */
             version: number;
+        };
+        /**
+         * PowerResponse
+         * @description How much worse than the control the adaptive arm can be without being noticed.
+         */
+        PowerResponse: {
+            /**
+             * Control
+             * @description Closed slates of the control.
+             */
+            control: number;
+            /**
+             * Groups
+             * @description Of 64 groups of users, those with users in the arm that has fewer; it takes 6.
+             */
+            groups: number;
+            /**
+             * Least Loss
+             * @description Share of the control's reward from which on a loss would be noticed; null: none would.
+             */
+            least_loss: number | null;
+            /**
+             * More Control
+             * @description Slates of the control until a loss of a quarter would be noticed; null where that cannot be told.
+             */
+            more_control: number | null;
         };
         /**
          * PreviewRequest
@@ -1493,11 +1522,12 @@ export interface components {
             session_id?: string | null;
             /** User Id */
             user_id?: string | null;
-        } | {
+        } & ({
             user_id: string | number | boolean;
         } | {
             session_id: string | number | boolean;
-        };
+            user_id?: null;
+        });
         /**
          * RecommendResponse
          * @description A slate.

@@ -69,9 +69,11 @@ def exactly_one(*names: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
 
 
-def at_least_one(*names: str) -> dict[str, Any]:
-    """As `exactly_one`, where several may be there."""
-    return {"anyOf": exactly_one(*names)["oneOf"]}
+def at_least_one(first: str, second: str) -> dict[str, Any]:
+    """As `exactly_one`, where both may be there."""
+    with_first, with_second = exactly_one(first, second)["oneOf"]
+    with_second["properties"][first] = {"type": "null"}
+    return {"oneOf": [with_first, with_second]}
 
 
 class Who(Strict):

@@ -70,9 +70,9 @@ def cautious(
 
     The normal interval of a handful of equal rewards has no width. So it is wider, on either side, by three times what
     lies between the estimate and the least or largest reward, over the effective sample size: what n draws never had
-    may still be as frequent as 3 / n (the rule of three; Hanley and Lippman-Hand 1983). Where the mean ratio is below 1 the log does not have all that the policy
-    would show: what it lacks may earn either end of the span. `least` and `most`: rewards that are possible, whatever
-    was logged.
+    may still be as frequent as 3 / n (the rule of three; Hanley and Lippman-Hand 1983). Where the mean ratio is below 1
+    the log does not have all that the policy would show: what it lacks may earn either end of the span. `least` and
+    `most`: rewards that are possible, whatever was logged.
     """
     plain, ess = estimate(snips(rewards, ratios), clusters), effective_sample_size(ratios)
     if not math.isfinite(plain.low):

@@ -114,7 +114,9 @@ def load_users(redis: syncredis.Redis, n_users: int, n_items: int, seed: int = 0
             rows = list(dict.fromkeys(popular_rows(rng, n_items, (4 * SHOWN,)).tolist()))[:SHOWN]
             user = sessions.user_key(f"u{n}", None)
             rewards = rng.choice([1.0, 1.0, 0.2, -1.0], size=HISTORY)
-            history = list(zip(rows, rewards.tolist(), strict=False))
+            history = [
+                (row, reward, 1.7e9 + k) for k, (row, reward) in enumerate(zip(rows, rewards.tolist(), strict=False))
+            ]
             pipe.set(KEYS.session(user), sessions.encode(history, rows[len(history) :]), ex=30 * 86_400)
         pipe.execute()
 

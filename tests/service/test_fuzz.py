@@ -42,7 +42,7 @@ EVENTS = (
     ItemChanged("a", bytes(2 * TEXT_DIM), hidden=True),
     UserErased("u:ann"),
 )
-SESSION = encode_session([(1, 1.0), (2, -1.0)], [1, 2, 3])
+SESSION = encode_session([(1, 1.0, 5.0), (2, -1.0, 1.7e9)], [1, 2, 3])
 ITEM = ItemRecord("A film", np.full(TEXT_DIM, 0.05, np.float16).tobytes(), ("Drama", "Comedy"))
 LIVE = Live(1, "auto", 1.75e9)
 RECORD = PolicyRecord(1, None, 1.75e9, "ap", {"name": "x"}, {"run": "a"}, {"loss": 0.1}, Gate(True, (), {"ess": 5.0}))

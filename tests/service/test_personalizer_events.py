@@ -65,9 +65,9 @@ def test_what_was_ranked_and_its_reward_are_one_transition(
         if isinstance(event, Impression):
             assert joiner.add_impression(event, n)
         else:
-            assert isinstance(event, Feedback) and joiner.add_feedback(event) == Joined.JOINED
+            assert isinstance(event, Feedback) and joiner.add_feedback(event, 1_000) == Joined.JOINED
             assert (event.user, event.event_id) == ("u:ann", f"personalizer:{first['eventId']}")
-    one, two = (transition_of(closed, index, gamma=0.5) for closed in joiner.close(100_000))
+    one, two = (transition_of(closed, index, gamma=0.5, largest=1.0) for closed in joiner.close(100_000))
     item = index[first["rewardActionId"]]
     assert (one.actions, one.rewards) == ((item,), (0.7,))
     assert one.propensities == pytest.approx((probabilities(first)[first["rewardActionId"]],), rel=1e-12)

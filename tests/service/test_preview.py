@@ -17,7 +17,7 @@ from service.keys import Keys
 from service.policy.adaptive import Arm, Distribution
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.snapshot import load_catalogue, load_snapshot
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction
 from service.settings import Settings
 
 LIKED = [{"item_id": f"film-{n}", "reward": 1.0} for n in (1, 4, 7)]  # comedies
@@ -36,7 +36,7 @@ def probabilities(settings: Settings, rewards: dict[int, float], masked: set[int
     assert settings.snapshot is not None
     policy = load_snapshot(settings.snapshot).serving_policy(load_catalogue(settings.snapshot).embeddings)
     available = np.array([n not in masked for n in range(N_ITEMS)])
-    past = [Interaction(item, Response.of(reward)) for item, reward in rewards.items()]
+    past = [Interaction(item, reward) for item, reward in rewards.items()]
     return policy.distribution(past, available, arm).probs
 
 
