@@ -119,6 +119,10 @@ class Metrics:
             "ialp_new_item_slots_total", "Those that showed items newer than the first version", registry=self.of_worker
         )
         self.new_reward = Gauge("ialp_new_item_reward_total", "Reward of such slots", registry=self.of_worker)
+        self.arm_slates = Gauge("ialp_arm_slates", "Closed impressions", ["arm"], registry=self.of_worker)
+        self.arm_reward = Gauge(
+            "ialp_arm_reward", "Reward of closed impressions, dislikes included", ["arm"], registry=self.of_worker
+        )
         self.disk_errors = Gauge(
             "ialp_worker_disk_errors_total",
             "Checkpoints and versions that could not be written",
@@ -144,6 +148,9 @@ class Metrics:
             self.new_slots.set(report.new_slots)
             self.new_reward.set(report.new_reward)
             self.disk_errors.set(report.disk_errors)
+            for arm, totals in report.arms.items():
+                self.arm_slates.labels(arm).set(totals.impressions)
+                self.arm_reward.labels(arm).set(totals.reward)
             for reason, count in report.gate_rejections.items():
                 self.rejections.labels(reason).set(count)
         return generate_latest(self.registry) + (generate_latest(self.of_worker) if self._heard else b"")
