@@ -31,7 +31,6 @@ BUCKETS = 64
 LEAST_GROUPS = 6  # with users in them, for a standard error at all
 _TUNED_TO = 20.0  # small, since the shares of alpha soon are: at n of some hundreds it is about as narrow as it can be
 _MOST_SEGMENTS = 64
-NOTICED = 0.25  # share of the control's reward that users should not lose unnoticed
 _ARMS = {"control": 0, "adaptive": 1}
 _Z, _Z_FREEDOM = 1.96, 19.0  # and from how many degrees of freedom on it will do
 
@@ -46,6 +45,11 @@ class Difference(NamedTuple):
     n: float  # effective sample size of the comparison
     freedom: float  # degrees of freedom of `se` (Welch-Satterthwaite)
     control: float  # mean of the control
+
+
+def worth_noticing(margin: float) -> float:
+    """Share of the control's reward that users should not lose unnoticed; more where the margin is large."""
+    return max(0.25, 2 * margin)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class Power(msgspec.Struct, frozen=True):
     groups: int  # of users in the smaller arm; below `LEAST_GROUPS` nothing can be said
     control: int  # closed slates of the control
     least_loss: float | None  # share of the control's reward; None where no loss would be noticed
-    more_control: int | None  # closed slates of the control until a loss of `NOTICED` would be; None: cannot be told
+    more_control: int | None  # the control's until a loss that is `worth_noticing` would be; None: cannot be told
 
 
 class Segment(msgspec.Struct):
@@ -143,7 +147,7 @@ class ArmWatch:
         if not math.isfinite(half):
             return Power(groups, control, None, None)
         # Half an interval shrinks with the root of what was seen, and a little less than that.
-        more = control * ((half / max(NOTICED - self._margin, 1e-3)) ** 2 - 1)
+        more = control * ((half / max(worth_noticing(self._margin) - self._margin, 1e-3)) ** 2 - 1)
         return Power(groups, control, half + self._margin, max(0, math.ceil(more)))
 
     def accusation(self) -> Finding | None:

@@ -41,7 +41,7 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
     """
     registry = Registry(redis, keys)
     if await registry.live() is not None:
-        if await registry.record(1) is not None and not folder_of(settings.data_dir, 1).exists():
+        if not folder_of(settings.data_dir, 1).exists() and await registry.record(1) is not None:
             async with redis.lock(keys.bootstrap, timeout=_LOCK_S, blocking_timeout=_LOCK_S):
                 await _bring_back(registry, settings)
         elif settings.snapshot is not None:
@@ -93,6 +93,8 @@ async def _bring_back(registry: Registry, settings: Settings) -> None:
         f"{settings.data_dir / 'policies'}: has no versions, and Redis knows of some (prefix {settings.key_prefix!r}). "
         "Put the folder back, or point IALP_DATA_DIR to it"
     )
+    if _versions_in(settings):  # others can be served
+        return
     if given is None:
         raise SnapshotError(f"{lost}; or name the snapshot that the deployment began with (IALP_SNAPSHOT)")
     snapshot = await asyncio.to_thread(load_snapshot, given)
@@ -108,10 +110,14 @@ async def _bring_back(registry: Registry, settings: Settings) -> None:
     )
 
 
+def _versions_in(settings: Settings) -> list[int]:
+    return [int(folder.name) for folder in settings.data_dir.glob("policies/*") if folder.name.isdigit()]
+
+
 async def _check_for_strays(redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
     """Versions on disk beyond the first, of which Redis knows nothing, are somebody's: it must not look like a new
     deployment."""
-    latest = max((int(folder.name) for folder in settings.data_dir.glob("policies/[0-9]*")), default=0)
+    latest = max(_versions_in(settings), default=0)
     if latest <= 1:
         return
     ending = keys.live.removeprefix(keys.prefix)

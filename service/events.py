@@ -56,8 +56,8 @@ class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", o
     undo: bool = False  # takes back what the user said of the item; the reward is 0
 
     def at(self, heard_s: float) -> float:
-        """When it happened, in unix seconds: when it was heard of, or before that."""
-        return heard_s if self.occurred_at is None else min(self.occurred_at, heard_s)
+        """When it happened, in unix seconds to the millisecond: when it was heard of, or before that."""
+        return heard_s if self.occurred_at is None else min(round(self.occurred_at, 3), heard_s)
 
 
 class ItemChanged(msgspec.Struct, frozen=True, tag_field="event", tag="item", omit_defaults=True):

@@ -126,7 +126,7 @@ def check(
         if new.config.variant == Variant.AP
         else new.serve(_logged_queries(batch, n_items, Arm.CONTROL), among)
     )
-    estimate = _off_policy(served, batch, (settings.least_reward, settings.largest_reward))
+    estimate = _off_policy(served, batch, settings.possible_rewards)
     p, q = (np.array([one.probs for one in each]) for each in (served, before))
     numbers = {
         "entropy": float(entropy(p).mean()),

@@ -146,6 +146,7 @@ class Learning:
         elif isinstance(event, VisitorJoined):
             self.joiner.join(event.visitor, event.user)
             self.recent.join(event.visitor, event.user)
+            self.replay.rename(owner_of(event.visitor), owner_of(event.user))
         else:
             self.joiner.erase(event.user)
             self.recent.erase(event.user)
@@ -159,12 +160,15 @@ class Learning:
         outcome = str(self.joiner.add_feedback(feedback, at_ms))
         if outcome == Joined.ORGANIC and not self._learn_organic(feedback):
             outcome = "organic_unlearned"
-        user, item = feedback.user, feedback.item_id
-        if feedback.undo or (feedback.explicit and feedback.reward <= 0):
+        user, item, now = feedback.user, feedback.item_id, at_ms / 1000
+        at, known = feedback.at(now), self.recent.said(user, item)
+        if at < now - self.settings.session_ttl_s:  # as sessions do
+            return outcome
+        if (known is None or known.at <= at) and (feedback.undo or (feedback.explicit and feedback.reward <= 0)):
             self.replay.take_back(owner_of(user), self.index.get(item, EMPTY_SLOT))
-        if feedback.undo:
-            self.recent.undo(user, item)
-        elif (at := feedback.at(at_ms / 1000)) >= at_ms / 1000 - self.settings.session_ttl_s:  # as sessions do
+            if feedback.undo:
+                self.recent.undo(user, item)
+        if not feedback.undo:
             self.recent.add(user, item, Said(feedback.reward, at), feedback.explicit)
         return outcome
 

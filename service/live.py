@@ -112,6 +112,7 @@ class PolicyWatch:
                 self.current = None
             elif current is not None and (live.mode == "frozen" or live.version == current.version):
                 self.current = replace(current, live=live)
+                self.problem = None
 
     async def catch_up(self) -> None:
         """Bring in the catalogue's changes and the version that should serve; a damaged one leaves what serves."""
@@ -167,7 +168,8 @@ class PolicyWatch:
             if problem not in self._complaints:
                 log.error("%s; what is in service stays", problem)
             self._complaints.add(problem)
-            self.problem = self.problem or problem
+            if self.current is not None or self.problem is None:  # of what came first the rest may follow
+                self.problem = problem
             return False
 
     async def _prepared(self, version: int, catalogue: Catalogue, urgent: bool = False) -> Loaded:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from redis.exceptions import RedisError
 
-from service.arm_watch import LEAST_GROUPS, NOTICED
+from service.arm_watch import LEAST_GROUPS, worth_noticing
 from service.history import Moment
 from service.live import LivePolicy
 from service.metrics import WorkerReport
@@ -195,7 +195,8 @@ def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Ite
     """Whether a version that loses much would be noticed, where something that was learned serves."""
     if live.live.mode == "frozen" or live.snapshot.manifest.parent is None:
         return
-    unnoticed = f"A version that loses a {NOTICED:.0%} share of the control's reward would not be noticed yet"
+    loss = worth_noticing(settings.watch_margin)
+    unnoticed = f"A version that loses {loss:.0%} of the control's reward would not be noticed yet"
     if settings.control_share == 0:
         yield Trouble("unwatched", "No user is in the control (IALP_CONTROL_SHARE): no loss is noticed or rolled back.")
     elif report.power is None or report.power.groups < LEAST_GROUPS:

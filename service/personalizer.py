@@ -84,6 +84,7 @@ async def reward(event_id: str, value: float, state: State) -> None:
         item_id=event.item,
         reward=value,
         recommendation_id=event.recommendation_id,
+        explicit=state.settings.is_explicit(None, value),
     )
     marks = [state.keys.rewarded(event.recommendation_id)]
     await responses.take([response], state, marks, remembered=not ranked.is_alone(event_id, event.user))

@@ -17,7 +17,7 @@ class Past(NamedTuple):
 
     item: str
     reward: float
-    at: float
+    at: float = 0.0
 
 
 class Recent:
@@ -41,10 +41,16 @@ class Recent:
         times = {past.item: past.at for past in self._histories.get(user, ())}
         self._keep(user, [Past(item, reward, times.get(item, 0.0)) for item, reward in history])
 
+    def said(self, user: str, item: str) -> Said | None:
+        """What a user's responses to an item come to so far."""
+        for past in self._histories.get(user, ()):
+            if past.item == item and (past.reward != 0 or past.at > 0):
+                return Said(past.reward, past.at)
+        return None
+
     def add(self, user: str, item: str, said: Said, explicit: bool = False) -> None:
         """Add a response in its place in time, as a session does; the item is no longer shown in vain."""
-        history = self._histories.get(user, ())
-        known = next((Said(past.reward, past.at) for past in history if past.item == item and past.reward != 0), None)
+        history, known = self._histories.get(user, ()), self.said(user, item)
         said = joined(known, said, explicit)
         others = [past for past in history if past.item != item]
         if said.reward == 0:
@@ -61,9 +67,9 @@ class Recent:
 
     def undo(self, user: str, item: str) -> None:
         """Take back what a user said of an item."""
-        history = self._histories.get(user, ())
-        if any(past.item == item and past.reward != 0 for past in history):
-            self._keep(user, [*(past for past in history if past.item != item), Past(item, 0.0, 0.0)])
+        if self.said(user, item) is not None:
+            others = [past for past in self._histories[user] if past.item != item]
+            self._keep(user, [*others, Past(item, 0.0)])
 
     def join(self, visitor: str, user: str) -> None:
         """What is known of a visitor becomes part of a user's history."""

@@ -50,7 +50,6 @@ class Session:
     # Shown or used, each kind oldest first: without a response, with one, and with one and shown again since.
     seen: tuple[int, ...]
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
-    times: tuple[float, ...] = ()  # of the history, unix seconds; 0 where it is not known
 
     def named(self, ids: Sequence[str]) -> tuple[list[tuple[str, float]], list[str]]:
         """History and seen items by id; places that `ids` does not have are left out."""
@@ -103,10 +102,15 @@ def encode_places(places: Sequence[int]) -> bytes:
     return b"".join([place.to_bytes(PLACE_BYTES, "little") for place in places])
 
 
+def encode_said(place: int, reward: float) -> bytes:
+    """The first part of an entry of the history: what, and how it was found."""
+    return encode_places([place]) + struct.pack("<f", reward)
+
+
 def encode_response(place: int, reward: float, at: float) -> bytes:
     """One entry of the history; `at` in unix seconds."""
     ms = min(max(0, round(at * 1000)), 2**48 - 1)
-    return encode_places([place]) + struct.pack("<fIH", reward, ms & 0xFFFFFFFF, ms >> 32)
+    return encode_said(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
 
 
 def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -> bytes:
@@ -118,11 +122,11 @@ def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -
 def decode(data: bytes, catalogue_seq: int = 0) -> Session:
     """What `encode` gave; an empty session if it is something else, and without rewards that are no numbers."""
     entries, rest = _parts(data)
-    history, times = [], []
-    for low, high, reward, low_ms, high_ms in _response.iter_unpack(entries):
-        if math.isfinite(reward):
-            history.append((low | high << 16, _short(reward)))
-            times.append((low_ms | high_ms << 32) / 1000)
+    history = [
+        (low | high << 16, _short(reward))
+        for low, high, reward, _, _ in _response.iter_unpack(entries)
+        if math.isfinite(reward)
+    ]
     others = [int.from_bytes(rest[at : at + PLACE_BYTES], "little") for at in range(0, len(rest), PLACE_BYTES)]
     responded = [place for place, _ in history]
     seen = [*others, *responded]
@@ -132,7 +136,7 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
             *[place for place in responded if place not in again],
             *[place for place in others if place in again],
         ]
-    return Session(tuple(history), tuple(seen), catalogue_seq, tuple(times))
+    return Session(tuple(history), tuple(seen), catalogue_seq)
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
@@ -247,7 +251,7 @@ return found
 
 
 # KEYS: the visitor's session, the user's, events, visitors that the user was. ARGV: history length, seen limit, session
-# ttl (s), payload, the visitor. Returns 1 if there was something to join.
+# ttl (s), payload, the visitor, ttl of the visitors (s). Returns 1 if there was something to join.
 _JOIN = (
     (
         LUA
@@ -268,7 +272,7 @@ save_session(KEYS[2], history, others, ARGV[1], ARGV[2], ARGV[3])
 redis.call('DEL', KEYS[1])
 redis.call('XADD', KEYS[3], '*', 'e', ARGV[4])
 redis.call('SADD', KEYS[4], ARGV[5])
-redis.call('EXPIRE', KEYS[4], ARGV[3])
+redis.call('EXPIRE', KEYS[4], ARGV[6])
 return 1
 """
     )
@@ -295,7 +299,9 @@ class SessionStore:
         keys, settings = self._keys, self._settings
         names = [keys.session(visitor), keys.session(user), keys.events, keys.visitors(user)]
         args: list[str | bytes | int] = [settings.history_length, settings.seen_limit, settings.session_ttl_s]
-        return bool(await self._join(keys=names, args=[*args, events.encode(VisitorJoined(visitor, user)), visitor]))
+        kept_s = max(settings.session_ttl_s, settings.stream_retention_s)  # as long as the log knows of the visitor
+        args += [events.encode(VisitorJoined(visitor, user)), visitor, kept_s]
+        return bool(await self._join(keys=names, args=args))
 
     async def visitors(self, user: str) -> list[str]:
         """The visitors that turned out to be this user."""

@@ -227,9 +227,9 @@ class Settings(BaseSettings):
         return self.reward_max or max(map(abs, self.rewards.values()), default=1.0)
 
     @property
-    def least_reward(self) -> float:
-        """Of the types, and of none: 0 where no type takes anything away."""
-        return min(0.0, *self.rewards.values())
+    def possible_rewards(self) -> tuple[float, float]:
+        """The least of the types' (0 where none takes anything away) and the largest of all."""
+        return min([0.0, *self.rewards.values()]), self.largest_reward
 
     def is_explicit(self, kind: str | None, reward: float) -> bool:
         """Whether a response replaces what was known of its item; `kind` is None where only the reward was given."""

@@ -62,8 +62,8 @@ class ShadowEstimate(msgspec.Struct, frozen=True):
     ess: float
 
 
-def estimated(totals: ShadowTotals) -> ShadowEstimate:
-    """The estimate from the sums."""
+def estimated(totals: ShadowTotals, possible: tuple[float, float] = (0.0, 1.0)) -> ShadowEstimate:
+    """The estimate from the sums; `possible`: the least and the largest reward, whatever was logged."""
     n, t = totals.impressions, totals
     agreement = t.agreed / n if n else 0.0
     ess = t.b**2 / t.w_squared if t.w_squared > 0 else 0.0
@@ -71,5 +71,6 @@ def estimated(totals: ShadowTotals) -> ShadowEstimate:
         return ShadowEstimate(t.version, n, agreement, None, None, None, ess)
     value = t.a / t.b
     squares = max(0.0, t.a_squared - 2 * value * t.a_b + value**2 * t.b_squared)
-    half = _Z * math.sqrt(n / (n - 1) * squares) / t.b + unseen_part(t.most - t.least, ess)
+    span = max(t.most, possible[1]) - min(t.least, possible[0])
+    half = _Z * math.sqrt(n / (n - 1) * squares) / t.b + unseen_part(span, ess)
     return ShadowEstimate(t.version, n, agreement, value, value - half, value + half, ess)

@@ -7,7 +7,6 @@ or none of it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import redis as syncredis
 import redis.asyncio as aioredis
 
 from service import events, sessions
-from service.events import Event, Feedback, Impression
+from service.events import Event, Feedback, Impression, VisitorJoined
 from service.keys import Keys
 from service.lease import Lease
 from service.settings import Settings
@@ -23,16 +22,22 @@ from service.settings import Settings
 START = "0-0"
 
 # KEYS: events, popularity, then for each event: dedupe, session.
-# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, history entry, item,
-# and how it counts: "explicit", "implicit", "undo", or "" to leave the session alone.
+# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, item's place and
+# reward as in an entry, when (ms; "" for now, by the server's clock as the log has it), item, and how it counts:
+# "explicit", "implicit", "undo", or "" to leave the session alone.
 _FEEDBACK = (
     (
         sessions.LUA
         + """
 local accepted = {}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 0, (#KEYS - 2) / 2 - 1 do
   local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
-  local payload, entry, item, kind = ARGV[5 + i * 4], ARGV[6 + i * 4], ARGV[7 + i * 4], ARGV[8 + i * 4]
+  local payload, entry, item, kind = ARGV[5 + i * 5], ARGV[6 + i * 5], ARGV[8 + i * 5], ARGV[9 + i * 5]
+  local at = math.min(now, tonumber(ARGV[7 + i * 5]) or now)
+  if at < now - ARGV[4] * 1000 then kind = '' end
+  entry = entry .. struct.pack('<I6', math.max(0, at))
   local history, others = load_session(session)
   if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
     redis.call('XADD', KEYS[1], '*', 'e', payload)
@@ -40,10 +45,11 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
     if kind == '' then
       likes = said(entry) > 0 and 1 or 0
     elseif kind == 'undo' then
-      local known
-      history, known = without(history, place_of(entry), RESPONSE)
-      if known then
-        likes = said(known) > 0 and -1 or 0
+      local rest, known = without(history, place_of(entry), RESPONSE)
+      local reward, known_at = 0, at
+      if known then reward, known_at = said(known) end
+      if known and known_at <= at then
+        history, likes = rest, reward > 0 and -1 or 0
         others = without(others, place_of(entry), PLACE) .. place_of(entry)
         save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
       end
@@ -158,14 +164,12 @@ class EventLog:
         ]
         if marks is None:
             marks = [self._keys.event(event.user, event.event_id) for event in feedback]
-        now = time.time()
         for event, place, mark in zip(feedback, places, marks, strict=True):
             keys += [mark, self._keys.session(event.user)]
-            at = event.at(now)
-            is_known = remembered and at >= now - settings.session_ttl_s
             kind = "undo" if event.undo else "explicit" if event.explicit else "implicit"
-            entry = sessions.encode_response(place, event.reward, at)
-            args += [events.encode(event), entry, event.item_id, kind if is_known else ""]
+            when = "" if event.occurred_at is None else str(round(event.occurred_at * 1000))
+            args += [events.encode(event), sessions.encode_said(place, event.reward), when, event.item_id]
+            args.append(kind if remembered else "")
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 
     async def append(self, event: Event) -> None:
@@ -205,8 +209,8 @@ class EventLog:
                 theirs = [entry_id for entry_id, kind in kinds.items() if kind is not None]
                 if theirs:
                     await self._redis.xdel(key, *theirs)
-                for kind in filter(None, kinds.values()):
-                    removed["dead_letters" if key == self._keys.dead else kind] += 1
+                for kind in filter(removed.__contains__, kinds.values()):
+                    removed["dead_letters" if key == self._keys.dead else str(kind)] += 1
         return removed
 
 
@@ -218,6 +222,8 @@ def _whose(payload: bytes, user: str) -> str | None:
         event = events.decode(payload)
     except events.EventError:
         return "feedback"
+    if isinstance(event, VisitorJoined) and user in (event.user, event.visitor):
+        return "joined"
     if isinstance(event, Impression | Feedback) and event.user == user:
         return "impressions" if isinstance(event, Impression) else "feedback"
     return None

@@ -43,12 +43,18 @@ class OpenImpression(msgspec.Struct):
     next_history: tuple[tuple[str, float], ...] | None = None
     turn: int = 0  # how many impressions of the session came before
     user: str = ""  # whose it is by now, if a visitor turned out to be a user
-    ended_well: bool = False  # a response that ends a visit came: nobody is to blame if nothing follows
+    ended_by: list[str] = []  # items with a response that ends a visit: nobody is to blame if nothing follows
 
     @property
     def whose(self) -> str:
         """The user key that it belongs to."""
         return self.user or self.impression.user
+
+    def undo(self, item: str, at: float) -> None:
+        """Take back what was said of an item up to a time, unix seconds."""
+        if item in self.said and self.said[item].at <= at:
+            del self.said[item]
+            self.ended_by = [other for other in self.ended_by if other != item]
 
     @property
     def slot_rewards(self) -> tuple[float, ...]:
@@ -62,7 +68,7 @@ class Joiner:
     def __init__(self, reward_window_s: float, reward_window_entries: int = 2**62) -> None:
         self._window_ms, self._window_entries = int(reward_window_s * 1000), reward_window_entries
         self._open: dict[str, OpenImpression] = {}
-        self._latest: dict[str, str] = {}  # user -> their latest open impression
+        self._of: dict[str, list[str]] = {}  # user -> their open impressions, oldest first
         self._closed: dict[str, None] = {}  # ids, oldest first
 
     def __len__(self) -> int:
@@ -73,48 +79,53 @@ class Joiner:
         had it before (an entry that was set aside and replayed twice)."""
         if impression.recommendation_id in self._open or impression.recommendation_id in self._closed:
             return False
-        previous = self._open.get(self._latest.get(impression.user, ""))
-        turn = 0
-        if previous is not None:
+        theirs, turn = self._of.setdefault(impression.user, []), 0
+        if theirs:
+            previous = self._open[theirs[-1]]
             previous.next_history = impression.history
-            turn = 0 if previous.ended_well else previous.turn + 1
+            turn = 0 if previous.ended_by else previous.turn + 1
         self._open[impression.recommendation_id] = OpenImpression(impression, at_ms, place, turn=turn)
-        self._latest[impression.user] = impression.recommendation_id
+        theirs.append(impression.recommendation_id)
         return True
 
     def add_feedback(self, feedback: Feedback, at_ms: int) -> Joined:
         """Credit a slot with what was heard of at a time; of several responses to one item, see `joined`. A user may
-        answer a slate that was shown to a visitor without an account: who logs in is the same person."""
+        answer a slate that was shown to a visitor without an account: who logs in is the same person. What is taken
+        back is so in all that is open of the user's."""
+        said = Said(feedback.reward, feedback.at(at_ms / 1000))
+        if feedback.undo:
+            for recommendation_id in self._of.get(feedback.user, ()):
+                self._open[recommendation_id].undo(feedback.item_id, said.at)
         if feedback.recommendation_id is None:
             return Joined.ORGANIC
         waiting = self._open.get(feedback.recommendation_id)
         if waiting is None:
             return Joined.LATE if feedback.recommendation_id in self._closed else Joined.ORPHAN
-        item, whose = feedback.item_id, waiting.impression.user
-        logged_in = is_visitor(whose) and not is_visitor(feedback.user)
-        if (whose != feedback.user and not logged_in) or item not in waiting.impression.items:
+        item, user, whose = feedback.item_id, feedback.user, waiting.impression.user
+        is_theirs = user in (whose, waiting.whose) or (is_visitor(waiting.whose) and not is_visitor(user))
+        if not is_theirs or item not in waiting.impression.items:
             return Joined.MISMATCHED
         if feedback.undo:
-            waiting.said.pop(item, None)
+            waiting.undo(item, said.at)
         else:
-            said = Said(feedback.reward, feedback.at(at_ms / 1000))
             waiting.said[item] = joined(waiting.said.get(item), said, feedback.explicit)
-            waiting.ended_well |= feedback.ends
+            if feedback.ends and item not in waiting.ended_by:
+                waiting.ended_by.append(item)
         return Joined.JOINED
 
     def join(self, visitor: str, user: str) -> None:
-        """A visitor turned out to be a user, whose next impression goes on from the visitor's latest."""
-        for waiting in self._open.values():
-            if waiting.whose == visitor:
-                waiting.user = user
-        if latest := self._latest.pop(visitor, None):
-            self._latest.setdefault(user, latest)
+        """A visitor turned out to be a user, whose next impression goes on from the latest of both."""
+        theirs = self._of.pop(visitor, [])
+        for recommendation_id in theirs:
+            self._open[recommendation_id].user = user
+        if theirs:
+            both = [*theirs, *self._of.get(user, ())]
+            self._of[user] = sorted(both, key=lambda name: (self._open[name].at_ms, self._open[name].place))
 
     def erase(self, user: str) -> None:
         """Drop what is open of a user; nothing is learned from it."""
-        for recommendation_id in [key for key, o in self._open.items() if o.whose == user]:
+        for recommendation_id in self._of.pop(user, ()):
             del self._open[recommendation_id]
-        self._latest.pop(user, None)
 
     def close(self, now_ms: int, place: int = 0) -> list[OpenImpression]:
         """Take out the impressions whose window is over at `now_ms`, `place` entries into the log, oldest first."""
@@ -123,8 +134,10 @@ class Joiner:
             if waiting.at_ms + self._window_ms > now_ms and waiting.place + self._window_entries > place:
                 break
             closed.append(waiting)
-            if self._latest.get(waiting.whose) == recommendation_id:
-                del self._latest[waiting.whose]
+            theirs = self._of[waiting.whose]
+            theirs.remove(recommendation_id)
+            if not theirs:
+                del self._of[waiting.whose]
         for waiting in closed:
             del self._open[waiting.impression.recommendation_id]
             self._closed[waiting.impression.recommendation_id] = None
@@ -139,7 +152,9 @@ class Joiner:
     def restore(self, waiting: list[OpenImpression], closed: list[str]) -> None:
         """Take over what `dump` gave."""
         self._open = {o.impression.recommendation_id: o for o in waiting}
-        self._latest = {o.whose: o.impression.recommendation_id for o in waiting}
+        self._of = {}
+        for one in waiting:
+            self._of.setdefault(one.whose, []).append(one.impression.recommendation_id)
         self._closed = dict.fromkeys(closed)
 
 
@@ -155,7 +170,7 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float, l
         actions=tuple(index[impression.items[slot]] for slot in kept),
         rewards=tuple(rewards[slot] for slot in kept),
         propensities=tuple(impression.propensities[slot] for slot in kept),
-        discount=0.0 if closed.next_history is None and not closed.ended_well else gamma,
+        discount=0.0 if closed.next_history is None and not closed.ended_by else gamma,
         next_history=history if went_on is None else tuple(interactions(went_on, index, largest)),
         turn=closed.turn,
         owner=owner_of(closed.whose),

@@ -363,7 +363,7 @@ class Worker:
             lag_s=self._lag_s,
             gate_rejections=c.gate_rejections,
             off_policy=self._off_policy,
-            shadow=estimated(c.shadow) if c.shadow.version else None,
+            shadow=estimated(c.shadow, self._settings.possible_rewards) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
             power=learning.arm_watch.power(),
             retreats=c.retreats,

@@ -244,7 +244,7 @@ class ServingPolicy:
         before, after = (part and part.net for part in asked)
         pool = rows
         if rows is None and self._index is not None:
-            also = np.flatnonzero(self._fresh)[-_MOST_NEW:] if after is not None else np.empty(0, np.intp)
+            also = self._latest_fresh if after is not None else self._latest_fresh[:0]
             pool = self._index.pool(asked, available, self.config.candidates, also)
         absent = absent_at(available, pool)
         of_before, of_after = asked.plain(pool)
@@ -308,8 +308,12 @@ class ServingPolicy:
         return fresh
 
     @cached_property
+    def _latest_fresh(self) -> Places:
+        return np.flatnonzero(self._fresh)[-_MOST_NEW:]
+
+    @property
     def _has_fresh(self) -> bool:
-        return bool(self._fresh.any())
+        return len(self._latest_fresh) > 0
 
     def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
         """What sessions ask of the networks that take part in a variant."""

@@ -54,7 +54,7 @@ class Asked(NamedTuple):
         as many, of those that the ones before it left. Before all of them come, by the learned network's plain score,
         as many of the items that are `fresh` [B, R] as a sixteenth of `n`. Items that are `absent` [B, R] come last.
         """
-        views: list[tuple[Floats, Floats | None]] = []
+        views: list[tuple[npt.NDArray[np.floating], npt.NDArray[np.floating] | None]] = []
         for part, scores in zip(self, plain, strict=True):
             if part is not None and scores is not None:
                 views += [(scores, None), (scores, part.net.optimism(pool))][: 1 + part.net.is_curious]
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
         reserved = 0
         if fresh is not None and plain[1] is not None:
             reserved = max(1, n // _FRESH)
-            views.insert(0, (plain[1], np.where(fresh, np.float32(_FAR), np.float32(0))))
+            views.insert(0, (plain[1].astype(np.float64), np.where(fresh, _FAR, 0.0)))  # float32 has no room for both
         for number, (scores, optimism) in enumerate(views, reserved == 0):
             score = scores.copy() if optimism is None else scores + optimism
             score[absent] = -np.inf

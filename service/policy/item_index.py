@@ -116,7 +116,8 @@ class ItemIndex:
                 rows = np.union1d(own[own >= 0], new[state])
                 if np.count_nonzero(available[state][rows]) < n_wanted:  # as where all items are alike
                     one = asked.of(state)
-                    rows = one.best(one.plain(None), None, ~available[state][np.newaxis], n_wanted)[0]
+                    best = one.best(one.plain(None), None, ~available[state][np.newaxis], n_wanted)[0]
+                    rows = np.union1d(best, new[state])
             others[state] = rows
         if not others:
             return pool

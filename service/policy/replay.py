@@ -74,6 +74,11 @@ class Replay:
                 values[rows] = _EMPTY.get(name, 0)
         return len(rows)
 
+    def rename(self, owner: int, by: int) -> None:
+        """An owner goes by another number from now on."""
+        owners = self._blocks["whose"]["owner"]
+        owners[owners == owner] = by
+
     def take_back(self, owner: int, item: int) -> None:
         """An owner's likes of an item are likes no more: further steps on these transitions do not learn them."""
         slots = self._blocks["slots"]

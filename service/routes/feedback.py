@@ -106,7 +106,7 @@ async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state:
         )
         for event, reward in zip(events, rewards, strict=True)
     ]
-    for visitor, user in {(sessions.visitor_of(event.user_id, event.session_id), event.user_id) for event in events}:
+    for visitor, user in dict.fromkeys((sessions.visitor_of(e.user_id, e.session_id), e.user_id) for e in events):
         if visitor is not None:
             await state.sessions.join(visitor, sessions.user_key(user, None))
     accepted = await responses.take(logged, state)

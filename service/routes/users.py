@@ -56,9 +56,9 @@ async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
     and events that wait for a reward, at once; the worker drops what it holds of them."""
     user = sessions.user_key(user_id, None)
     visitors = await state.sessions.visitors(user)
-    session = await state.sessions.erase(user)
-    removed: Counter[str] = Counter()
+    session, removed = False, Counter[str]()
     for name in (user, *visitors):
+        session |= await state.sessions.erase(name)
         await state.ranked.erase(name)
         await state.log.append(UserErased(name))
         removed.update(await state.log.erase(name))

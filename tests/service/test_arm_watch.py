@@ -13,13 +13,13 @@ from service import sessions
 from service.arm_watch import (
     BUCKETS,
     LEAST_GROUPS,
-    NOTICED,
     ArmWatch,
     ArmWatchState,
     Difference,
     Power,
     compare,
     width,
+    worth_noticing,
 )
 
 SHARE = 0.1
@@ -192,13 +192,13 @@ def test_it_tells_which_loss_it_would_notice_and_how_much_more_it_takes() -> Non
         serve(watch, rng, 1_000, lambda _: 0.0, per_version=10**9)
         early = watch.power()
         assert early is not None and early.more_control is not None and early.least_loss is not None
-        assert early.least_loss > NOTICED
+        assert early.least_loss > worth_noticing(0.05)
         foretold.append(early.control + early.more_control)
         loses = ArmWatch(0.05, 0.05)
-        after = serve(loses, rng, 60_000, lambda _: -NOTICED, per_version=10**9)
+        after = serve(loses, rng, 60_000, lambda _: -worth_noticing(0.05), per_version=10**9)
         power = loses.power()
         assert after is not None and power is not None and power.least_loss is not None
-        assert power.least_loss < 1.5 * NOTICED
+        assert power.least_loss < 1.5 * worth_noticing(0.05)
         noticed.append(power.control)
     assert 0.3 < np.median(noticed) / np.median(foretold) < 3
 

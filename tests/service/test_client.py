@@ -106,9 +106,9 @@ def test_what_is_wrong_is_named(client: Both) -> None:
     with pytest.raises(ServiceError, match=r"POST /feedback: 422 .*item_id: is not in the catalogue") as caught:
         client.respond("ann", "nowhere", "like")
     assert caught.value.code == "invalid_request"
-    with pytest.raises(ValueError, match="exactly one of user_id and session_id"):
+    with pytest.raises(ValueError, match="user_id or session_id is needed"):
         client.recommend()
-    with pytest.raises(ValueError, match="exactly one of type and reward"):
+    with pytest.raises(ValueError, match="exactly one of type, reward and undo"):
         client.respond("ann", "film-1")
 
 

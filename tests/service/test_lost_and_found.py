@@ -76,7 +76,7 @@ def test_where_they_cannot_be_it_is_said_once_what_to_do(
         caplog.clear()
         with working(changed), Server(changed) as client:
             until(lambda: lines(caplog, "cannot go on until this is mended") == 1, "the worker's word")
-            until(lambda: client.get("/healthz").status_code == 200, "an API")
+            until(lambda: lines(caplog, "starting without a policy") == 1, "the API's word")
             (_, _), (_, now) = events_of(client, 2)
             assert isinstance(now, dict)
             told_there = {one["kind"]: one["text"] for one in now["trouble"]}["no_policy"]

@@ -26,7 +26,7 @@ from service_examples import N_ITEMS, logged, make_settings, problem_of, respond
 from service.events import Feedback, Impression
 from service.keys import Keys
 from service.lag import Lag
-from service.policy.types import Interaction, Response
+from service.policy.types import Interaction
 from service.settings import Settings
 from service.transitions import Joined, Joiner, transition_of
 
@@ -71,7 +71,7 @@ def test_what_was_ranked_and_its_reward_are_one_transition(
     item = index[first["rewardActionId"]]
     assert (one.actions, one.rewards) == ((item,), (0.7,))
     assert one.propensities == pytest.approx((probabilities(first)[first["rewardActionId"]],), rel=1e-12)
-    assert one.discount == 0.5 and one.next_history == (Interaction(item, Response.POSITIVE),) == two.history
+    assert one.discount == 0.5 and one.next_history == (Interaction(item, 0.7),) == two.history
     assert (two.actions, two.rewards, two.propensities) == ((item,), (0.0,), (1.0,))
     assert second["rewardActionId"] == first["rewardActionId"]
 

@@ -108,3 +108,11 @@ def test_a_visitor_who_logs_in_brings_what_they_did() -> None:
     recent.replace("tab", [*recent.of("tab"), ("a", 0.0), ("d", 0.0)])
     recent.join("tab", "ann")
     assert recent.of("ann") == (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 0.0)) and recent.of("tab") == ()
+
+
+def test_a_response_of_nothing_has_its_time() -> None:
+    recent = Recent(n_responses=5, n_shown=5)
+    recent.add("ann", "b", at(-0.5, 5))
+    recent.add("ann", "a", at(0.0, 7))
+    recent.add("ann", "a", at(0.25, 3))
+    assert recent.of("ann") == (("b", -0.5), ("a", 0.25)), "as in the session"

@@ -164,6 +164,6 @@ def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.Te
         empty = {"live_version": None, "mode": None, "shadow_version": None, "policies": [], "rollbacks": []}
         assert client.get("/policies").json() == empty
         assert problem_of(client.post("/policies:freeze"), 409)["code"] == "conflict"
-        nothing = {"arms": {}, "off_policy": {}, "shadow": None, "watch": [], "alignment": {}}
+        nothing = {"arms": {}, "off_policy": {}, "shadow": None, "watch": [], "power": None, "alignment": {}}
         assert client.get("/evaluation").json() == nothing
         assert client.get("/metrics").status_code == 200

@@ -90,6 +90,21 @@ def test_what_is_taken_back_was_never_said() -> None:
     assert waiting.close(WINDOW_MS)[0].slot_rewards == (0.0, 1.0, 0.0)
 
 
+def test_it_is_taken_back_in_all_that_is_open_but_not_what_was_said_since() -> None:
+    waiting = joiner(impression("r1"), impression("r2"), impression("r3", user="u:bob"))
+    for name, user in (("r1", "u:ann"), ("r2", "u:ann"), ("r3", "u:bob")):
+        waiting.add_feedback(feedback("a", name=name, user=user), 2_000)
+    waiting.add_feedback(Feedback("e", "u:ann", "b", 1.0, "r1", type="purchase", ends=True), 2_000)
+    early = Feedback("e", "u:ann", "a", 0.0, undo=True, occurred_at=1.0)
+    assert waiting.add_feedback(early, 2_500) == Joined.ORGANIC
+    waiting.add_feedback(Feedback("e", "u:ann", "b", 0.0, undo=True), 2_500)
+    assert [one.slot_rewards[0] for one in waiting.close(0)] == []
+    waiting.add_feedback(Feedback("e", "u:ann", "a", 0.0, undo=True), 2_500)
+    first, second, bobs = waiting.close(99_000)
+    assert (first.slot_rewards, second.slot_rewards, bobs.slot_rewards[0]) == ((0.0,) * 3, (0.0,) * 3, 1.0)
+    assert not first.ended_by, "nor was anything bought"
+
+
 def test_who_logs_in_answers_what_the_visitor_was_shown() -> None:
     waiting = joiner(impression("r1", user="s:tab"), impression("r2", user="u:bob"))
     assert waiting.add_feedback(feedback("a"), 500) == Joined.JOINED
@@ -100,6 +115,18 @@ def test_who_logs_in_answers_what_the_visitor_was_shown() -> None:
     first, _, last = waiting.close(10 * WINDOW_MS)
     assert first.next_history == last.impression.history, "the user goes on from where the visitor was"
     assert (last.turn, owner_of("u:ann")) == (1, transition_of(first, {}, 0.9, 1.0).owner)
+
+
+def test_a_restored_joiner_knows_who_logged_in_and_what_came_last() -> None:
+    one = joiner(impression("r1"), impression("r2", user="s:tab"))
+    one.join("s:tab", "u:ann")
+    other = Joiner(WINDOW_MS / 1000)
+    other.restore(*one.dump())
+    for waiting in (one, other):
+        assert waiting.add_feedback(feedback("a", name="r2", user="u:bob"), 500) == Joined.MISMATCHED
+        waiting.add_impression(impression("r3"), 600)
+        first, second, third = waiting.close(10 * WINDOW_MS)
+        assert first.next_history is None is not second.next_history and (second.turn, third.turn) == (0, 1)
 
 
 def test_a_good_end_is_no_fault() -> None:

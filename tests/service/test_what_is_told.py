@@ -27,7 +27,8 @@ def history(client: httpx.Client, user: str = "ann") -> list[tuple[str, float]]:
 
 def comedies(client: httpx.Client, user: str) -> float:
     """Probability of films that are Comedies, as 1, 4 and 7 are."""
-    told = client.post("/preview", json={"user_id": user, "k": 5}).json()
+    asked = {"user_id": user, "k": 5, "exclude_item_ids": ["film-1", "film-4"]}
+    told = client.post("/preview", json=asked).json()
     return sum(one["share"] for one in told["categories"] if one["category"] == "Comedy")
 
 
