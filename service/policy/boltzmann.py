@@ -180,8 +180,8 @@ class Boltzmann:
             counted &= ~batch.organic
         close = (seen.close.nearest.square() * shown).sum(1) / shown.sum(1).clamp_min(1)
         turn, ended, close = (part[counted] for part in (batch.turn, batch.discount == 0, close))
-        self.actor.leave[1] = self.hazard.better_slope(turn, ended, close, self.actor.leave[1].item())
         self.hazard.add(turn, ended, close)
+        self.actor.leave[1] = self.hazard.better_slope(turn, ended, close, self.actor.leave[1].item())
         if (baseline := self.hazard.baseline(self.actor.leave[1].item())) is not None:
             self.actor.leave[0] = baseline
 

@@ -46,7 +46,7 @@ class Hazard:
         return torch.logit((ended + rare) / (shown + 1)), close / shown.clamp_min(1)
 
     def better_slope(self, turn: Tensor, ended: Tensor, close: Tensor, slope: float) -> float:
-        """leave_1 after N slates that are not counted yet (see `add`), from what it was."""
+        """leave_1 after N slates that were just counted (see `add`), from what it was."""
         turn = turn.clamp_max(N_TURNS - 1)
         known = self.counts[turn, 0] >= _FEW
         if not known.any():

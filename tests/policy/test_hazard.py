@@ -81,8 +81,8 @@ def test_the_slope_that_is_found_batch_by_batch_is_that_of_all_slates_at_once(sl
     """It is near the truth, too, though where slates differ much a turn's share of ends says less than its slates'."""
     given, hazard, found = slates(97, 12_000, slope), Hazard(), 1.0
     for batch in zip(*(part.split(60) for part in given), strict=True):
-        found = hazard.better_slope(*batch, found)
         hazard.add(*batch)
+        found = hazard.better_slope(*batch, found)
     deviation = 1 / math.sqrt(hazard.curvature.item())
     assert deviation < 0.25
     assert found == pytest.approx(slope_by_scipy(given, 1.0), abs=deviation)
@@ -141,9 +141,9 @@ def test_old_evidence_fades_and_a_new_world_is_found_out() -> None:
     for truth, seed in ((4.0, 98), (-1.0, 99)):
         # As if each slate stood for ten: what fades does so over very many.
         for batch in zip(*(part.split(200) for part in slates(seed, 60_000, truth)), strict=True):
+            hazard.add(*batch)
             slope = hazard.better_slope(*batch, slope)
             hazard.curvature *= 0.9
-            hazard.add(*batch)
         slopes.append(slope)
     assert slopes[0] > 3.0
     assert slopes[1] < 0.5
