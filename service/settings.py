@@ -146,6 +146,13 @@ class Settings(BaseSettings):
         "answer yet: some twenty, where one in twenty is a like.",
     )
 
+    exploration_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Least share of the adaptive arm for all items alike, beside what the learner explores by itself.",
+    )
+
     # The worker
     learner: Literal["boltzmann", "a2c"] = Field("boltzmann", description="Learning algorithm.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
@@ -217,6 +224,7 @@ class Settings(BaseSettings):
             self.fixed_weight,
             self.mixture_temperature,
             new_items=0.0 if self.learner == "a2c" else self.new_item_share,  # which counts no answers
+            explore=self.exploration_share,
             largest_reward=self.largest_reward,
             candidates=self.candidates,
         )

@@ -60,6 +60,7 @@ class ServingConfig:
     temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.1
     most_learned: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of the learned policy, whatever the mixture wants
     new_items: Annotated[float, Meta(ge=0, lt=1)] = 0.05  # share of those of which next to nothing is known
+    explore: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share that goes to all items alike
     first_items: Annotated[int, Meta(ge=0)] = 2**53  # that the deployment began with; later ones are new
     largest_reward: Annotated[float, Meta(gt=0)] = 1.0  # of a response: it counts in full, smaller ones in part
     candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
@@ -272,9 +273,8 @@ class ServingPolicy:
         learned, settled = after.policy(advantage, rows, absent)
         new = self._new(advantage, rows, absent)
         if before is None:
-            return _distributions(
-                rows, with_new(learned, new, self.config.new_items), learned, learned, np.ones(len(queries))
-            )
+            served = with_all(with_new(learned, new, self.config.new_items), absent, self.config.explore)
+            return _distributions(rows, served, learned, learned, np.ones(len(queries)))
         weight = np.full(len(queries), 1.0 if variant == Variant.FT else self.config.fixed_weight)
         if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
@@ -286,7 +286,8 @@ class ServingPolicy:
             weight = mixture_weights(expected, self.config.temperature)[1]
         weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        return _distributions(rows, with_new(mixed, new, self.config.new_items), pretrained, learned, weight)
+        served = with_all(with_new(mixed, new, self.config.new_items), absent, self.config.explore)
+        return _distributions(rows, served, pretrained, learned, weight)
 
     def _new(self, advantage: Floats, rows: Places | None, absent: Mask) -> Probs | None:
         """The policy among new items of which next to nothing is known [B, R]: zero where a state has none of them;
@@ -341,6 +342,14 @@ def with_new(probs: Probs, new: Probs | None, share: float) -> Probs:
         return probs
     shares = share * new.any(1, keepdims=True)
     return np.asarray((1 - shares) * probs + shares * new)
+
+
+def with_all(probs: Probs, absent: Mask, share: float) -> Probs:
+    """What is served [B, R], with a share for all items alike that are not `absent` [B, R]."""
+    if share == 0:
+        return probs
+    alike = ~absent / np.maximum((~absent).sum(1, keepdims=True), 1)
+    return np.asarray((1 - share) * probs + share * alike)
 
 
 def is_mixed(config: ServingConfig, variant: Variant) -> bool:

@@ -23,6 +23,7 @@ from service.policy.adaptive import (
     is_mixed,
     mixture_weights,
     variant_of,
+    with_all,
     with_new,
 )
 from service.policy.networks import FEW_ANSWERS, ItemScorer, Prior
@@ -101,7 +102,8 @@ class ExactPolicy:
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
         new = self._new(advantage, available)
         if not is_mixed(self.config, variant):
-            return DistributionBatch(with_new(learned, new, self.config.new_items), learned, learned, zeros + 1.0)
+            served = with_all(with_new(learned, new, self.config.new_items), ~available, self.config.explore)
+            return DistributionBatch(served, learned, learned, zeros + 1.0)
         weight = zeros + (1.0 if variant == Variant.FT else self.config.fixed_weight)
         if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
             # What the learned policy spends on curiosity is no reason to prefer the other.
@@ -112,7 +114,8 @@ class ExactPolicy:
             weight = mixture_weights(expected, self.config.temperature)[1]
         weight = np.minimum(weight, self.config.most_learned)
         mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        return DistributionBatch(with_new(mixed, new, self.config.new_items), pretrained, learned, weight)
+        served = with_all(with_new(mixed, new, self.config.new_items), ~available, self.config.explore)
+        return DistributionBatch(served, pretrained, learned, weight)
 
     def _new(self, advantage: Tensor, available: npt.NDArray[np.bool_]) -> Probs | None:
         """See `ServingPolicy`."""

@@ -240,6 +240,21 @@ def test_the_mixture_tells_policies_apart_where_every_probability_of_a_like_is_n
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_a_share_of_the_adaptive_arm_goes_to_all_items_alike(config: ServingConfig) -> None:
+    pretrained, learned, critic = networks()
+    mask = available(1, 2)
+    plain, bold = (ExactPolicy(pretrained, learned, critic, replace(config, explore=share)) for share in (0.0, 0.25))
+    states = pack_states([HISTORY], CONFIG.max_history)
+    for arm in Arm:
+        before, after = (policy.serving.distribution(HISTORY, mask, arm).probs for policy in (plain, bold))
+        frozen = arm == Arm.CONTROL or config.variant == Variant.FROZEN
+        expected = before if frozen else 0.75 * before + 0.25 * mask / mask.sum()
+        np.testing.assert_allclose(after, expected, atol=1e-12)
+        exact = bold.distributions(states, mask[np.newaxis], arm).probs[0]
+        np.testing.assert_allclose(after, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
 @pytest.mark.parametrize("hidden", [(), (3,), (0, 1, 2, 4, 5, 6, 7)])
 def test_probabilities_sum_to_one_over_what_is_available(config: ServingConfig, hidden: tuple[int, ...]) -> None:
     served = serve(config, available(*hidden))

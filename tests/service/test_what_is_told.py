@@ -167,3 +167,28 @@ def test_feedback_with_both_names_joins_them_too(api: httpx.Client) -> None:
     respond(api, {"event_id": "v", "session_id": "tab", "item_id": "film-4", "type": "like"})
     respond(api, said("a", 5, session_id="tab"), said("b", 6, session_id="tab"), said("c", 7))
     assert [item for item, _ in history(api)] == ["film-4", "film-5", "film-6", "film-7"]
+
+
+def test_who_erases_a_user_erases_the_visitor_that_they_were(settings: Settings, redis: syncredis.Redis) -> None:
+    """Also what the visitor did after the login, under the old name."""
+    with serving(settings) as client:
+        respond(client, {"event_id": "v", "session_id": "tab", "item_id": "film-4", "type": "like"})
+        respond(client, said("a", 5, session_id="tab"))
+        respond(client, {"event_id": "w", "session_id": "tab", "item_id": "film-6", "type": "like"})
+        client.delete("/users/ann").raise_for_status()
+        assert not redis.keys(f"{settings.key_prefix}:u:*") and not redis.keys(f"{settings.key_prefix}:visitors:*")
+        left = logged(redis, settings)
+        assert sorted(type(event).__name__ for event in left) == ["UserErased", "UserErased"]
+
+
+def test_a_response_is_dated_by_the_servers_clock(
+    settings: Settings, redis: syncredis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two API processes whose clocks differ the later word counts."""
+    now = time.time()
+    with serving(settings) as ahead:
+        monkeypatch.setattr(time, "time", lambda: now + 3600)
+        respond(ahead, said("yes", 1))
+        monkeypatch.undo()
+        respond(ahead, said("no", 1, "dislike"))
+        assert history(ahead) == [("film-1", -1.0)]
