@@ -57,7 +57,7 @@ function tell(now) {
   };
   for (const [name, value] of Object.entries(text)) fields[name].textContent = value;
   if (now.new_reward !== null) {
-    fields.fresh.append(" ", element("small", {}, `reward ${number(now.new_reward, 2)}, of all slots ${number(now.slot_reward, 2)}`));
+    fields.fresh.append(" ", element("small", {}, `earn ${number(now.new_reward, 2)}, all ${number(now.slot_reward, 2)}`));
   }
   if (now.mode) fields.version.append(" ", element("small", {}, [now.variant, now.mode].join(", ")));
 }
