@@ -27,7 +27,8 @@ The same result files give the same page and plots, byte for byte (with the same
 > **The policy has changed since most of these runs.** Pre-training in closed form, a session's taste and ends by slate
 > are of 2026-11-29 (decisions.md). Of our own methods only `ialp_ap` has been played again, with ten seeds in the world
 > of boredom; `ialp_ft`, `ialp_frozen`, `boltzmann` and the controls are of the policy that it replaced, so that what
-> compares these with `ialp_ap` compares two policies. What the new start is worth to real people is on people.md.
+> compares these with `ialp_ap` compares two policies. Since 2026-11-30 the learner finds out sooner what drives users
+> away (decisions.md); `ialp_ap` was played before that. What the new start is worth to real people is on people.md.
 """
 
 WORLDS_HEAD = """\
