@@ -388,7 +388,7 @@ def test_ctrl_c_while_redis_is_waited_for(tmp_path: Path) -> None:
         ("ialp-offline benchmark --datasets lfm,movielens1", ["lfm,movielens100k"]),
         ("ialp-service keys ", ["create", "list", "rotate", "revoke"]),
         ("ialp-simulator experiment --environments lfm,coat_", ["lfm,coat_calm", "lfm,coat_more", "lfm,coat_drift"]),
-        ("ialp-simulator tune --methods linu", ["linucb"]),
+        ("ialp-simulator tune --methods linu", ["linucb", "linucb_calm"]),
     ],
 )
 def test_shells_complete_it(line: str, expected: list[str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
