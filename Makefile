@@ -28,7 +28,7 @@ help:
 	@echo "make tune             try as many settings of every method, on a seed that is not reported (an hour on two cores)"
 	@echo "make results         write docs/results.md from docs/results/*.jsonl"
 	@echo "make people          judge what is recommended by public logs of real people (hours, most of it the language model)"
-	@echo "make types           write service/client.d.ts, TypeScript's types of the HTTP API, from the OpenAPI document"
+	@echo "make types           write service/client/client.d.ts, TypeScript's types of the HTTP API, from the OpenAPI document"
 	@echo "make container-test  build the image and bring the compose file up, without a Docker engine"
 	@echo "make screenshots     pictures of a running service's dashboard (URL=http://127.0.0.1:8000) for docs/img"
 	@echo "make observability-test  dashboard and alerts in a real Prometheus (Debian's package, unpacked into runs/)"
@@ -134,7 +134,7 @@ people: $(VENV)/.stamp-benchmark
 	$(BIN)/python -m offline benchmark --data $(DATA) --page docs/people.md
 
 types: $(VENV)/.stamp-dev
-	$(BIN)/python tests/typescript/generate.py service/client.d.ts
+	$(BIN)/python tests/typescript/generate.py service/client/client.d.ts
 
 container-test:
 	bash tests/containers/run.sh

@@ -10,13 +10,13 @@ from offline.evaluate_command import command as evaluate
 from offline.pretrain_command import command as pretrain
 from service.command_line import exits
 from service.command_line.pages import add_command, new_app
-from simulator.errors import SimulatorError
 
 ABOUT = """Distil a language model's preferences and pre-train a recommendation policy from them (iALP); no logs needed.
 
     In this order, all in one folder RUN: `datasets` reads items, `distil` asks a language model about them, `pretrain`
-    makes the policy, `evaluate` measures it. Then `python -m service dev --snapshot RUN/snapshot` serves it. Apart from
-    that, `benchmark` judges methods by public logs of real people. Each can be interrupted and run again.
+    makes the policy. Then `python -m service dev --snapshot RUN/snapshot` serves it, and `evaluate` judges versions by
+    what it logged. Apart from that, `benchmark` judges methods by public logs of real people. Each can be interrupted
+    and run again.
 
     Exit codes: 0 done; 1 something failed while running; 2 a mistake in arguments or files, or a model that does not
     answer; 130 interrupted.
@@ -27,7 +27,6 @@ ABOUT = """Distil a language model's preferences and pre-train a recommendation 
         python -m offline datasets --out runs/mine/dataset
         python -m offline distil --run runs/mine --max-seconds 210
         python -m offline pretrain --run runs/mine
-        python -m offline evaluate --run runs/mine
         python -m service dev --snapshot runs/mine/snapshot
     """
 
@@ -41,7 +40,7 @@ add_command(app, "benchmark", benchmark)
 
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, never a stack trace."""
-    exits.run(app, (OfflineError, SimulatorError))
+    exits.run(app, (OfflineError,))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from service import keys_command
+from service.cli import keys
+from service.cli.export import export, openapi
+from service.cli.processes import api, dev, worker
 from service.command_line import exits
 from service.command_line.pages import add_command, new_app
-from service.export_command import export, openapi
-from service.process_commands import api, dev, worker
 
 ABOUT = """Serve recommendations and learn from feedback.
 
@@ -26,7 +26,7 @@ ABOUT = """Serve recommendations and learn from feedback.
     """
 
 app = new_app(ABOUT, completion=__name__ != "__main__")
-app.add_typer(keys_command.app, name="keys")
+app.add_typer(keys.app, name="keys")
 for command in (dev, api, worker, export, openapi):
     add_command(app, command.__name__, command)
 

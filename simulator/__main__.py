@@ -8,6 +8,7 @@ from service.command_line.pages import add_command, new_app
 from simulator.demo import demo
 from simulator.errors import SimulatorError
 from simulator.experiments.degradation_command import degradation
+from simulator.experiments.evaluate_command import evaluate
 from simulator.experiments.experiment_command import experiment
 from simulator.experiments.results_command import results
 from simulator.experiments.tune_command import tune
@@ -17,8 +18,9 @@ from simulator.personas.command import personas
 ABOUT = """Synthetic users with a hidden taste, fitted on real data: against the running service, or in experiments.
 
     `demo` does all from a data set to a report. `load` sends users to a service that runs; their taste is fitted when
-    it is first needed, or by `users`. `personas` judges by persons whether people get what they like. `experiment`
-    compares methods without a service, and `results`, `tune` and `degradation` write what docs/ says of it.
+    it is first needed, or by `users`. `personas` judges by persons whether people get what they like, `evaluate` what a
+    snapshot earns before it learned. `experiment` compares methods without a service, and `results`, `tune` and
+    `degradation` write what docs/ says of it.
 
     Exit codes: 0 done; 1 something failed while running; 2 a mistake in arguments or files, or a service that does not
     answer; 130 interrupted.
@@ -32,7 +34,7 @@ ABOUT = """Synthetic users with a hidden taste, fitted on real data: against the
     """
 
 app = new_app(ABOUT, completion=__name__ != "__main__")
-for command in (demo, load, users, personas, experiment, results, tune, degradation):
+for command in (demo, load, users, personas, evaluate, experiment, results, tune, degradation):
     add_command(app, command.__name__, command)
 
 

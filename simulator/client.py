@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from service import client
 from service.client import AsyncClient
-from service.client_calls import Call, asking, feeding_back
-from service.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
+from service.client.calls import Call, asking, feeding_back
+from service.contract.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from simulator.connections import KeptConnections
 from simulator.errors import SimulatorError
 

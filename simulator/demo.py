@@ -73,8 +73,8 @@ def demo(
     """From nothing to a service that visibly learns, with a report; about 10 minutes on two cores.
 
     Needs: the extra `demo`; no network, no key. Its stages are the commands `offline datasets`, `distil`, `pretrain`,
-    `evaluate`, `service dev`, `simulator load` and, before and after it, `simulator personas`, each with its own
-    progress.
+    `simulator evaluate`, `service dev`, `simulator load` and, before and after it, `simulator personas`, each with its
+    own progress.
 
     Writes: RUN, with RUN/load/report.html in the end. Stages that a former run finished are kept; the service starts
     afresh.
@@ -135,7 +135,7 @@ def _prepare(
             console.print(f"[bold]{stage}[/]: kept from a former run ({done})")
             continue
         with _timed(stage, times, console):
-            _command("offline", stage, *arguments)
+            _command("simulator" if stage == "evaluate" else "offline", stage, *arguments)
 
 
 def _judge(url: str, out: Path, stage: str, seeded: Sequence[str], times: dict[str, float], console: Console) -> None:

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from service.client_calls import NO_CONNECTION
-from service.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
+from service.client.calls import NO_CONNECTION
+from service.contract.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
 from simulator.client import ServiceClient, ServiceError
 from simulator.environment import SessionBatch, World
 from simulator.errors import SimulatorError

@@ -167,7 +167,7 @@ MISTAKES = [
     ("offline distil --run run --gguf items.jsonl", "not a GGUF model"),
     ("offline pretrain --run nowhere", "python -m offline datasets"),
     ("offline pretrain --run run", "python -m offline distil"),
-    ("offline evaluate --run run", "python -m offline pretrain"),
+    ("simulator evaluate --run run", "python -m offline pretrain"),
     ("offline evaluate --log none.parquet --snapshot x", "python -m service export"),
     ("offline benchmark --methods none --results out", "item_knn"),
     ("offline benchmark --datasets lfm,none --results out", "--datasets none"),
@@ -254,7 +254,7 @@ def test_dev_asks_for_keys_where_others_can_reach_it(
         sys.exit(f"auth {settings.auth}")
 
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    monkeypatch.setattr("service.process_commands._require_snapshot", stop)
+    monkeypatch.setattr("service.cli.processes._require_snapshot", stop)
     monkeypatch.setenv("IALP_HOST", host)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # it sets its own
     with pytest.raises(ValueError, match=f"auth {auth}"):

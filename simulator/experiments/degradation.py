@@ -1,8 +1,8 @@
 """What a bad version costs before it is rolled back: the worker's watch, on users whose truth is known.
 
 A deployment in short: users are split into a frozen control and an adaptive arm by the service's own hash, the learner
-publishes a version every so many slates, `service.arm_watch` watches what serves, and its verdict rolls back as the
-worker does. Into this comes a fault:
+publishes a version every so many slates, `service.worker.arm_watch` watches what serves, and its verdict rolls back as
+the worker does. Into this comes a fault:
 
 - `bad_update`: from one version on, a sign error turns the order of the adaptive arm's items round, the least likely
   one for the likeliest (which neither weights nor entropy show; the gate's estimate would, but is passed over here);
@@ -20,12 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service import sessions
-from service.arm_watch import ArmWatch
 from service.policy.adaptive import Arm
 from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import sample_slates
 from service.settings import Settings
+from service.store import sessions
+from service.worker.arm_watch import ArmWatch
 from simulator.environment import SessionBatch, World
 from simulator.experiments.agent import Bools, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import states_of

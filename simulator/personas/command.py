@@ -165,7 +165,7 @@ async def _items(client: AsyncClient, file: Path | None) -> list[Item]:
 
 
 def _told(error: ServiceError) -> str:
-    from service.client_calls import NO_CONNECTION
+    from service.client.calls import NO_CONNECTION
 
     known = {
         NO_CONNECTION: "no service answers at --url; start one with `python -m service dev --snapshot DIR`",

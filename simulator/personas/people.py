@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.preview_schemas import PreviewedItem, PreviewResponse
+from service.contract.preview import PreviewedItem, PreviewResponse
 from simulator.personas.catalogue import Category, Item, distinct
 from simulator.personas.effect import FEW
 from simulator.personas.probe import STRANGER, Probe, Taste

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from service.client import AsyncClient
-from service.client_calls import PreviewFields
-from service.preview_schemas import PreviewResponse
-from service.schemas import MAX_IDS, PastInteraction
+from service.client.calls import PreviewFields
+from service.contract.preview import PreviewResponse
+from service.contract.schemas import MAX_IDS, PastInteraction
 from simulator.personas.catalogue import Category
 
 ArmName = Literal["control", "adaptive"]

@@ -25,16 +25,16 @@ from stage import (
 )
 from traffic import percentiles
 
-from service import events, streams
-from service.events import Feedback, Impression
-from service.metrics import decode_report
 from service.policy.adaptive import Query, ServingConfig
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.exact_policy import ExactPolicy
 from service.policy.replay import Replay
 from service.policy.types import Interaction, Response, Transition, pack_states
+from service.serving.slates import Draw, draw_all
 from service.settings import Settings
-from service.slates import Wish, draw
+from service.store import event_log, events
+from service.store.events import Feedback, Impression
+from service.store.worker_report import decode_report
 
 Record = dict[str, Any]
 SLOTS = 10
@@ -84,7 +84,7 @@ def worker(folder: Path) -> Record:
                     n_events += 1
                 n_events += 1
             pipe.execute()
-        last = streams.order(redis.xrevrange(keys.events, count=1)[0][0].decode())
+        last = event_log.order(redis.xrevrange(keys.events, count=1)[0][0].decode())
         with on.service("worker", 0) as running:
             began = None
             while True:
@@ -92,7 +92,7 @@ def worker(folder: Path) -> Record:
                 report = decode_report(data) if data else None
                 if report is not None and began is None and sum(report.events.values()) > 0:
                     began, before, cpu = time.monotonic(), sum(report.events.values()), running.cpu_s
-                if report is not None and streams.order(report.cursor) >= last:
+                if report is not None and event_log.order(report.cursor) >= last:
                     break
                 if running.process.poll() is not None:
                     raise RuntimeError((folder / "worker.log").read_text()[-2000:])
@@ -150,17 +150,17 @@ def _request_times(n_items: int, n: int) -> Record:
     rng = np.random.default_rng(8)
     draws, together, mass = [], [], []
 
-    def wish() -> Wish:
+    def wish() -> Draw:
         history = random_history(rng, n_items, HISTORY + 10)
         available = np.ones(n_items, np.bool_)
         available[[past.item for past in history]] = False
-        return Wish(policy, Query(history, available), SLOTS, rng)
+        return Draw(policy, Query(history, available), SLOTS, rng)
 
-    draw([wish()])
+    draw_all([wish()])
     for _ in range(n):
         wanted = wish()
         began = time.perf_counter()
-        drawn = draw([wanted])[0]
+        drawn = draw_all([wanted])[0]
         draws.append(1e3 * (time.perf_counter() - began))
         if n_items > 8 * policy.config.candidates and len(mass) < 20:
             states = pack_states([wanted.query.history], policy.max_history)
@@ -171,7 +171,7 @@ def _request_times(n_items: int, n: int) -> Record:
     for _ in range(max(2, n // 20)):
         wishes = [wish() for _ in range(16)]
         began = time.perf_counter()
-        draw(wishes)
+        draw_all(wishes)
         together.append(1e3 * (time.perf_counter() - began) / 16)
     top_mass, all_mass = (float(np.mean(part)) for part in zip(*mass, strict=True)) if mass else (1.0, 1.0)
     return {

@@ -17,7 +17,7 @@ import torch
 from service.policy.adaptive import Query
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response
-from service.slates import Wish, draw
+from service.serving.slates import Draw, draw_all
 
 K = 10
 
@@ -44,12 +44,12 @@ class PolicyAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, users: Any) -> Any:
         wanted = [
-            Wish(self.policy, Query(self.states[user % len(self.states)], self.available), K, self.rng)
+            Draw(self.policy, Query(self.states[user % len(self.states)], self.available), K, self.rng)
             for user in users
         ]
         return [
             {"items": [f"item-{item}" for item in drawn.items], "propensities": drawn.propensities}
-            for drawn in draw(wanted)
+            for drawn in draw_all(wanted)
         ]
 
     def unbatch(self, output: Any) -> Any:

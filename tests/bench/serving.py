@@ -23,9 +23,9 @@ import redis as syncredis
 from stage import KEYS, Program, Stage, free_port, load_users, make_snapshot, program, redis_server
 from traffic import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 
-from service import events, streams
-from service.metrics import decode_report
-from service.registry import PolicyRecord
+from service.store import event_log, events
+from service.store.registry import PolicyRecord
+from service.store.worker_report import decode_report
 
 API_CORE, OTHER_CORE, BOTH_CORES = 0, 1, "0,1"
 N_ITEMS, N_USERS = 10_000, 10_000
@@ -155,7 +155,7 @@ _PARTS = {
     "SessionStore.load": "sessions, from Redis",
     "EventLog.append_impressions": "the log, to Redis",
     "recommend": "the request: masks, the impression, the answer",
-    "HotPath.__call__": "the request: key, body, JSON",
+    "FastPath.__call__": "the request: key, body, JSON",
     "Edge.__call__": "the request: limits, id, metrics",
 }
 _REST = "uvicorn, the event loop and the kernel"
@@ -244,13 +244,13 @@ def freshness(folder: Path) -> Record:
             clicks, served = asyncio.run(_click_for(api.url, key, rate, seconds))
             last = max(served)
             records = {v: _record(redis, v) for v in served}
-        log = {entry: events.decode(data) for entry, data in streams.read(redis, KEYS, "0-0", 10**6, 1)}
-    at_ms = {e.event_id: streams.entry_ms(i) for i, e in log.items() if isinstance(e, events.Feedback)}
+        log = {entry: events.decode(data) for entry, data in event_log.read(redis, KEYS, "0-0", 10**6, 1)}
+    at_ms = {e.event_id: event_log.entry_ms(i) for i, e in log.items() if isinstance(e, events.Feedback)}
     histories = {e.recommendation_id: dict(e.history) for e in log.values() if isinstance(e, events.Impression)}
-    shown_ms = {e.recommendation_id: streams.entry_ms(i) for i, e in log.items() if isinstance(e, events.Impression)}
+    shown_ms = {e.recommendation_id: event_log.entry_ms(i) for i, e in log.items() if isinstance(e, events.Impression)}
     known = sum(histories[click.next_slate].get(click.item) == 1.0 for click in clicks)  # 0: shown, and no click
     # An impression is learned from once the log has gone on by the reward window, as the version's lineage tells.
-    learned_ms = {v: streams.entry_ms(str(record.lineage["cursor"])) for v, record in records.items() if record}
+    learned_ms = {v: event_log.entry_ms(str(record.lineage["cursor"])) for v, record in records.items() if record}
     delays = []
     for click in clicks:
         closes_ms = shown_ms[click.slate] + 1e3 * window_s

@@ -18,12 +18,13 @@ import numpy as np
 import redis as syncredis
 import torch
 
-from service import embedded, sessions
-from service.keys import Keys
 from service.policy.adaptive import ServingConfig
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
 from service.policy.text import TEXT_DIM, TextProjection
+from service.runtime import embedded
+from service.store import sessions
+from service.store.keys import Keys
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 KEYS = Keys("ialp")

@@ -56,7 +56,7 @@ def start_up(folder: Path) -> Record:
 
 def _import_s() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import service.main"], env={**os.environ, **ONE_THREAD}, check=True)
+    subprocess.run([sys.executable, "-c", "import service.api.app"], env={**os.environ, **ONE_THREAD}, check=True)
     return time.perf_counter() - began
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
-from service.schemas import RecommendedItem, RecommendRequest, RecommendResponse
+from service.contract.schemas import RecommendedItem, RecommendRequest, RecommendResponse
 
 K = 10
 

@@ -15,8 +15,8 @@ from processes import Process, Server, free_port, preloaded_process, service_pro
 from proxy import Proxy
 from service_examples import learning_settings, make_settings, report_of, until
 
-from service.keys import Keys
-from service.metrics import WorkerReport
+from service.store.keys import Keys
+from service.store.worker_report import WorkerReport
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 # A window that most clicks meet, versions and checkpoints every second or two, a lease that is soon free again.

@@ -17,8 +17,8 @@ import msgspec
 from deployment import Deployment
 from service_examples import until
 
-from service import events
-from service.registry import Live, folder_of, get_live, get_record
+from service.store import events
+from service.store.registry import Live, folder_of, get_live, get_record
 
 Hold = Callable[..., None]  # hold(share=1.0): wait for that share of the fault's time
 Strike = Callable[[Deployment, Hold], dict[str, Any] | None]

@@ -18,13 +18,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
-from service import embedded
+from service.runtime import embedded
 from service.settings import Settings
 
 STOP_S = 30.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # torch's optimisers import the second when they are first used; a fork imports the program that started it.
-_PRELOADED = ["service.main", "torch._dynamo", "service.worker", "uvicorn", "pytest"]
+_PRELOADED = ["service.api.app", "torch._dynamo", "service.worker.worker", "uvicorn", "pytest"]
 _ALIASES = {"redis_url": "REDIS_URL"}
 _SECRET = {"learner_config", "rewards", "seed"}  # left at their defaults
 

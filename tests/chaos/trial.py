@@ -17,8 +17,8 @@ from load import Attempt, Load, Seen
 from redis.exceptions import RedisError
 from service_examples import logged, until
 
-from service.events import Event, Feedback, Impression
-from service.metrics import WorkerReport
+from service.store.events import Event, Feedback, Impression
+from service.store.worker_report import WorkerReport
 
 PHASES = ("before", "during", "after")
 ROUTES = ("/recommend", "/feedback")

@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service import gate
-from service.events import Event, Feedback, Impression, ItemChanged
-from service.learning import Learning
 from service.policy.adaptive import Arm, Query, ServingConfig, ServingPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import Snapshot
 from service.policy.text import TextProjection
 from service.policy.types import interactions, session_state
-from service.registry import Gate
-from service.sessions import Said, joined, share_of
 from service.settings import Settings
+from service.store.events import Event, Feedback, Impression, ItemChanged
+from service.store.registry import Gate
+from service.store.sessions import Said, joined, share_of
+from service.worker import gate
+from service.worker.learning import Learning
 
 _JUDGED = 512  # as in the worker
 

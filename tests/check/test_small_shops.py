@@ -15,10 +15,10 @@ from in_process import Deployment, untaught
 from setups import Setup, live, mean, n_slates
 
 from offline.sources import movielens
-from service.catalogue import pack_embedding
-from service.events import ItemChanged
 from service.policy.text import HashingEncoder, item_text
 from service.settings import Settings
+from service.store.catalogue import pack_embedding
+from service.store.events import ItemChanged
 
 Law = Mapping[str, Mapping[str, float]]  # by item how likely each kind of response is
 

@@ -12,8 +12,8 @@ from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
 
-from service import embedded
-from service.keys import Keys
+from service.runtime import embedded
+from service.store.keys import Keys
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, Locator, Page, Response, Route, expect
 from service_examples import GENRES, N_ITEMS, Server, talk, until
 
-from service.keys import Keys
+from service.store.keys import Keys
 
 VIEWS = ("now", "versions", "try", "logs")
 

@@ -16,10 +16,10 @@ from typer.main import get_command
 import offline.__main__
 import service.__main__
 import simulator.__main__
-from service import keys_command
+from service.api.app import create_app
+from service.api.metrics import Metrics
+from service.cli import keys
 from service.command_line.pages import read_page
-from service.main import create_app
-from service.metrics import Metrics
 from service.settings import Settings
 
 Json = Mapping[str, Any]
@@ -108,8 +108,8 @@ def api() -> str:
         "The contract, from the OpenAPI document that a running service has at `/openapi.json` (and, to try it, at "
         "`/docs`). All paths but those of health, Personalizer and the dashboard also work under `/v1`. Unknown fields "
         "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) "
-        "(RFC 9457), whose `code` is stable. TypeScript types are in `service/client.d.ts`, the Python client in "
-        "`service/client.py`."
+        "(RFC 9457), whose `code` is stable. TypeScript types are in `service/client/client.d.ts`, the client in "
+        "Python in `service.client`."
     )
     return page("HTTP API", introduction, *parts)
 
@@ -246,7 +246,7 @@ def _commands(command: Any, words: tuple[str, ...], about: str) -> Iterator[str]
     if read.examples:
         yield f"```bash\n{read.examples}\n```"
     for name, below in getattr(command, "commands", {}).items():
-        about = keys_command.ABOUT if name == "keys" else inspect.getdoc(below.callback) or ""
+        about = keys.ABOUT if name == "keys" else inspect.getdoc(below.callback) or ""
         yield from _commands(below, (*words, name), about)
 
 

@@ -21,8 +21,8 @@ from service_examples import learning_settings, make_settings, make_snapshot, se
 from test_dev import free_port
 from test_shipped import ALERTS, EXPRESSIONS, ROOT, SHIPPED, VARIABLES
 
-from service import embedded
-from service.keys import Keys
+from service.runtime import embedded
+from service.store.keys import Keys
 
 UNPACKED = ROOT / "runs" / "observability"
 

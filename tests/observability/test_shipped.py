@@ -12,7 +12,7 @@ import promql_parser
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from service.api.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "service" / "observability"

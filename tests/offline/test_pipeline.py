@@ -17,7 +17,6 @@ from offline.datasets import Dataset, Interactions, save_dataset
 from offline.distil import DistilConfig
 from offline.distil_command import run_stage
 from offline.errors import OfflineError
-from offline.evaluate import held_out_preferences, open_policy, states_of
 from offline.judge import Budget
 from offline.states import StateConfig
 from service.policy.adaptive import ServingConfig
@@ -25,7 +24,9 @@ from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.snapshot import load_catalogue
 from service.policy.types import Response, pack_states
+from simulator.__main__ import app as simulator
 from simulator.environment import SessionBatch
+from simulator.experiments.evaluate import held_out_preferences, open_policy, states_of
 from simulator.worlds import build_world
 
 N_ITEMS, N_USERS = 30, 40
@@ -108,7 +109,7 @@ def test_an_existing_snapshot_is_replaced_only_when_asked(run: Path) -> None:
 
 def test_evaluate_measures_against_random_and_popularity(run: Path) -> None:
     arguments = ["evaluate", "--run", str(run), "--sessions", "40"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(simulator, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     results = json.loads((run / "evaluate" / "results.json").read_text())
     assert set(results["simulated"]) == {"random", "popularity", "pretrained", "oracle"}
@@ -122,7 +123,7 @@ def test_a_missing_stage_names_the_command_that_makes_it(tmp_path: Path) -> None
     with pytest.raises(OfflineError, match="offline distil"):
         CliRunner().invoke(app, ["pretrain", "--run", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(OfflineError, match="not found"):
-        CliRunner().invoke(app, ["evaluate", "--run", str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(simulator, ["evaluate", "--run", str(tmp_path)], catch_exceptions=False)
 
 
 def test_held_out_preferences_of_policies_that_know_and_that_do_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def inside(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
+def holds_nothing(path: Path) -> bool:
+    """Whether a file is empty, but for words."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+
+
+def floors(graph: dict[str, set[str]]) -> int:
+    """Length of the longest way down.
+
+    Raises:
+        graphlib.CycleError: there is a circle.
+    """
+    below: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(graph).static_order():
+        below[name] = 1 + max((below[other] for other in graph.get(name, ())), default=0)
+    return max(below.values())
+
+
 def violations(
     importers: tuple[str, ...], of: tuple[str, ...], allowed: tuple[str, ...], free: tuple[str, ...] = ()
 ) -> list[str]:
@@ -65,33 +84,61 @@ def violations(
         for importer in ours
         if inside(importer, *importers) and not inside(importer, *free)
         for module in imports(importer, ours)
-        if inside(module, *of) and not inside(module, *allowed) and module not in ("service", "offline", "simulator")
+        if inside(module, *of) and not inside(module, *allowed) and not holds_nothing(ours[module])
     ]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_loading_a_package_loads_nothing_else(package: str) -> None:
-    assert (ROOT / package / "__init__.py").read_text() == ""
+BELOW_SERVING = ("service.store", "service.runtime", "service.settings", "service.policy")
+HOUSE = {  # package: what of ours it may import, beside itself
+    "service.policy": (),
+    "service.contract": (),
+    COMMAND_LINE: (),
+    "service.settings": ("service.policy",),
+    "service.client": ("service.contract",),
+    "service.runtime": ("service.settings",),
+    "service.store": ("service.policy", "service.runtime", "service.settings"),
+    "service.serving": BELOW_SERVING,
+    "service.worker": BELOW_SERVING,
+    "service.export": BELOW_SERVING,
+    "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
+    "service.cli": ("service",),
+    "service.__main__": ("service",),
+    "offline": ("service.policy", COMMAND_LINE),
+}
+HTTP_SERVER = ("fastapi", "starlette", "uvicorn")
 
 
-def test_the_policy_stands_alone() -> None:
-    assert violations(("service.policy",), PACKAGES, ("service.policy",)) == []
+@pytest.mark.parametrize("package", HOUSE)
+def test_a_package_imports_only_what_the_house_allows(package: str) -> None:
+    assert violations((package,), PACKAGES, (package, *HOUSE[package])) == []
 
 
-def test_the_command_line_stands_alone() -> None:
-    assert violations((COMMAND_LINE,), PACKAGES, (COMMAND_LINE,)) == []
+def test_every_module_has_its_rule() -> None:
+    rooms = (*HOUSE, "simulator")
+    assert [name for name in modules(ROOT) if name != "service" and not inside(name, *rooms)] == []
 
 
-def test_the_service_does_not_know_its_users() -> None:
-    assert violations(("service",), ("offline", "simulator"), ()) == []
+def test_nobody_imports_the_commands() -> None:
+    free = ("service.cli", "service.__main__")
+    assert violations(PACKAGES, ("service.cli",), (), free=free) == []
 
 
-def test_offline_takes_only_policy_and_command_line_from_the_service() -> None:
-    assert violations(("offline",), ("service",), ("service.policy", COMMAND_LINE)) == []
+def test_a_package_says_what_it_holds_and_loads_nothing() -> None:
+    assert all((ROOT / package / "__init__.py").read_text() == "" for package in PACKAGES)
+    for path in (ROOT / "service").glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+        assert holds_nothing(path) or path.parent.name == "client", path
 
 
-def test_the_simulator_takes_only_the_http_contract_from_the_service() -> None:
-    contract = ("service.schemas", "service.preview_schemas", "service.client", "service.client_calls", COMMAND_LINE)
+def test_there_are_few_floors_and_no_circles() -> None:
+    assert floors({package: {below for below in HOUSE[package] if below in HOUSE} for package in HOUSE}) <= 8
+    ours = modules(ROOT)
+    modules_alone = {name: {m for m in imports(name, ours) if ours[m].name != "__init__.py"} for name in ours}
+    assert floors(modules_alone) > 8
+
+
+def test_the_simulator_takes_only_client_and_contract_from_the_service() -> None:
+    contract = ("service.contract", "service.client", COMMAND_LINE)
     assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 
@@ -100,15 +147,36 @@ def test_the_experiments_take_only_policy_and_command_line_from_the_service() ->
     degradation = ("simulator.experiments.degradation",)
     allowed = ("service.policy", COMMAND_LINE)
     assert violations(("simulator.experiments",), ("service",), allowed, free=degradation) == []
-    watched = ("service.policy", COMMAND_LINE, "service.arm_watch", "service.sessions", "service.settings")
+    watched = (*allowed, "service.worker.arm_watch", "service.store.sessions", "service.settings")
     assert violations(degradation, ("service",), watched) == []
 
 
-def test_api_and_worker_never_load_each_other() -> None:
+def libraries(name: str, ours: dict[str, Path]) -> set[str]:
+    """Top-level names of all that a module imports, but for type checkers alone."""
+    tree = ast.parse(ours[name].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    found = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    found += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {module.partition(".")[0] for module in found}
+
+
+def test_the_http_server_is_the_api_s_own() -> None:
     ours = modules(ROOT)
-    api = {"service.main", *(name for name in ours if inside(name, "service.routes"))}
-    assert "service.worker" not in reachable(api, ours)
-    assert not {name for name in reachable({"service.worker"}, ours) if name in api}
+    assert [n for n in ours if not inside(n, "service.api") and libraries(n, ours).intersection(HTTP_SERVER)] == []
+
+
+def test_the_sdk_and_the_contract_load_without_torch_and_without_a_server() -> None:
+    ours = modules(ROOT)
+    starts = {name for name in ours if inside(name, "service.client", "service.contract")}
+    loaded = {library for name in reachable(starts, ours) for library in libraries(name, ours)}
+    assert not loaded & {"torch", "numpy", "redis", *HTTP_SERVER}
+
+
+def test_redis_clients_are_made_in_one_place() -> None:
+    made = [path for path in (ROOT / "service").rglob("*.py") if ".from_url(" in path.read_text()]
+    assert [path.relative_to(ROOT).as_posix() for path in made] == ["service/store/connect.py"]
 
 
 def test_the_reader_of_imports_finds_every_kind(tmp_path: Path) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 
 import redis as syncredis
 
-from service import auth
-from service.auth import KeyRecord, StoredSecret
-from service.keys import Keys
+from service.store import api_keys
+from service.store.api_keys import KeyRecord, StoredSecret
+from service.store.keys import Keys
 
 
-def add_key(redis: syncredis.Redis, keys: Keys, *scopes: auth.Scope, **fields: Any) -> str:
+def add_key(redis: syncredis.Redis, keys: Keys, *scopes: api_keys.Scope, **fields: Any) -> str:
     """A token of a new key."""
-    key_id, secret = auth.new_key_id(), auth.new_secret()
-    stored = (StoredSecret(auth.digest(secret)),)
+    key_id, secret = api_keys.new_key_id(), api_keys.new_secret()
+    stored = (StoredSecret(api_keys.digest(secret)),)
     record = KeyRecord(key_id=key_id, name="test", scopes=scopes, secrets=stored, created_at=time.time(), **fields)
-    redis.hset(keys.api_keys, key_id, auth.encode(record))
-    return auth.token(key_id, secret)
+    redis.hset(keys.api_keys, key_id, api_keys.encode(record))
+    return api_keys.token(key_id, secret)
 
 
 def id_of(token: str) -> str:

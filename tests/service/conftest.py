@@ -11,9 +11,9 @@ import redis as syncredis
 import torch
 from service_examples import make_settings, make_snapshot, serving
 
-from service import embedded
-from service.keys import Keys
+from service.runtime import embedded
 from service.settings import Settings
+from service.store.keys import Keys
 
 
 @pytest.fixture(scope="session", autouse=True)

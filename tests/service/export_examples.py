@@ -7,10 +7,10 @@ from pathlib import Path
 import redis as syncredis
 from typer.testing import CliRunner
 
-from service import events, streams
 from service.__main__ import app as service_app
-from service.events import Event, Feedback, Impression
-from service.keys import Keys
+from service.store import event_log, events
+from service.store.events import Event, Feedback, Impression
+from service.store.keys import Keys
 
 HOUR_MS = 3_600_000
 # However slow the machine is: no click comes too late, and no slate goes without being logged.
@@ -35,7 +35,7 @@ def click(number: int, user: str, item: str, reward: float = 1.0) -> Feedback:
 
 def let_an_hour_pass(redis: syncredis.Redis, keys: Keys) -> None:
     """Move the log an hour back, so that every reward window is over."""
-    entries = streams.read(redis, keys, streams.START, 100_000, 1)
+    entries = event_log.read(redis, keys, event_log.START, 100_000, 1)
     redis.delete(keys.events)
     for entry_id, payload in entries:
         ms, number = entry_id.split("-")

@@ -12,10 +12,10 @@ import httpx
 import redis as syncredis
 from service_examples import logged, make_settings
 
-from service.events import Feedback, Impression
-from service.main import create_app
+from service.api.app import create_app
+from service.api.state import State
 from service.settings import Settings
-from service.state import State
+from service.store.events import Feedback, Impression
 
 FILMS = ["film-3", "film-1", "film-2", "film-7"]
 BASES = ["/personalizer/v1.0", "/personalizer/v1.1", "/personalizer/v1.1-preview.3", "/personalizer"]

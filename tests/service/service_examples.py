@@ -19,18 +19,19 @@ import numpy as np
 import redis as syncredis
 import torch
 
-from service import connections, events, registry, streams
-from service.keys import Keys
-from service.lease import Lease
-from service.main import create_app
-from service.metrics import WorkerReport
+from service.api import server
+from service.api.app import create_app
 from service.policy.adaptive import ServingConfig
 from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig
 from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
 from service.policy.text import HashingEncoder, TextProjection, item_text
-from service.registry import Gate
 from service.settings import Settings
-from service.worker import Worker
+from service.store import event_log, events, registry
+from service.store.keys import Keys
+from service.store.lease import Lease
+from service.store.registry import Gate
+from service.store.worker_report import WorkerReport
+from service.worker.worker import Worker
 
 N_ITEMS = 30
 WAIT_S = 40.0
@@ -112,7 +113,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         settings = settings.model_copy(update={"port": 0})
         self._host = settings.host
-        self._server = connections.Server(create_app(settings), settings)
+        self._server = server.Server(create_app(settings), settings)
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> httpx.Client:
@@ -251,7 +252,7 @@ def report_of(redis: syncredis.Redis, settings: Settings) -> WorkerReport:
 
 def logged(redis: syncredis.Redis, settings: Settings) -> list[events.Event]:
     """All events of the log."""
-    return [events.decode(data) for _, data in streams.read(redis, Keys(settings.key_prefix), "0-0", 100_000, 1)]
+    return [events.decode(data) for _, data in event_log.read(redis, Keys(settings.key_prefix), "0-0", 100_000, 1)]
 
 
 def problem_of(answer: httpx.Response, *statuses: int) -> dict[str, Any]:

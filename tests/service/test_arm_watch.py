@@ -9,18 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from service import sessions
-from service.arm_watch import (
-    BUCKETS,
-    LEAST_GROUPS,
-    ArmWatch,
-    ArmWatchState,
-    Difference,
-    Power,
-    compare,
-    width,
-    worth_noticing,
-)
+from service.store import sessions
+from service.store.worker_report import LEAST_GROUPS, Power, worth_noticing
+from service.worker.arm_watch import BUCKETS, ArmWatch, ArmWatchState, Difference, compare, width
 
 SHARE = 0.1
 USERS = [f"u:{n}" for n in range(2_000)]

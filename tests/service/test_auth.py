@@ -20,13 +20,14 @@ from fastapi.routing import iter_route_contexts
 from service_examples import Server, make_settings, problem_of, serving, until
 from typer.testing import CliRunner
 
-from service import auth, embedded
 from service.__main__ import app as command
-from service.auth import SCOPES, KeyRing, Scope, rotated
-from service.keys import Keys
-from service.live import PolicyWatch
-from service.main import create_app
+from service.api.app import create_app
+from service.runtime import embedded
+from service.serving.live import PolicyWatch
 from service.settings import Settings
+from service.store import api_keys
+from service.store.api_keys import SCOPES, KeyRing, Scope, rotated
+from service.store.keys import Keys
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin
@@ -117,7 +118,7 @@ def test_what_is_no_token_of_ours(settings: Settings, redis: syncredis.Redis, ke
     _, key_id, secret = token.split("_", 2)
     wrong = ["ialp", "ialp_", "ialp__", "_", key_id, secret, f"ialp_{key_id}", f"ialp_{key_id}_", f"ialp__{secret}"]
     wrong += [f"{token}x", token[:-1], token.upper(), f"IALP_{key_id}_{secret}", f"x{token}", f"ialp_nobody_{secret}"]
-    wrong += [f"ialp_{id_of(other)}_{secret}", "x" * 5_000, auth.digest(secret).hex()]
+    wrong += [f"ialp_{id_of(other)}_{secret}", "x" * 5_000, api_keys.digest(secret).hex()]
     with serving(settings) as client:
         for given in wrong:
             problem_of(client.post("/recommend", json=ASK, headers=bearer(given)), 401)
@@ -224,11 +225,11 @@ async def test_an_old_secret_works_through_its_grace(ring: KeyRing, redis: syncr
     key_id = id_of(first := add_key(redis, keys, "serve"))
 
     async def rotate(now: float, grace_s: float) -> str:
-        secret = auth.new_secret()
-        record = auth.decode(redis.hget(keys.api_keys, key_id))
-        redis.hset(keys.api_keys, key_id, auth.encode(rotated(record, secret, now, grace_s)))
+        secret = api_keys.new_secret()
+        record = api_keys.decode(redis.hget(keys.api_keys, key_id))
+        redis.hset(keys.api_keys, key_id, api_keys.encode(rotated(record, secret, now, grace_s)))
         await ring.refresh()
-        return auth.token(key_id, secret)
+        return api_keys.token(key_id, secret)
 
     def works(now: float, *tokens: str) -> list[bool]:
         return [ring.verify(token, now) is not None for token in tokens]
@@ -241,7 +242,7 @@ async def test_an_old_secret_works_through_its_grace(ring: KeyRing, redis: syncr
     assert works(1_060.0, first, second, third) == [False, True, True], "another rotation does not prolong it"
     fourth = await rotate(1_020.0, 0.0)
     assert works(1_020.0, first, second, third, fourth) == [False, False, False, True], "no grace, not even an old one"
-    assert len(auth.decode(redis.hget(keys.api_keys, key_id)).secrets) == 1, "what is over is not kept"
+    assert len(api_keys.decode(redis.hget(keys.api_keys, key_id)).secrets) == 1, "what is over is not kept"
 
 
 async def test_an_unknown_key_takes_the_same_steps(
@@ -275,7 +276,7 @@ def test_it_is_on_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("process", ["api", "dev"])
 def test_off_is_for_loopback_alone(process: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
-    monkeypatch.setattr("service.process_commands._supervise", lambda *_: 0)
+    monkeypatch.setattr("service.cli.processes._supervise", lambda *_: 0)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.setenv("IALP_AUTH", "off")
     monkeypatch.setenv("IALP_HOST", host)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.checkpoint import CheckpointStore
+from service.store.checkpoint import CheckpointStore
 
 
 class Meta(msgspec.Struct):

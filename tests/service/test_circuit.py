@@ -19,11 +19,11 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from service_examples import logged, make_settings, problem_of, recommend, respond, serving, shown, until
 
-from service import embedded
-from service.circuit import Circuit, CircuitOpen
-from service.events import Feedback
-from service.main import connect
+from service.api.app import connect
+from service.runtime import embedded
 from service.settings import Settings
+from service.store.circuit import Circuit, CircuitOpen
+from service.store.events import Feedback
 
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "film-1", "type": "click"}
 AWAY = ["session_unavailable", "impression_not_logged"]
@@ -81,7 +81,7 @@ def test_the_watch_notices_on_its_own_and_finds_redis_back(
 ) -> None:
     with embedded.serving(tmp_path / "redis") as url:
         settings = make_settings(url, snapshot_folder, tmp_path / "service", redis_timeout_s=0.1)
-        with serving(settings) as client, caplog.at_level("INFO", "service.circuit"):
+        with serving(settings) as client, caplog.at_level("INFO", "service.store.circuit"):
             with stopped(url):
                 until(lambda: "Redis does not answer (TimeoutError)" in caplog.text, "the watch's failure")
                 assert recommend(client, "ann")["warnings"] == AWAY

@@ -15,8 +15,8 @@ from service_examples import N_ITEMS, Server, published
 
 from service.client import AsyncClient, BatchItem, Client, FeedbackEvent, ServiceError
 from service.policy.snapshot import load_snapshot
-from service.registry import Gate
 from service.settings import Settings
+from service.store.registry import Gate
 
 Call = Callable[..., Any]
 
@@ -129,7 +129,7 @@ class Flaky:
 
 
 def test_the_same_event_is_sent_until_it_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client_calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
     flaky, seen = Flaky({"accepted": 1, "duplicates": 0, "rejected": []}), []
     transport = httpx.MockTransport(flaky)
     client = Both(kind, "http://service", transport=transport, observe=lambda *told: seen.append(told), seed=1)
@@ -146,7 +146,7 @@ def test_a_roll_back_is_never_made_twice(kind: str) -> None:
 
 
 def test_what_an_attempt_deleted_whose_answer_was_lost_is_deleted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client_calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
     asked: list[str] = []
 
     def lose(request: httpx.Request) -> httpx.Response:
@@ -163,7 +163,7 @@ def test_what_an_attempt_deleted_whose_answer_was_lost_is_deleted(kind: str, mon
 
 
 def test_it_gives_up_and_tells_no_key(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client_calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
 
     def refuse(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer hush-hush"

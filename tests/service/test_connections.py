@@ -16,7 +16,8 @@ import pytest
 from pydantic import ValidationError
 from service_examples import Server, api_process, problem_of, recommend, serving, until
 
-from service.schemas import RecommendRequest
+from service.api import server as http_server
+from service.contract.schemas import RecommendRequest
 from service.settings import Settings
 
 HEAD = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -341,10 +342,9 @@ def test_more_connections_than_there_are_files_are_turned_away(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is open stays in service, and Redis and snapshots still have files to open."""
-    from service import connections
 
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    monkeypatch.setattr(connections, "_SPARE_FILES", soft - 5)
+    monkeypatch.setattr(http_server, "_SPARE_FILES", soft - 5)
     with Server(settings) as client, contextlib.ExitStack() as stack:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
         for _ in range(4):

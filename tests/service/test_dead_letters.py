@@ -8,18 +8,18 @@ import httpx
 import redis as syncredis
 from service_examples import learning_settings, logged, problem_of, report_of, serving, until, working
 
-from service import events, streams
-from service.events import Feedback
-from service.keys import Keys
-from service.lease import Lease
 from service.settings import Settings
+from service.store import event_log, events
+from service.store.events import Feedback
+from service.store.keys import Keys
+from service.store.lease import Lease
 
 
 def set_aside(redis: syncredis.Redis, keys: Keys, *payloads: bytes, limit: int = 1_000) -> None:
     lease = Lease(redis, keys, 60.0)
     assert lease.acquire()
     for n, payload in enumerate(payloads, start=1):
-        streams.set_aside(lease, keys, f"{1000 + n}-0", payload, f"reason {n}", limit)
+        event_log.set_aside(lease, keys, f"{1000 + n}-0", payload, f"reason {n}", limit)
     lease.release()
 
 

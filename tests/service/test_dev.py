@@ -16,7 +16,7 @@ import pytest
 import redis as syncredis
 from service_examples import make_snapshot, recommend, respond, until
 
-from service import embedded
+from service.runtime import embedded
 
 
 def free_port() -> int:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import events
-from service.events import Event, EventError, Feedback, Impression, ItemChanged, UserErased
+from service.store import events
+from service.store.events import Event, EventError, Feedback, Impression, ItemChanged, UserErased
 
 _text = st.text(st.characters(codec="utf-8"), max_size=20)
 _number = st.floats(allow_nan=False)

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from offline.__main__ import app as offline_app
 from offline.errors import OfflineError
 from offline.ope.log import Log, read_items, read_log
-from service import events
-from service.events import Feedback, Impression, ItemChanged, UserErased
-from service.export import logged_slates, open_export
-from service.export_files import ExportError, write_log
-from service.keys import Keys
+from service.export.files import ExportError, write_log
+from service.export.rows import logged_slates, open_export
 from service.policy.logged import LoggedSlate
-from service.registry import folder_of
 from service.settings import Settings
+from service.store import events
+from service.store.events import Feedback, Impression, ItemChanged, UserErased
+from service.store.keys import Keys
+from service.store.registry import folder_of
 
 WINDOW_S = 10.0
 

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from offline.__main__ import app as offline_app
 from offline.ope.feedback import load_bandit_feedback
-from service.export_files import ExportError
-from service.export_obp import Limits, TooLarge, obp_file, write_obp
-from service.keys import Keys
+from service.api.routes import log as log_route
+from service.export.files import ExportError
+from service.export.obp import Limits, TooLarge, obp_file, write_obp
 from service.policy.text import TEXT_DIM, HashingEncoder, item_text
-from service.registry import folder_of
-from service.routes import log as log_route
 from service.settings import Settings
+from service.store.keys import Keys
+from service.store.registry import folder_of
 
 WINDOW_S = 10.0
 GENRES = ("Drama", "Comedy", "Western")
@@ -171,7 +171,7 @@ def test_mistakes_of_the_command_are_one_line(
         assert said.startswith("error: give --out FILE.parquet, --obp FILE.npz or both") and said.count("\n") == 1
     assert export("--obp", tmp_path, code=2).startswith(f"error: {tmp_path}: cannot be written (")
     assert list(tmp_path.glob("**/*.npz")) == [] and list(tmp_path.glob("**/.*.npz*")) == []
-    monkeypatch.setattr("service.export_obp.npz", _broken)
+    monkeypatch.setattr("service.export.obp.npz", _broken)
     with pytest.raises(ExportError, match="cannot be written"):
         write_obp(tmp_path / "obp.npz", redis, keys, WINDOW_S)
     assert list(tmp_path.glob("*obp.npz*")) == [], "whole or not at all"

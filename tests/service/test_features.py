@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.features import asked_for, text_of
-from service.schemas import MAX_TEXT
+from service.api.features import asked_for, text_of
+from service.contract.schemas import MAX_TEXT
 
 
 @pytest.mark.parametrize(

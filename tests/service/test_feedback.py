@@ -13,10 +13,10 @@ import pytest
 import redis as syncredis
 from service_examples import logged, problem_of, recommend, respond, serving, shown
 
-from service.events import Feedback
-from service.keys import Keys
-from service.sessions import decode
 from service.settings import Settings
+from service.store.events import Feedback
+from service.store.keys import Keys
+from service.store.sessions import decode
 
 
 def click(event_id: str, item: str = "film-1", user: str = "ann", **fields: Any) -> dict[str, Any]:

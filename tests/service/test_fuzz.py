@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from mutations import bounded_memory, mutated, mutated_json, searched
 from service_examples import Server, make_settings, recommend, respond, serving, shown, until
 
-from service import events, registry
-from service.catalogue import ItemRecord, decode_record, unpack_embedding
-from service.checkpoint import CheckpointStore
-from service.events import EventError, Feedback, Impression, ItemChanged, UserErased
-from service.keys import Keys
-from service.metrics import ArmTotals, WorkerReport, decode_report
+from service.api.routes.evaluation import interval
 from service.policy.text import TEXT_DIM
-from service.registry import Gate, Live, PolicyRecord, RegistryError
-from service.routes.evaluation import interval
-from service.sessions import MAX_ITEMS
-from service.sessions import decode as decode_session
-from service.sessions import encode as encode_session
 from service.settings import Settings
+from service.store import events, registry
+from service.store.catalogue import ItemRecord, decode_record, unpack_embedding
+from service.store.checkpoint import CheckpointStore
+from service.store.events import EventError, Feedback, Impression, ItemChanged, UserErased
+from service.store.keys import Keys
+from service.store.registry import Gate, Live, PolicyRecord, RegistryError
+from service.store.sessions import MAX_ITEMS
+from service.store.sessions import decode as decode_session
+from service.store.sessions import encode as encode_session
+from service.store.worker_report import ArmTotals, WorkerReport, decode_report
 
 EVENTS = (
     Impression(

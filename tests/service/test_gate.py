@@ -10,13 +10,13 @@ import pytest
 import torch
 from service_examples import N_ITEMS
 
-from service import gate
 from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.organic import organic_batch
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, pack_states
 from service.settings import Settings
+from service.worker import gate
 
 FT = ServingConfig(Variant.FT)
 AP = ServingConfig(Variant.AP, Mixture.FIXED)

@@ -29,11 +29,11 @@ from service_examples import (
     working,
 )
 
-from service import history
-from service.keys import Keys
-from service.metrics import ArmTotals, WorkerReport
-from service.now import lately
+from service.api.now import lately
 from service.settings import Settings
+from service.store import moments
+from service.store.keys import Keys
+from service.store.worker_report import ArmTotals, WorkerReport
 
 
 def like(client: httpx.Client, user: str, item: str, **fields: object) -> None:
@@ -273,15 +273,15 @@ async def test_the_history_is_capped_and_thinned(settings: Settings, redis: sync
     for n in range(50):
         report = WorkerReport(reported_at=float(n), version=n, arms={"control": ArmTotals(n, 1.0, 1.0)})
         pipe = redis.pipeline()
-        history.add(pipe, keys, history.moment_of(report))
+        moments.add(pipe, keys, moments.moment_of(report))
         pipe.execute()
     redis.xadd(keys.history, {"m": b"\xc1"})
     client = aioredis.from_url(settings.redis_url)
-    every, last = await history.read(client, keys, "")
+    every, last = await moments.read(client, keys, "")
     assert [moment.version for moment in every] == list(range(50))
-    few, same = await history.read(client, keys, "", most=10)
+    few, same = await moments.read(client, keys, "", most=10)
     assert len(few) <= 10 and few[-1].version >= 40 and same == last
-    assert await history.read(client, keys, last) == ([], last)
+    assert await moments.read(client, keys, last) == ([], last)
     await client.aclose()
 
 

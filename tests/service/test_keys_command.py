@@ -13,11 +13,12 @@ import redis as syncredis
 from click.testing import Result
 from typer.testing import CliRunner
 
-from service import auth, keys_command
 from service.__main__ import app
-from service.auth import KeyRecord
-from service.keys import Keys
+from service.cli import keys as keys_command
 from service.settings import Settings
+from service.store import api_keys
+from service.store.api_keys import KeyRecord
+from service.store.keys import Keys
 
 Command = Callable[..., Result]
 MAKE = ("create", "--name", "shop", "--scopes", "serve,feedback")
@@ -38,7 +39,7 @@ def refusal(result: Result) -> str:
 
 
 def stored(redis: syncredis.Redis, keys: Keys) -> dict[str, KeyRecord]:
-    return {name.decode(): auth.decode(data) for name, data in redis.hgetall(keys.api_keys).items()}
+    return {name.decode(): api_keys.decode(data) for name, data in redis.hgetall(keys.api_keys).items()}
 
 
 def secret_of(token: str) -> str:
@@ -54,7 +55,7 @@ def test_create_prints_the_token_once_and_stores_its_hash(run: Command, redis: s
     record = stored(redis, keys)[key_id]
     assert prefix == "ialp" and len(secret) == 43 and secret not in made.stderr
     assert (record.name, record.scopes, record.rate, record.burst) == ("shop", ("serve", "feedback"), 2.5, 3)
-    assert [old.sha256 for old in record.secrets] == [auth.digest(secret)]
+    assert [old.sha256 for old in record.secrets] == [api_keys.digest(secret)]
     assert record.expires_at is not None and 0 <= record.expires_at - began - 2 * 86_400 < 60
     assert secret.encode() not in redis.hget(keys.api_keys, key_id)
 
@@ -69,7 +70,7 @@ def test_list_shows_keys_and_no_secret(run: Command) -> None:
     expected = ({"shop", "serve,feedback", "100", "200"}, {"ops", "admin"})
     for token, line, told in zip(tokens, lines[1:], expected, strict=True):
         assert line.startswith(token.split("_")[1]) and told <= set(line.split())
-        assert secret_of(token) not in line and auth.digest(secret_of(token)).hex() not in line
+        assert secret_of(token) not in line and api_keys.digest(secret_of(token)).hex() not in line
 
 
 def test_revoke_ends_a_key(run: Command, redis: syncredis.Redis, keys: Keys) -> None:
@@ -87,7 +88,7 @@ def test_rotate_gives_a_new_secret_to_the_same_key(run: Command, redis: syncredi
     after = stored(redis, keys)[key_id]
     assert second.startswith(f"ialp_{key_id}_") and second != first
     old, new = after.secrets
-    assert old.sha256 == before.secrets[0].sha256 and new.sha256 == auth.digest(secret_of(second))
+    assert old.sha256 == before.secrets[0].sha256 and new.sha256 == api_keys.digest(secret_of(second))
     assert old.expires_at is not None and 0 < old.expires_at - time.time() <= 50 and new.expires_at is None
     assert (after.scopes, after.rate, after.created_at) == (before.scopes, before.rate, before.created_at)
     assert run("rotate", key_id, "--grace-s", 0).exit_code == 0

@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 from service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
 
-from service import embedded, live
-from service.events import Impression
 from service.policy.adaptive import ServingConfig, Variant
 from service.policy.snapshot import Snapshot, load_snapshot
-from service.registry import Gate, folder_of
+from service.runtime import embedded
+from service.serving import live
 from service.settings import Settings
+from service.store.events import Impression
+from service.store.registry import Gate, folder_of
 
 
 def publish(redis: syncredis.Redis, settings: Settings, version: int) -> None:

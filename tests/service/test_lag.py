@@ -17,10 +17,10 @@ from service_examples import (
     working,
 )
 
-from service import events
-from service.events import Feedback, Impression
-from service.keys import Keys
 from service.settings import Settings
+from service.store import events
+from service.store.events import Feedback, Impression
+from service.store.keys import Keys
 
 EVENT = {"event_id": "refused", "user_id": "ann", "item_id": "film-1", "type": "click"}
 

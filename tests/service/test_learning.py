@@ -12,20 +12,20 @@ import pytest
 import torch
 from service_examples import N_ITEMS, learning_settings
 
-from service import learning as learning_module
-from service.catalogue import pack_embedding
-from service.checkpoint import CheckpointStore
-from service.counters import Meta
-from service.events import Event, Feedback, Impression, ItemChanged, UserErased
-from service.learning import Learning
 from service.policy.adaptive import Variant
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import FORMAT, load_catalogue, load_snapshot
 from service.policy.text import HashingEncoder
 from service.policy.types import Interaction, Response
-from service.registry import Gate
 from service.settings import Settings
+from service.store.catalogue import pack_embedding
+from service.store.checkpoint import CheckpointStore
+from service.store.events import Event, Feedback, Impression, ItemChanged, UserErased
+from service.store.registry import Gate
+from service.worker import learning as learning_module
+from service.worker.counters import Meta
+from service.worker.learning import Learning
 
 N_IMPRESSIONS = 220
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from service_examples import N_ITEMS, learning_settings
 
-from service.events import Event, Feedback, Impression, UserErased
-from service.learning import Learning
 from service.policy.adaptive import Variant
 from service.policy.organic import COST
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import EMPTY_SLOT, Batch, Response, unpack_states
 from service.settings import Settings
-from service.transitions import owner_of
+from service.store.events import Event, Feedback, Impression, UserErased
+from service.worker.learning import Learning
+from service.worker.transitions import owner_of
 
 CAPACITY = 20
 

@@ -6,8 +6,8 @@ import pytest
 import redis as syncredis
 from service_examples import until
 
-from service.keys import Keys
-from service.lease import Fenced, Lease
+from service.store.keys import Keys
+from service.store.lease import Fenced, Lease
 
 LONG_S = 60.0
 

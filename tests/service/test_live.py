@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from service_examples import make_settings, make_snapshot
 
-from service.bootstrap import bootstrap
-from service.catalogue import Catalogue, ItemRecord, pack_embedding
-from service.circuit import Circuit
-from service.keys import Keys
-from service.live import LivePolicy, PolicyWatch
-from service.main import connect
+from service.api.app import connect
 from service.policy import item_index
 from service.policy.adaptive import Query
 from service.policy.snapshot import load_snapshot
 from service.policy.text import HashingEncoder
-from service.registry import folder_of
+from service.serving.live import PolicyWatch
+from service.serving.loader import LivePolicy
 from service.settings import Settings
+from service.store.bootstrap import bootstrap
+from service.store.catalogue import Catalogue, ItemRecord, pack_embedding
+from service.store.circuit import Circuit
+from service.store.keys import Keys
+from service.store.registry import folder_of
 
 N_ITEMS = 1_000  # over eight times as many as candidates
 

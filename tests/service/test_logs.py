@@ -14,17 +14,17 @@ import redis as syncredis
 from service_examples import api_process
 from test_dev import environment
 
-from service.keys import Keys
 from service.settings import Settings
+from service.store.keys import Keys
 
 PROGRAM = """
 import logging
-from service import logs
+from service.runtime import process_log
 from service.settings import Settings
-logs.begin(Settings())
+process_log.begin(Settings())
 log = logging.getLogger("ours")
 log.info("told %d", 1)
-logs.request_id.set("some-request")
+process_log.request_id.set("some-request")
 try:
     raise ValueError("of two\\nlines")
 except ValueError:
@@ -76,5 +76,5 @@ def test_a_failing_request_is_found_by_the_id_in_its_answer(
     else:
         records: list[dict[str, Any]] = [json.loads(line) for line in lines]
         mine = [record for record in records if record["request_id"] == failed.headers["x-request-id"]]
-        assert len(mine) == 1 and "Redis failed" in mine[0]["message"] and mine[0]["logger"] == "service.errors"
+        assert len(mine) == 1 and "Redis failed" in mine[0]["message"] and mine[0]["logger"] == "service.api.errors"
         assert any("Uvicorn running on" in record["message"] for record in records), "uvicorn's own, too"

@@ -13,13 +13,13 @@ import typer
 from service_examples import learning_settings, make_snapshot, recommend, report_of, serving, talk, until, working
 from test_insight import Server, events_of
 
-from service import process_commands
-from service.bootstrap import bootstrap
-from service.keys import Keys
-from service.main import connect
+from service.api.app import connect
+from service.cli import processes
 from service.policy.snapshot import SnapshotError
-from service.registry import folder_of
 from service.settings import Settings
+from service.store.bootstrap import bootstrap
+from service.store.keys import Keys
+from service.store.registry import folder_of
 
 
 def learn(settings: Settings, redis: syncredis.Redis, versions: int = 2) -> None:
@@ -114,5 +114,5 @@ def test_a_published_version_is_no_snapshot_to_begin_with(
             )
         )
     with pytest.raises(typer.Exit):
-        process_commands._require_snapshot(settings.model_copy(update={"snapshot": version}))
+        processes._require_snapshot(settings.model_copy(update={"snapshot": version}))
     assert "has no catalogue of its own" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import httpx
 import redis as syncredis
 from service_examples import learning_settings, recommend, respond, serving, talk, until, working
 
-from service.events import Feedback, encode
-from service.keys import Keys
 from service.settings import Settings
+from service.store.events import Feedback, encode
+from service.store.keys import Keys
 
 NAMES = [
     "http_server_request_duration_seconds",

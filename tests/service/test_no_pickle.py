@@ -88,7 +88,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[3].split(":")
 import torch
 from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
-from service import embedded
+from service.runtime import embedded
 import redis, uvicorn.loops.auto, uvicorn.protocols.http.auto, torch._dynamo  # noqa: what they do on import is not data
 
 class Used(BaseException):

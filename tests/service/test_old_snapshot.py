@@ -10,8 +10,8 @@ import redis as syncredis
 from service_examples import Server, learning_settings, make_snapshot, serving, until, working
 
 from service.policy.snapshot import FORMAT
-from service.registry import folder_of
 from service.settings import Settings
+from service.store.registry import folder_of
 
 WHAT_TO_DO = f"manifest.json: format {FORMAT - 1}, this version reads {FORMAT}: run `python -m offline pretrain` again"
 

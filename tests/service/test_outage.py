@@ -23,8 +23,8 @@ from service_examples import (
     working,
 )
 
-from service import embedded
-from service.keys import Keys
+from service.runtime import embedded
+from service.store.keys import Keys
 
 EVENT = {"event_id": "during", "user_id": "ann", "item_id": "film-1", "type": "click"}
 

@@ -29,18 +29,19 @@ from personalizer_examples import (
 from scipy.stats import chisquare
 from service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
 
-from service import embedded, hot_path, personalizer
-from service.catalogue import ItemRecord
-from service.events import Impression, ItemChanged
-from service.keys import Keys
-from service.personalizer_schemas import RankRequest
+from service.api import personalizer
+from service.contract.personalizer import RankRequest
 from service.policy.adaptive import Arm
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM
 from service.policy.types import Interaction, Response
-from service.sessions import Session
+from service.runtime import embedded
+from service.serving.recommender import Recommender
 from service.settings import Settings
-from service.state import State
+from service.store.catalogue import ItemRecord
+from service.store.events import Impression, ItemChanged
+from service.store.keys import Keys
+from service.store.sessions import Session
 
 
 @pytest.fixture
@@ -270,15 +271,15 @@ async def test_actions_are_drawn_as_often_as_their_probabilities_say(settings: S
 
 async def test_what_is_put_meanwhile_stays_as_it_was_put(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """By another process, between the look at the catalogue and the adding of what was missing there."""
-    session_of = hot_path.session_of
+    load = Recommender.session
 
-    async def overtaken(user: str, state: State) -> Session | None:
-        session = await session_of(user, state)
+    async def overtaken(recommender: Recommender, user: str, visitor: str | None = None) -> Session | None:
+        session = await load(recommender, user, visitor)
         texts = [("put", ItemRecord("Put by hand", bytes(2 * TEXT_DIM))), ("gone", ItemRecord("", b"", deleted=True))]
         await state.watch.store.put(texts)
         return session
 
-    monkeypatch.setattr(hot_path, "session_of", overtaken)
+    monkeypatch.setattr(Recommender, "session", overtaken)
     async with in_process(settings) as state:
         request = RankRequest.model_validate(body_of("put", "gone", "new"))
         ranked = await personalizer.rank(request, True, state)

@@ -23,12 +23,13 @@ from personalizer_examples import (
 )
 from service_examples import N_ITEMS, logged, make_settings, problem_of, respond, serving
 
-from service.events import Feedback, Impression
-from service.keys import Keys
-from service.lag import Lag
 from service.policy.types import Interaction
 from service.settings import Settings
-from service.transitions import Joined, Joiner, transition_of
+from service.store.events import Feedback, Impression
+from service.store.joiner import Joined, Joiner
+from service.store.keys import Keys
+from service.store.lag import Lag
+from service.worker.transitions import transition_of
 
 
 @pytest.fixture

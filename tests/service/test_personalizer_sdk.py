@@ -11,9 +11,9 @@ from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError
 from service_examples import logged, serving
 
-from service.events import Feedback, Impression
-from service.keys import Keys
 from service.settings import Settings
+from service.store.events import Feedback, Impression
+from service.store.keys import Keys
 
 ACTIONS = [
     RankableAction(id="pasta", features=[{"title": "Pasta with basil"}, {"nutrition": {"calories": 500}}]),

@@ -25,14 +25,14 @@ from service_examples import (
     until,
 )
 
-from service import registry
-from service.bootstrap import bootstrap
-from service.keys import Keys
-from service.main import connect
+from service.api.app import connect
 from service.policy.adaptive import Arm, ServingConfig, Variant
 from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
-from service.registry import Gate, folder_of
 from service.settings import Settings
+from service.store import registry
+from service.store.bootstrap import bootstrap
+from service.store.keys import Keys
+from service.store.registry import Gate, folder_of
 
 LIKES = {2: "film-2", 3: "film-3", 4: "film-4"}  # version -> the item that it shows to everybody
 

@@ -12,13 +12,13 @@ import redis as syncredis
 from auth_examples import add_key, bearer
 from service_examples import GENRES, N_ITEMS, Server, logged, problem_of, recommend, respond, serving, shown
 
-from service import preview as previews
-from service.keys import Keys
 from service.policy.adaptive import Arm, Distribution
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import Interaction
+from service.serving import preview as previews
 from service.settings import Settings
+from service.store.keys import Keys
 
 LIKED = [{"item_id": f"film-{n}", "reward": 1.0} for n in (1, 4, 7)]  # comedies
 DISLIKED = [past | {"reward": -1.0} for past in LIKED]

@@ -10,14 +10,14 @@ import pytest
 import redis as syncredis
 from service_examples import logged
 
-from service.events import Impression
-from service.main import create_app
+from service.api.app import create_app
 from service.policy.adaptive import Arm, Mixture, ServingPolicy, Variant
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import Interaction
-from service.registry import folder_of
 from service.settings import Settings
+from service.store.events import Impression
+from service.store.registry import folder_of
 
 N_REQUESTS = 3_000
 _AT_ONCE = 30

@@ -16,10 +16,11 @@ import redis.asyncio as aioredis
 from auth_examples import add_key, bearer
 from service_examples import make_settings, problem_of, serving, until
 
-from service import embedded, rate_limit
-from service.keys import Keys
-from service.rate_limit import RateLimiter
+from service.runtime import embedded
 from service.settings import Settings
+from service.store import rate_limit
+from service.store.keys import Keys
+from service.store.rate_limit import RateLimiter
 
 ASK = {"user_id": "ann", "k": 1}
 EVENTS = [{"event_id": f"e-{n}", "user_id": "ann", "item_id": "film-1", "type": "click"} for n in range(100)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.recent import Recent
-from service.sessions import Said
+from service.store.sessions import Said
+from service.worker.recent import Recent
 
 
 def at(reward: float, when: float = 7.0) -> Said:

@@ -9,8 +9,8 @@ import pytest
 import redis as syncredis
 from service_examples import N_ITEMS, Server, make_settings, problem_of, recommend, respond, serving, shown, until
 
-from service.keys import Keys
 from service.settings import Settings
+from service.store.keys import Keys
 
 
 def test_a_user_never_seen_gets_a_slate(api: httpx.Client) -> None:

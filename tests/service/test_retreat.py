@@ -10,12 +10,12 @@ import redis as syncredis
 from service_examples import learning_settings, recommend, report_of, serving, until, working
 from test_policies import publish
 
-from service import events, sessions
-from service.bootstrap import bootstrap
-from service.events import Feedback, Impression
-from service.keys import Keys
-from service.main import connect
+from service.api.app import connect
 from service.settings import Settings
+from service.store import events, sessions
+from service.store.bootstrap import bootstrap
+from service.store.events import Feedback, Impression
+from service.store.keys import Keys
 
 SHARE = 0.3
 ADAPTIVE = next(f"a{n}" for n in range(9) if sessions.share_of(f"u:a{n}", "arm") >= SHARE)

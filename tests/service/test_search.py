@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.search import matching
+from service.api.search import matching
 
 FILMS = [
     "Donnie Darko (2001)",

@@ -15,8 +15,9 @@ from auth_examples import add_key, bearer
 from service_examples import make_settings, serving, until
 from test_dev import children, environment, free_port, ready
 
-from service import embedded, hot_path
-from service.keys import Keys
+from service.api import fast_path
+from service.runtime import embedded
+from service.store.keys import Keys
 
 PASSWORD = "pass-w0rd-of-redis"
 WRONG = "ialp_0123456789ab_wrong-token-that-was-sent"
@@ -77,7 +78,7 @@ def test_no_secret_shows(
             answers.append(client.get("/policies", headers=bearer(token)))
             redis.rename("kept", Keys(settings.key_prefix).live)
             metrics = client.get("/metrics", headers=bearer(token))
-            monkeypatch.setattr(hot_path, "recommend", bug)
+            monkeypatch.setattr(fast_path, "recommend", bug)
             answers.append(client.post("/recommend", json={"user_id": "ann"}, headers=bearer(token)))
         stored = everything(redis)
     assert {answer.status_code for answer in answers} >= {200, 202, 401, 404, 422, 429, 500, 503}

@@ -14,12 +14,12 @@ import redis.asyncio as aioredis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import events
-from service.events import Feedback, Impression, VisitorJoined
-from service.keys import Keys
-from service.sessions import MAX_ITEMS, Said, Session, SessionStore, decode, encode, encode_places, joined
 from service.settings import Settings
-from service.streams import EventLog
+from service.store import events
+from service.store.event_log import EventLog
+from service.store.events import Feedback, Impression, VisitorJoined
+from service.store.keys import Keys
+from service.store.sessions import MAX_ITEMS, Said, Session, SessionStore, decode, encode, encode_places, joined
 
 PLACES = st.integers(0, MAX_ITEMS - 1)
 TIMES = st.integers(0, 2**42).map(lambda ms: ms / 1000)

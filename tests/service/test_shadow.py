@@ -23,16 +23,16 @@ from service_examples import (
 )
 from test_policies import LIKES, publish
 
-from service.catalogue import Catalogue
-from service.events import Impression, Shadow
-from service.live import LivePolicy, Loaded
 from service.policy.adaptive import Arm
 from service.policy.off_policy import effective_sample_size, estimate, snips
 from service.policy.snapshot import load_catalogue, load_snapshot
-from service.registry import Gate, Live
+from service.serving.loader import LivePolicy, Loaded
+from service.serving.slates import Candidates, build_slate, draw_all, plan_draws
 from service.settings import Settings
-from service.shadow import ShadowTotals, estimated
-from service.slates import Candidates, draw, told, wishes
+from service.store.catalogue import Catalogue
+from service.store.events import Impression, Shadow
+from service.store.registry import Gate, Live
+from service.worker.shadow import ShadowTotals, estimated
 
 
 def impressions(redis: syncredis.Redis, settings: Settings) -> list[Impression]:
@@ -78,10 +78,12 @@ def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -
     for apprentice in (None, Loaded(snapshot, policy, catalogue)):
         live = LivePolicy(snapshot, policy, catalogue, live=Live(1, "auto", 0.0), apprentice=apprentice)
         rng, own = np.random.default_rng(3), np.random.default_rng(3)
-        wanted = [wish for _ in range(9) for wish in wishes(live, catalogue, everything, (), Arm.ADAPTIVE, 5, rng, own)]
-        together, each = draw(wanted), len(wanted) // 9
+        wanted = [
+            wish for _ in range(9) for wish in plan_draws(live, catalogue, everything, (), Arm.ADAPTIVE, 5, rng, own)
+        ]
+        together, each = draw_all(wanted), len(wanted) // 9
         slates = [
-            told(live, catalogue, everything, (), together[n : n + each], user="u:ann", arm=Arm.ADAPTIVE, k=5)
+            build_slate(live, catalogue, everything, (), together[n : n + each], user="u:ann", arm=Arm.ADAPTIVE, k=5)
             for n in range(0, len(together), each)
         ]
         drawn.append([[item.item_id for item in slate.items] for slate in slates])

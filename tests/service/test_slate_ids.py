@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.slate_ids import new_id, outcome, unlogged_id
+from service.store.slate_ids import new_id, outcome, unlogged_id
 
 
 @given(user=st.text(max_size=50), other=st.text(max_size=50))

@@ -9,9 +9,9 @@ import pytest
 import redis as syncredis
 from service_examples import learning_settings, report_of, serving, talk, until, working
 
-from service import gate
-from service.keys import Keys
 from service.settings import Settings
+from service.store.keys import Keys
+from service.worker import gate
 
 
 def learner_of(redis: syncredis.Redis, keys: Keys) -> int:
@@ -65,7 +65,7 @@ def test_a_worker_that_is_stuck_gives_way(
     settings: Settings, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = learning_settings(settings, lease_ttl_s=1.0)
-    monkeypatch.setattr("service.worker._STUCK_S", 1.5)
+    monkeypatch.setattr("service.worker.worker._STUCK_S", 1.5)
     judging, released, check = threading.Event(), threading.Event(), gate.check
 
     def stuck(*arguments: object) -> object:

@@ -15,8 +15,8 @@ import pytest
 import redis as syncredis
 from service_examples import api_process, logged, recommend, until
 
-from service.events import Feedback
 from service.settings import Settings
+from service.store.events import Feedback
 
 BODY = b'{"user_id": "ann"}'
 HEAD = (

@@ -22,9 +22,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from service_examples import api_process, environment_of, learning_settings, recommend, talk, until
 from test_dev import free_port
 
-from service import telemetry
-from service.keys import Keys
+from service.runtime import telemetry
 from service.settings import Settings
+from service.store.keys import Keys
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -163,7 +163,7 @@ def test_without_a_collector_it_serves_and_ends_all_the_same(
 
 
 def test_while_it_is_off_nothing_of_it_is_imported() -> None:
-    program = "import sys, service.main, service.worker; print(*sys.modules)"
+    program = "import sys, service.api.app, service.worker.worker; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     # redis-py itself imports the SDK where it is installed.
     ours = ("opentelemetry.exporter", "opentelemetry.instrumentation")

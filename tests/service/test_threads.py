@@ -10,7 +10,7 @@ from test_dev import environment
 
 PROGRAM = """
 import json, numpy, torch, threadpoolctl
-from service.threads import one_thread
+from service.runtime.threads import one_thread
 def now():
     return [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpoolctl.threadpool_info())]
 before = now()

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.events import Feedback, Impression
 from service.policy.types import Interaction, Response
-from service.transitions import Joined, Joiner, organic_of, owner_of, transition_of
+from service.store.events import Feedback, Impression
+from service.store.joiner import Joined, Joiner
+from service.worker.transitions import organic_of, owner_of, transition_of
 
 WINDOW_MS = 1000
 
@@ -184,7 +185,7 @@ def test_an_impression_counts_once() -> None:
 
 
 def test_only_so_many_closed_impressions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.transitions._REMEMBERED", 2)
+    monkeypatch.setattr("service.worker.transitions._REMEMBERED", 2)
     waiting = joiner(*(impression(f"r{n}") for n in range(4)))
     waiting.close(10 * WINDOW_MS)
     outcomes = [waiting.add_feedback(feedback(name=f"r{n}"), 500) for n in range(4)]

@@ -8,11 +8,11 @@ import redis as syncredis
 from service_examples import learning_settings, report_of, until, working
 from test_retreat import GOOD, log_of, prepare
 
-from service import events
-from service.checkpoint import CheckpointStore
-from service.counters import Meta
-from service.keys import Keys
 from service.settings import Settings
+from service.store import events
+from service.store.checkpoint import CheckpointStore
+from service.store.keys import Keys
+from service.worker.counters import Meta
 
 SECOND = 1_000
 

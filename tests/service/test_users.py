@@ -18,14 +18,14 @@ from service_examples import (
     working,
 )
 
-from service import events
-from service.checkpoint import CheckpointStore
-from service.counters import Meta
-from service.events import UserErased
-from service.keys import Keys
 from service.policy.types import EMPTY_SLOT
 from service.settings import Settings
-from service.transitions import owner_of
+from service.store import events
+from service.store.checkpoint import CheckpointStore
+from service.store.events import UserErased
+from service.store.keys import Keys
+from service.worker.counters import Meta
+from service.worker.transitions import owner_of
 
 
 def test_what_is_stored_can_be_read_and_erased(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:

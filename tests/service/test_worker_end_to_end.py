@@ -22,15 +22,15 @@ from service_examples import (
     working,
 )
 
-from service import events, streams
-from service.checkpoint import CheckpointStore
-from service.counters import Meta
-from service.events import Feedback, Impression, ItemChanged
-from service.keys import Keys
-from service.lease import Lease
 from service.policy.snapshot import load_snapshot
-from service.registry import folder_of
 from service.settings import Settings
+from service.store import event_log, events
+from service.store.checkpoint import CheckpointStore
+from service.store.events import Feedback, Impression, ItemChanged
+from service.store.keys import Keys
+from service.store.lease import Lease
+from service.store.registry import folder_of
+from service.worker.counters import Meta
 
 
 def version_of(client: httpx.Client) -> int:
@@ -186,7 +186,7 @@ def test_poison_entries_are_set_aside_and_the_loop_goes_on(settings: Settings, r
     entry = redis.xrange(keys.dead)[0][0].decode()
     lease = Lease(redis, keys, 60.0)
     assert lease.acquire()
-    streams.set_aside(lease, keys, entry, b"", "again", limit=10)
+    event_log.set_aside(lease, keys, entry, b"", "again", limit=10)
     assert redis.xlen(keys.dead) == 4
 
 

@@ -13,16 +13,16 @@ import torch
 from processes import preloaded_process, running
 from service_examples import N_ITEMS, learning_settings, make_settings, report_of, until
 
-from service import events
-from service.bootstrap import bootstrap
-from service.checkpoint import CheckpointStore
-from service.counters import Meta
-from service.events import Event, Feedback, Impression
-from service.keys import Keys
-from service.main import connect
+from service.api.app import connect
 from service.policy.snapshot import load_snapshot
-from service.registry import folder_of
 from service.settings import Settings
+from service.store import events
+from service.store.bootstrap import bootstrap
+from service.store.checkpoint import CheckpointStore
+from service.store.events import Event, Feedback, Impression
+from service.store.keys import Keys
+from service.store.registry import folder_of
+from service.worker.counters import Meta
 
 PUBLISH_EVERY = 150
 # Impressions (about as many clicks come with them) and kills; the second with --chaos-results.

@@ -18,7 +18,7 @@ import pytest
 from service_examples import N_ITEMS, make_snapshot, until
 
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
-from service import embedded
+from service.runtime import embedded
 from simulator.users import UserModel
 from simulator.world_kinds import WORLDS
 

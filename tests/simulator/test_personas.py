@@ -17,13 +17,13 @@ from auth_examples import add_key
 from service_examples import GENRES, logged, make_settings, make_snapshot, serving
 from typer.testing import CliRunner, Result
 
-from service import embedded
 from service.client import AsyncClient
-from service.keys import Keys
 from service.policy.adaptive import Arm
 from service.policy.snapshot import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response
+from service.runtime import embedded
 from service.settings import Settings
+from service.store.keys import Keys
 from simulator.__main__ import app
 from simulator.personas.catalogue import Category
 from simulator.personas.probe import STRANGER, Probe, Taste

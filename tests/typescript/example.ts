@@ -1,4 +1,4 @@
-// A slate for ann, and a click on its first item. The types are those of service/client.d.ts, copied beside this file.
+// A slate for ann, and a click on its first item. The types are those of service/client/client.d.ts, copied beside this file.
 import type { components } from "./client";
 
 type Schemas = components["schemas"];

@@ -1,4 +1,4 @@
-"""service/client.d.ts is what the contract says; TypeScript takes code that keeps to it, and no other."""
+"""service/client/client.d.ts is what the contract says; TypeScript takes code that keeps to it, and no other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from generate import TYPES
 from service_examples import logged, make_settings, make_snapshot, serving
 from typer.testing import CliRunner
 
-from service import embedded
 from service.__main__ import app
-from service.events import Feedback, Impression
-from service.main import create_app
+from service.api.app import create_app
+from service.runtime import embedded
+from service.store.events import Feedback, Impression
 
 EXAMPLE = Path(__file__).with_name("example.ts")
 COMPILER = ["--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]

@@ -71,9 +71,6 @@ def test_options_reach_the_estimates(path: Path, target_folder: Path) -> None:
 
 def test_mistakes_are_named(path: Path, target_folder: Path, tmp_path: Path) -> None:
     for arguments, said in (
-        ((), "either --run .* or --log"),
-        (("--run", tmp_path, "--log", path), "either --run .* or --log"),
-        (("--log", path), "--log needs --snapshot"),
         (("--log", path, "--snapshot", tmp_path / "none"), "none/manifest.json: not found"),
         (("--log", tmp_path / "none", "--snapshot", target_folder), "none: not found"),
         (("--log", path, "--snapshot", target_folder, "--items", path), "log.parquet: Parquet, but not .* items"),

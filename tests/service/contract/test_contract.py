@@ -19,9 +19,9 @@ import redis as syncredis
 from auth_examples import add_key, bearer
 from service_examples import learning_settings, recommend, serving, shown, talk, working
 
-from service.auth import SCOPES
-from service.keys import Keys
 from service.settings import Settings
+from service.store.api_keys import SCOPES
+from service.store.keys import Keys
 
 HERE = Path(__file__).parent
 LONG = bool(os.environ.get("IALP_LONG"))

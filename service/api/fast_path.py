@@ -1,0 +1,187 @@
+"""POST /recommend from bytes in to bytes out: the way that nearly every request takes.
+
+FastAPI and pydantic check a request with more care than its common form needs. This middleware takes what msgspec can
+read at once, and leaves all else to the route (`routes.recommend`), which ends in the same `recommend`: requests with
+`context`, and whatever is not valid, so that there is one place that says what is wrong. Tests hold that what is
+taken here would have been valid there, with the same meaning.
+
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api import errors, guard
+from service.api.errors import Problem
+from service.api.state import State
+from service.contract.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
+from service.serving import slates
+from service.serving.recommender import Wanted
+from service.store import api_keys, sessions
+
+_PATHS = ("/recommend", "/v1/recommend")
+SCOPES: tuple[api_keys.Scope, ...] = ("serve",)
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
+Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An interaction that the request itself carries."""
+
+    item_id: Id
+    reward: Finite | None = None
+
+
+class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be shown."""
+
+    categories: Annotated[list[Id], Meta(max_length=100)] | None = None
+
+
+class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `schemas.RecommendRequest` says, without `context`."""
+
+    user_id: Id | None = None
+    session_id: Id | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] | None = None
+    exclude_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
+    filters: Only | None = None
+    history: Annotated[list[Past], Meta(max_length=MAX_PAST)] | None = None
+    repeat: slates.Repeat | None = None
+
+
+class FastResponse(msgspec.Struct, frozen=True):
+    """What `schemas.RecommendResponse` says."""
+
+    recommendation_id: str
+    policy_version: int
+    arm: str
+    items: list[slates.Slot]
+    warnings: list[str]
+
+
+def fast_request(request: RecommendRequest) -> FastRequest:
+    """A request that pydantic has read."""
+    return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest)
+
+
+_decoder = msgspec.json.Decoder(FastRequest)
+_encoder = msgspec.json.Encoder()
+
+
+class FastPath:
+    """Middleware (plain ASGI) that answers /recommend itself where it can."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of any kind."""
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _PATHS:
+            await self._app(scope, receive, send)
+            return
+        state: State = scope["app"].state.ialp
+        scope["route"] = _ROUTE
+        try:
+            await guard.admit(state, scope["headers"], SCOPES)
+            body = await _body(receive)
+        except Problem as problem:
+            await errors.answer(Request(scope), problem)(scope, receive, send)
+            return
+        request = decoded(body)
+        if request is None:
+            scope[guard.ADMITTED] = True
+            await self._app(scope, _again(body, receive), send)
+            return
+        content = encoded(await recommend(request, state))
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+class _Route(NamedTuple):
+    """Where a request went, for the metrics."""
+
+    path: str
+
+
+_ROUTE = _Route("/recommend")
+
+
+async def _body(receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises:
+        Problem: the client went away before its end. Nobody hears of it, but the metrics.
+    """
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(HTTPStatus.BAD_REQUEST, "body_incomplete", "The body ended too early.")
+        part: bytes = message.get("body", b"")
+        body += part
+        if not message.get("more_body", False):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that tells of a body that was read before."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
+def decoded(body: bytes) -> FastRequest | None:
+    """The request, None if it is for the route to look at."""
+    try:
+        request = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if request.user_id is None and request.session_id is None:
+        return None
+    if not body.isascii() or b"\\" in body:  # only then can an id have more bytes than characters
+        ids = [request.user_id, request.session_id, *(request.candidate_item_ids or ()), *request.exclude_item_ids]
+        ids += [past.item_id for past in request.history or ()]
+        if not all(_is_short(name) for name in ids):
+            return None
+    return request
+
+
+def _is_short(name: str | None) -> bool:
+    try:
+        return name is None or len(name.encode()) <= MAX_ID_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+def encoded(response: FastResponse) -> bytes:
+    """The answer as JSON."""
+    return _encoder.encode(response)
+
+
+async def recommend(request: FastRequest, state: State) -> FastResponse:
+    """Answer with a slate for a user or an anonymous session."""
+    user = sessions.user_key(request.user_id, request.session_id)
+    wanted = Wanted(
+        k=request.k,
+        candidates=request.candidate_item_ids,
+        excluded=request.exclude_item_ids,
+        categories=request.filters.categories if request.filters is not None else None,
+        history=state.history_of(request.history) if request.history is not None else None,
+        repeat=request.repeat,
+    )
+    slate = await state.recommender.recommend(user, sessions.visitor_of(request.user_id, request.session_id), wanted)
+    state.metrics.count_slate(slate.arm, slate.impression)
+    return FastResponse(slate.recommendation_id, slate.policy_version, slate.arm, slate.items, slate.warnings)

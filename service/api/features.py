@@ -1,0 +1,89 @@
+"""What the features in a request of Personalizer's tell: whom it is for, and a text for an action."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.api.errors import invalid
+from service.contract.schemas import MAX_TEXT, Id
+from service.store import sessions
+
+Features = Sequence[dict[str, Any]] | None  # any JSON within
+
+_id: TypeAdapter[str] = TypeAdapter(Id)
+_NAMES = {"userId": True, "user_id": True, "sessionId": False, "session_id": False}  # whether it names a user
+
+
+def asked_for(features: Features) -> str | None:
+    """The user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
+
+    Raises:
+        Problem: 422, it is no id.
+    """
+    for name, of_user in _NAMES.items():
+        for place, facts in enumerate(features or ()):
+            value = facts.get(name)
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+                continue
+            found = _checked(str(value), f"contextFeatures.{place}.{name}")
+            return sessions.user_key(found, None) if of_user else sessions.user_key(None, found)
+    return None
+
+
+def _checked(value: str, field: str) -> str:
+    try:
+        return _id.validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise invalid([{"field": field, "code": first["type"], "message": first["msg"]}]) from None
+
+
+_TELLING = ("title", "name", "headline", "text", "description")  # what a person would read first, in this order
+
+
+def text_of(item_id: str, features: Features) -> str:
+    """A text that stands for an item: what its features call a title or the like, then the others as `key: value`.
+
+    Without any it is the item's id.
+    """
+    found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
+    telling = [value for wanted in _TELLING for key, value in found if _last_word(key) == wanted]
+    others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
+    text = "; ".join(dict.fromkeys([*telling, *others]))[:MAX_TEXT]
+    return text.encode(errors="ignore").decode() or item_id  # half of a surrogate pair is JSON, but no text
+
+
+def _last_word(key: str) -> str:
+    """title, of title, videoTitle, video_title and TITLE."""
+    words: list[str] = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)
+    return words[-1].lower() if words else ""
+
+
+def _scalars(features: Features) -> Iterator[tuple[str, str]]:
+    """Names and values of all features, however deep, in their order; a list of scalars is one value."""
+    waiting: list[tuple[str, Any]] = [("", facts) for facts in reversed(features or ())]
+    while waiting:  # no recursion: how deep it goes is the client's choice
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(reversed(value.items()))
+        elif isinstance(value, list):
+            nested = [part for part in value if isinstance(part, dict | list)]
+            waiting.extend((key, part) for part in reversed(nested))
+            yield key, ", ".join(_written(part) for part in value if not isinstance(part, dict | list))
+        else:
+            yield key, _written(value)
+
+
+def _written(value: str | float | bool | None) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return str(value)

@@ -1,0 +1,110 @@
+"""GET /items, PUT, GET and DELETE /items/{item_id}, POST /items:batch"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from service.api import items
+from service.api.errors import Problem, invalid
+from service.api.guard import needs
+from service.api.openapi import problems
+from service.api.search import matching
+from service.api.state import Shared, State
+from service.contract.operator import ItemsResponse
+from service.contract.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
+from service.store.catalogue import ItemRecord
+
+router = APIRouter(tags=["items"], route_class=needs("admin"))
+_SEARCHED = 2_000  # items
+ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
+
+
+@router.put("/items/{item_id:opaque}", responses={201: {"description": "Created", "model": ItemResponse}})
+async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> ItemResponse:
+    """Create or replace an item. It can be recommended, or is hidden, from the very next answer on."""
+    (created,) = await items.put([(item_id, item)], state)
+    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
+    return ItemResponse(item_id=item_id, **item.model_dump())
+
+
+@router.post("/items:batch")
+async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
+    """Create or replace many items, all or none."""
+    ids = [item.item_id for item in batch.items]
+    if len(set(ids)) < len(ids):
+        repeated = next(n for n, item_id in enumerate(ids) if item_id in ids[:n])
+        raise invalid([{"field": f"items.{repeated}.item_id", "code": "repeated_id", "message": "comes twice"}])
+    created = await items.put([(item.item_id, item) for item in batch.items], state)
+    return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
+
+
+@router.get("/items")
+async def list_items(
+    state: Shared,
+    search: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            description="Items whose texts have all of these words; if there are none, those closest in meaning.",
+        ),
+    ] = None,
+    after: Annotated[
+        Id | None, Query(description="Only later items; the last page's `next`. Not with `search`.")
+    ] = None,
+    count: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ItemsResponse:
+    """Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+
+    A large catalogue is searched for words among the 2,000 items that are closest in meaning.
+    """
+    if search is not None:
+        return await _found(search, count, state)
+    catalogue = state.watch.catalogue
+    start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
+    ids = catalogue.ids[start : min(len(catalogue), start + count)]
+    following = ids[-1] if ids and start + len(ids) < len(catalogue) else None
+    records = zip(ids, await state.watch.store.known(ids), strict=True)
+    return ItemsResponse(items=[_response(i, record) for i, record in records if not record.deleted], next=following)
+
+
+async def _found(text: str, count: int, state: State) -> ItemsResponse:
+    live, catalogue = state.watch.current, state.watch.catalogue
+    if live is None:
+        return ItemsResponse(items=[], next=None)
+    encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [text])
+    ids = [catalogue.ids[row] for row in await asyncio.to_thread(catalogue.nearest, encoded[0], max(count, _SEARCHED))]
+    records = await state.watch.store.known(ids)
+    by_words = matching(text, [record.text for record in records])
+    places = by_words or range(len(ids))
+    items = [_response(ids[n], records[n]) for n in places if not records[n].deleted]
+    return ItemsResponse(items=items[:count], next=None, found_by="words" if by_words else "meaning")
+
+
+@router.get("/items/{item_id:opaque}", responses=problems(404))
+async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
+    """An item as stored."""
+    return _response(item_id, await _known(item_id, state))
+
+
+@router.delete("/items/{item_id:opaque}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
+async def delete_item(item_id: ItemId, state: Shared) -> None:
+    """Remove an item: it is not shown any more. Its id keeps its place, so that what was learned of it stays valid."""
+    record = await _known(item_id, state)
+    await state.watch.store.put([(item_id, ItemRecord("", record.embedding, deleted=True))])
+    await state.watch.sync_catalogue()
+
+
+async def _known(item_id: str, state: State) -> ItemRecord:
+    record = await state.watch.store.get(item_id)
+    if record is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
+    return record
+
+
+def _response(item_id: str, record: ItemRecord) -> ItemResponse:
+    categories = list(record.categories)
+    return ItemResponse(item_id=item_id, text=record.text, categories=categories, hidden=record.hidden)

@@ -1,0 +1,235 @@
+"""The HTTP contract, the operator's part: versions, what the arms earn, dead letters, erasure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract.schemas import Id, ItemResponse, Strict, Who, exactly_one
+
+
+class ActivateRequest(Strict):
+    """How to activate."""
+
+    follow: bool = Field(True, description="Whether the worker's later versions may take over.")
+    force: bool = Field(False, description="Activate a version that the gate refused, too.")
+
+
+class PolicyResponse(BaseModel):
+    """A version with its lineage and gate result."""
+
+    version: int
+    parent: int | None
+    created_at: float
+    variant: str
+    learner: dict[str, Any]
+    lineage: dict[str, Any]
+    metrics: dict[str, float]
+    gate_passed: bool
+    gate_reasons: list[str]
+    gate_numbers: dict[str, float]
+    gate_share: float = Field(
+        description="Largest share of what is learned in this version: less than 1 while the log could not judge it."
+    )
+
+
+class FindingResponse(BaseModel):
+    """What the watch says of everything that served since a version began."""
+
+    since_version: int
+    difference: float = Field(description="Reward per impression of the adaptive arm less the control's.")
+    low: float = Field(description="Lower end of an interval that holds at every moment at once.")
+    high: float = Field(description="Upper end; far enough below zero, the versions are rolled back.")
+    control: float = Field(description="Reward per impression of the control.")
+    alpha: float = Field(description="This version's share of the probability of a false alarm.")
+
+
+class RetreatResponse(BaseModel):
+    """An automatic roll-back."""
+
+    finding: FindingResponse
+    version: int = Field(description="What serves since.")
+    mode: Literal["auto", "held", "frozen"]
+    at: float = Field(description="Unix seconds.")
+
+
+class ShadowResponse(BaseModel):
+    """What the apprentice would have earned per slot, estimated from what was shown instead."""
+
+    version: int
+    impressions: int
+    agreement: float = Field(description="Mean share of its slate that was shown.")
+    value: float | None = Field(description="Reward per slot; null where the log cannot tell.")
+    low: float | None = Field(description="Lower end of the 95% interval.")
+    high: float | None = Field(description="Upper end of the 95% interval.")
+    ess: float = Field(description="Effective sample size, in slots.")
+
+
+class PoliciesResponse(BaseModel):
+    """All versions, newest first, which one serves, and what was rolled back for being worse than the control."""
+
+    live_version: int | None
+    mode: Literal["auto", "held", "frozen"] | None
+    shadow_version: int | None = Field(description="The apprentice: it computes and logs slates, and serves none.")
+    policies: list[PolicyResponse]
+    rollbacks: list[RetreatResponse]
+
+
+class LiveResponse(BaseModel):
+    """The live pointer after a change."""
+
+    live_version: int = Field(description="What serves; while frozen, what would if it were not.")
+    mode: Literal["auto", "held", "frozen"] = Field(
+        description="auto: the worker's newer versions take its place; held: they wait; frozen: everybody gets the"
+        " pre-trained policy."
+    )
+    shadow_version: int | None
+
+
+class ArmReport(BaseModel):
+    """One arm's rewards."""
+
+    impressions: int
+    reward_mean: float = Field(description="Reward per impression.")
+    reward_low: float = Field(description="Lower end of the 95% interval.")
+    reward_high: float = Field(description="Upper end of the 95% interval.")
+
+
+class PowerResponse(BaseModel):
+    """How much worse than the control the adaptive arm can be without being noticed."""
+
+    groups: int = Field(description="Of 64 groups of users, those with users in the arm that has fewer; it takes 6.")
+    control: int = Field(description="Closed slates of the control.")
+    least_loss: float | None = Field(
+        description="Share of the control's reward from which on a loss would be noticed; null: none would."
+    )
+    more_control: int | None = Field(
+        description="Slates of the control until a loss of a quarter would be noticed; null where that cannot be told."
+    )
+
+
+class EvaluationResponse(BaseModel):
+    """Arms side by side, and the off-policy estimate of the newest version."""
+
+    arms: dict[str, ArmReport]
+    off_policy: dict[str, float]
+    shadow: ShadowResponse | None = Field(description="The newest apprentice, if there was one.")
+    watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
+    power: PowerResponse | None = Field(description="What loss that watch would notice by now.")
+    alignment: dict[str, float] = Field(
+        description="How far the language model's judgements can be trusted. `alignment_*` was measured before any "
+        "user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals "
+        "are users' own answers (A-iALP_ap): 1 as far as claimed, 0 not at all, below 0 the opposite."
+    )
+
+
+class DeadLetterResponse(BaseModel):
+    """An entry of the log that could not be used."""
+
+    entry_id: str = Field(description="Its id in the log; the first half is unix milliseconds.")
+    reason: str
+    payload: str = Field(description="The entry's bytes in base64: msgpack, if it was written by this service.")
+
+
+class DeadLettersResponse(BaseModel):
+    """A page of dead letters, oldest first."""
+
+    dead_letters: list[DeadLetterResponse]
+    next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
+
+
+class ReplayResponse(BaseModel):
+    """Where a dead letter went."""
+
+    entry_id: str = Field(description="Its new id in the log.")
+
+
+class ErasedResponse(BaseModel):
+    """What was deleted of a user, and what cannot be."""
+
+    session: bool = Field(description="Whether a session was there.")
+    impressions: int
+    feedback: int
+    dead_letters: int
+    remains: list[str]
+
+
+class ItemsResponse(BaseModel):
+    """Some items of the catalogue."""
+
+    items: list[ItemResponse]
+    next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
+    found_by: Literal["words", "meaning"] | None = Field(
+        None, description="With `search`: whether the items have all its words, or are closest in meaning."
+    )
+
+
+class ExplainRequest(Who):
+    """Why may a user see these items?"""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("user_id", "session_id"))
+
+    item_ids: list[Id] = Field(min_length=1, max_length=100)
+
+
+class NearItem(BaseModel):
+    """An item that the user liked, and how close it is."""
+
+    item_id: str
+    text: str
+    closeness: float = Field(description="Cosine of the two items' vectors in the policy that serves this user.")
+
+
+class ExplainedItem(BaseModel):
+    """An item, with what the user liked that is closest to it."""
+
+    item_id: str
+    text: str
+    categories: list[str]
+    nearest: list[NearItem] = Field(description="At most three liked items, closest first.")
+
+
+class RememberedItem(BaseModel):
+    """A response of the user that the policy sees."""
+
+    item_id: str
+    text: str
+    reward: float
+
+
+class ExplainResponse(BaseModel):
+    """Items that are known, in the order asked for, and the responses that they are compared with."""
+
+    arm: Literal["control", "adaptive"]
+    policy_version: int
+    history: list[RememberedItem] = Field(description="Oldest first.")
+    items: list[ExplainedItem]
+
+
+class ShownItem(BaseModel):
+    """A slot of a logged slate."""
+
+    item_id: str
+    text: str
+    propensity: float
+    reward: float | None = Field(description="Sum of what came back so far; null where nothing did.")
+
+
+class ImpressionResponse(BaseModel):
+    """A logged slate with the feedback that names it."""
+
+    recommendation_id: str
+    at: float = Field(description="Unix seconds.")
+    user: str = Field(description="u: and a user's id, or s: and an anonymous session's.")
+    arm: str
+    policy_version: int
+    weight: float = Field(description="Share of the learned policy in the mixture.")
+    entropy: float = Field(description="Of the policy, in nats.")
+    items: list[ShownItem]
+
+
+class ImpressionsResponse(BaseModel):
+    """The latest slates, newest first."""
+
+    impressions: list[ImpressionResponse]

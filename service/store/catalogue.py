@@ -1,0 +1,255 @@
+"""The items: in Redis for all processes, in memory for serving. An item's index never changes, deleted or not.
+
+Every change takes the next number of a sequence; a process that knows number n asks only for what changed after n. Each
+/recommend reads the sequence together with the session, so that a change counts from the very next answer on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import redis as syncredis
+import redis.asyncio as aioredis
+
+from service.policy.rows import Rows
+from service.policy.text import TEXT_DIM, Embeddings
+from service.store import events
+from service.store.events import ItemChanged
+from service.store.keys import Keys
+
+log = logging.getLogger(__name__)
+
+
+class ItemRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An item as it stands in Redis."""
+
+    text: str
+    embedding: bytes  # float16 [TEXT_DIM]
+    categories: tuple[str, ...] = ()
+    hidden: bool = False
+    deleted: bool = False
+
+
+_decoder = msgspec.msgpack.Decoder(ItemRecord)
+
+
+def decode_record(data: bytes) -> ItemRecord:
+    """A record as stored. One that cannot be read counts as deleted: the items after it must still be found."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("an item's record cannot be read, so the item counts as deleted: %s", error)
+        return ItemRecord("", b"", deleted=True)
+
+
+_PAGE = 1000  # changes that are read at once
+_PART = 16_384  # embeddings that are compared at once
+
+# KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing), "1" to replace an item.
+# Returns 1 for a new item.
+_PUT = """
+if ARGV[4] ~= '1' and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+local new = redis.call('HSETNX', KEYS[2], ARGV[1], redis.call('HLEN', KEYS[2]))
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[1])
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[5], '*', 'e', ARGV[3]) end
+return new
+"""
+
+
+def pack_embedding(row: Embeddings) -> bytes:
+    """One embedding [TEXT_DIM] as it is stored: float16, 768 bytes."""
+    return row.astype(np.float16).tobytes()
+
+
+def unpack_embedding(data: bytes) -> Embeddings:
+    """A stored embedding, float32 [TEXT_DIM]; zeros if it is not one."""
+    if len(data) != 2 * TEXT_DIM:
+        return np.zeros(TEXT_DIM, np.float32)
+    row = np.frombuffer(data, np.float16).astype(np.float32)
+    return row if np.isfinite(row).all() else np.zeros(TEXT_DIM, np.float32)
+
+
+def _no_embeddings() -> Rows[np.float16]:
+    return Rows(np.zeros((0, TEXT_DIM), np.float16))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A process's copy of the items as of change number `seq`; their order is the order of the policies' rows.
+
+    What only ever grows is shared by the catalogues that follow each other, so that one with a million items costs
+    little to change: `ids`, `index`, `embeddings` and `kind_of` may know of later items, too.
+    """
+
+    seq: int = 0
+    texts: int = 0  # how often the text of an item that was there has changed
+    ids: list[str] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)  # of the items that are in the newest catalogue in use
+    embeddings: Rows[np.float16] = field(default_factory=_no_embeddings)  # [A or more, TEXT_DIM]
+    kinds: dict[tuple[str, ...], int] = field(default_factory=dict)  # the sets of categories that there are
+    kind_of: Rows[np.int32] = field(default_factory=lambda: Rows(np.zeros(0, np.int32)))  # [A or more]
+    available: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [A]
+
+    @classmethod
+    def kept_in(cls, folder: Path | None) -> Catalogue:
+        """An empty one, whose embeddings are in a file in the folder once they are many."""
+        return cls(embeddings=Rows(np.zeros((0, TEXT_DIM), np.float16), folder=folder))
+
+    def emptied(self) -> Catalogue:
+        """An empty one that keeps its embeddings at the same place."""
+        return self.kept_in(self.embeddings.folder)
+
+    def __len__(self) -> int:
+        return len(self.available)
+
+    def in_categories(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
+        """[A] whether an item has any of the categories."""
+        wanted = frozenset(categories)
+        fits = np.fromiter((not wanted.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
+        return np.asarray(fits[self.kind_of.array[: len(self)]])
+
+    def nearest(self, embedding: Embeddings, n: int) -> list[int]:
+        """Places of the `n` available items whose texts are closest to one [TEXT_DIM], closest first."""
+        closeness = np.empty(len(self), np.float32)
+        for start in range(0, len(self), _PART):
+            part = self.embeddings.array[start : min(len(self), start + _PART)].astype(np.float32)
+            closeness[start : start + len(part)] = part @ embedding
+        closeness[~self.available] = -np.inf
+        n = min(n, int(np.count_nonzero(self.available)))
+        if n == 0:
+            return []
+        best = np.argpartition(closeness, len(self) - n)[len(self) - n :]
+        self.embeddings.forget()
+        return [int(place) for place in best[np.argsort(-closeness[best])]]
+
+    def adopt(self) -> None:
+        """This is the catalogue in use from now on: its ids are found, too."""
+        for place in range(len(self.index), len(self)):
+            self.index[self.ids[place]] = place
+
+
+class _Reading:
+    """A catalogue while changes are read into it, in any order; the one before stays as it was."""
+
+    def __init__(self, known: Catalogue) -> None:
+        self._known = known
+        self._available: dict[int, bool] = {}
+        self._changed_texts: dict[int, npt.NDArray[np.float16]] = {}
+        self._n_items = len(known)
+
+    def add(self, place: int, item_id: str, record: ItemRecord) -> None:
+        known = self._known
+        if place >= self._n_items:
+            missing = place + 1 - len(known.embeddings)
+            if missing > 0:
+                known.embeddings.append(np.zeros((missing, TEXT_DIM), np.float16))
+                known.kind_of.append(np.zeros(missing, np.int32))
+                known.ids.extend([""] * missing)
+            self._n_items = place + 1
+        row = unpack_embedding(record.embedding).astype(np.float16)
+        if place >= len(known):
+            known.ids[place] = item_id
+            known.embeddings.array[place] = row
+        elif row.tobytes() != known.embeddings.array[place].tobytes():
+            self._changed_texts[place] = row
+        known.kind_of.array[place] = known.kinds.setdefault(record.categories, len(known.kinds))
+        self._available[place] = not (record.hidden or record.deleted)
+
+    def done(self, seq: int) -> Catalogue:
+        available = np.zeros(self._n_items, np.bool_)
+        available[: len(self._known)] = self._known.available
+        places = np.fromiter(self._available, np.intp, len(self._available))
+        available[places] = np.fromiter(self._available.values(), np.bool_, len(self._available))
+        known = self._known
+        assert "" not in known.ids[len(known) : self._n_items], "a place has no item"
+        for place, row in self._changed_texts.items():
+            known.embeddings.array[place] = row
+        known.embeddings.forget()
+        return replace(known, seq=seq, texts=known.texts + len(self._changed_texts), available=available)
+
+
+class CatalogueStore:
+    """The items in Redis."""
+
+    def __init__(self, redis: aioredis.Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+        self._put = redis.register_script(_PUT)
+
+    async def put(self, items: Sequence[tuple[str, ItemRecord]], log: bool = True, replace: bool = True) -> list[bool]:
+        """Store items in order, each logged for the worker unless `log` is off; True where the item is new.
+
+        Without `replace` an item that exists, or was deleted, stays as it is.
+        """
+        keys = self._keys
+        names = [keys.items, keys.item_index, keys.item_changes, keys.item_seq, keys.events]
+        pipe = self._redis.pipeline(transaction=True)
+        for item_id, record in items:
+            event = ItemChanged(
+                item_id=item_id, embedding=record.embedding, hidden=record.hidden, deleted=record.deleted
+            )
+            payload = events.encode(event) if log else b""
+            args = [item_id, msgspec.msgpack.encode(record), payload, int(replace)]
+            await self._put(keys=names, args=args, client=pipe)
+        return [bool(new) for new in await pipe.execute()]
+
+    async def known(self, item_ids: Sequence[str]) -> list[ItemRecord]:
+        """Items as stored, in their order; one that is unknown as a deleted one without a text."""
+        if not item_ids:
+            return []
+        stored = await self._redis.hmget(self._keys.items, list(item_ids))
+        return [decode_record(data) if data else ItemRecord("", b"", deleted=True) for data in stored]
+
+    async def get(self, item_id: str) -> ItemRecord | None:
+        """An item as stored, None if unknown or deleted."""
+        data = await self._redis.hget(self._keys.items, item_id)
+        record = decode_record(data) if data else None
+        return None if record is None or record.deleted else record
+
+    async def sync(self, known: Catalogue) -> Catalogue:
+        """The catalogue as it is now: `known` itself if nothing changed, an empty one if all was forgotten.
+
+        Raises:
+            OSError: there is no room for the embeddings.
+        """
+        seq = int(await self._redis.get(self._keys.item_seq) or 0)
+        if seq < known.seq:  # another, or an emptied, Redis: what we know is of the old one
+            known = known.emptied()
+        reading, read = _Reading(known), known.seq
+        while True:
+            # What changes meanwhile moves to the list's end, so that nothing is missing when that is reached.
+            scored = await self._redis.zrangebyscore(
+                self._keys.item_changes, read + 1, "+inf", 0, _PAGE, withscores=True, score_cast_func=int
+            )
+            if scored:
+                changed, read = [item_id for item_id, _ in scored], scored[-1][1]
+                pipe = self._redis.pipeline(transaction=True)
+                pipe.hmget(self._keys.items, changed)
+                pipe.hmget(self._keys.item_index, changed)
+                records, indices = await pipe.execute()
+                if None in records or None in indices:  # Redis is being emptied right now
+                    return known.emptied()
+                # There may be hundreds of megabytes to move; requests go on meanwhile.
+                await asyncio.to_thread(known.embeddings.reserve, max(map(int, indices)) + 1)
+                for item_id, data, index in zip(changed, records, indices, strict=True):
+                    reading.add(int(index), item_id.decode(), decode_record(data))
+            if len(scored) < _PAGE:
+                return known if read == known.seq else reading.done(read)
+            known.embeddings.forget()
+            n_items = await self._redis.hlen(self._keys.item_index)
+            await asyncio.to_thread(known.embeddings.reserve, n_items)
+
+
+def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:
+    """Stored embeddings of items, [n, TEXT_DIM]; zeros where an item is unknown."""
+    if not item_ids:
+        return np.zeros((0, TEXT_DIM), np.float32)
+    stored = redis.hmget(keys.items, list(item_ids))
+    return np.stack([unpack_embedding(decode_record(data).embedding if data else b"") for data in stored])
