@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline.errors import OfflineError
+from service.durable import write_file
 
 MANIFEST = "manifest.json"
 
@@ -22,28 +22,6 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash at any instant, sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def kept_file(path: Path, sha256: str, write: Callable[[Path], object]) -> Path:
@@ -92,7 +70,7 @@ def write_manifest(
         "results": dict(results),
         "files": files,
     }
-    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+    write_file(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
@@ -113,3 +91,10 @@ def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
         raise OfflineError(f"{path}: is of stage {found!r}, expected {stage!r}")
     assert isinstance(manifest, dict)
     return manifest
+
+
+def keep_line(path: Path, line: str, gives_way: Callable[[str], bool]) -> None:
+    """Append a line to a file of lines; those that give way to it go, as does a line that a kill had torn."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [old for old in lines if old.endswith("\n") and not gives_way(old)]
+    write_file(path, "".join([*kept, line]).encode())

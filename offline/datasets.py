@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from offline.artefacts import read_manifest, sha256_file, write_atomic, write_manifest
+from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.errors import OfflineError
+from service.durable import write_file
 
 STAGE = "datasets"
 ITEMS_FILE = "items.jsonl"
@@ -120,11 +121,11 @@ def save_dataset(
     for name in ("manifest.json", INTERACTIONS_FILE, PROBLEMS_FILE):
         (folder / name).unlink(missing_ok=True)
     items = ({"id": i.item_id, "text": i.text, "categories": list(i.categories)} for i in dataset.items)
-    write_atomic(folder / ITEMS_FILE, _json_lines(items))
+    write_file(folder / ITEMS_FILE, _json_lines(items))
     if dataset.interactions is not None:
-        write_atomic(folder / INTERACTIONS_FILE, _to_parquet(dataset.interactions))
+        write_file(folder / INTERACTIONS_FILE, _to_parquet(dataset.interactions))
     if dataset.problems:
-        write_atomic(folder / PROBLEMS_FILE, _json_lines(asdict(p) for p in dataset.problems))
+        write_file(folder / PROBLEMS_FILE, _json_lines(asdict(p) for p in dataset.problems))
     results = {
         "name": dataset.name,
         "scenario": asdict(dataset.scenario),

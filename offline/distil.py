@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from offline.states import (
     states_from_interactions,
     to_question,
 )
+from service.durable import whole_file
 
 # A policy that starts without logs lives on the items' priors: they may take this share of the budget. Where it ends
 # before all items have both wordings, those with one are noisier and crowd the top.
@@ -113,3 +115,13 @@ def embed_items(dataset: Dataset, encoder: str) -> Embeddings:
         return load_text_encoder(encoder).encode([item_text(i.text, i.categories) for i in dataset.items])
     except (ValueError, ModuleNotFoundError) as error:
         raise OfflineError(f"--encoder: {error}") from None
+
+
+def kept_embeddings(dataset: Dataset, folder: Path) -> Embeddings:
+    """Embed the items' texts with MiniLM, [A, d], or read what was kept of it in `folder`."""
+    path = folder / "embeddings.npy"
+    if not path.exists():
+        with whole_file(path) as file:
+            np.save(file, embed_items(dataset, "minilm"))
+    embeddings: Embeddings = np.load(path, allow_pickle=False)
+    return embeddings

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from offline.artefacts import write_atomic
 from offline.datasets import import_pyarrow
 from offline.judgements import Judgement
+from service.durable import write_file
 
 JUDGEMENTS_FILE = "judgements.parquet"
 PRIORS_FILE = "priors.parquet"
@@ -190,4 +190,4 @@ def _write_parquet(path: Path, table: object) -> None:
     _, parquet = import_pyarrow()
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 
 if TYPE_CHECKING:
     from simulator.personas.judgement import Judgement
@@ -71,5 +71,5 @@ def _write_persons(run: Path, before: Judgement, after: Judgement) -> Path:
         link = f'<a href="../{folder.as_posix()}/{PAGE_FILE}">What persons are shown</a>'
         parts.append(f"<p><strong>{title}:</strong> {escape(' '.join(judgement.headline))} {link}</p>")
     path = run / _LOAD / REPORT_FILE
-    write_atomic(path, filled(path.read_text(), PERSONS, WRITER, "\n".join(parts)).encode())
+    write_file(path, filled(path.read_text(), PERSONS, WRITER, "\n".join(parts)).encode())
     return path

@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from offline.artefacts import write_atomic
 from offline.datasets import Dataset, read_dataset
 from service.command_line.progress import Told, progress
+from service.durable import write_file
 from simulator.errors import SimulatorError
 from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
 
@@ -262,8 +262,8 @@ def _write(report: Report, records: list[SessionRecord], out: Path, console: Con
     from simulator.report import PAGE_FILE, PLOT_FILE, write_results
 
     write_results(report, records, out)
-    write_atomic(out / PLOT_FILE, draw(report))
-    write_atomic(out / PAGE_FILE, page(report).encode())
+    write_file(out / PLOT_FILE, draw(report))
+    write_file(out / PAGE_FILE, page(report).encode())
     table = Table("", "sessions", "reward per session", "first quarter", "last quarter", box=box.SIMPLE_HEAD, padding=0)
     for name, arm in report.arms.items():
         table.add_row(name, str(arm.reward.n), *map(with_range, (arm.reward, arm.first_quarter, arm.last_quarter)))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 from simulator.environment import World
 from simulator.load import SessionRecord
 from simulator.rollout import oracle_slate, popularity_policy, random_policy, rollout, session_diversity
@@ -170,5 +170,5 @@ def write_results(report: Report, records: Sequence[SessionRecord], folder: Path
     """`results.json` and `sessions.jsonl` in `folder`; what is not known (NaN) is null."""
     # msgspec writes NaN as null, which the json module does not.
     plain = json.loads(msgspec.json.encode(asdict(report) | {"requests_per_s": report.requests_per_s}))
-    write_atomic(folder / RESULTS_FILE, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False).encode())
-    write_atomic(folder / SESSIONS_FILE, b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    write_file(folder / RESULTS_FILE, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False).encode())
+    write_file(folder / SESSIONS_FILE, b"".join(msgspec.json.encode(record) + b"\n" for record in records))

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.nn import functional
 
-from offline.artefacts import write_atomic
 from offline.datasets import Interactions
+from service.durable import write_file
 from simulator.errors import SimulatorError
 
 Floats = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ class UserModel:
         """Write the model as one safetensors file, whole or not at all."""
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
         metadata = {"format": "ialp-user-model-1", "auc": repr(self.auc), "config": json.dumps(asdict(self.config))}
-        write_atomic(path, save(tensors, metadata))
+        write_file(path, save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path) -> UserModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from offline.artefacts import write_atomic
 from offline.benchmark.collected import Collected, dataset_title, method_of, title_of
 from offline.benchmark.findings import judged_in_words, learner_in_words, sameness_in_words
 from offline.benchmark.records import Record, read_records
@@ -22,6 +21,7 @@ from offline.benchmark.tables import (
     table,
 )
 from offline.errors import OfflineError
+from service.durable import write_file
 
 PREFIX = "people-"  # of the plots' files; such files from earlier pages are removed
 
@@ -94,12 +94,12 @@ def write_page(results: Path, page: Path) -> str:
     images = page.parent / "img"
     drawn = draw_all(collected)
     for name, svg in drawn.items():
-        write_atomic(images / f"{PREFIX}{name}.svg", svg)
+        write_file(images / f"{PREFIX}{name}.svg", svg)
     for stale in images.glob(f"{PREFIX}*.svg"):
         if stale.stem.removeprefix(PREFIX) not in drawn:
             stale.unlink()
     text = people_page(collected, {name: f"img/{PREFIX}{name}.svg" for name in drawn})
-    write_atomic(page, text.encode())
+    write_file(page, text.encode())
     return f"{page}: {len(collected.records):,} results, {len(drawn)} plots in {images}"
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from offline.artefacts import keep_line
 from offline.errors import OfflineError
 
 Protocol = Literal["held-out", "prequential", "sameness"]
@@ -67,13 +68,8 @@ def read_records(folder: Path) -> Iterator[Record]:
 
 def keep(folder: Path, record: Record) -> None:
     """Write a record to its data set's file. One of the same data, protocol, variant and method gives way."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.dataset}.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and _name(json.loads(line)) != _name(asdict(record))]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join([*kept, record.to_line()]))
-    unfinished.replace(path)
+    name = _name(asdict(record))
+    keep_line(folder / f"{record.dataset}.jsonl", record.to_line(), lambda line: _name(json.loads(line)) == name)
 
 
 def _name(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from offline.benchmark.methods import METHODS
 from offline.benchmark.ranker import Context, Fit, Method
 from offline.benchmark.records import Protocol, Record, Variant, code_version, record_key
 from offline.benchmark.split import FOLDS
-from offline.distil import embed_items
+from offline.distil import kept_embeddings
 from offline.states import Embeddings
 
 # With these every other method is compared, user by user; they are cheap, and are judged again where that is needed.
@@ -215,15 +215,8 @@ def judge_missing(
 
 def _embedded(loaded: Loaded, folder: Path, console: Console) -> Embeddings:
     """MiniLM embeddings [A, d] of the items, kept in the work folder."""
-    path = folder / "embeddings.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished.npy")
-        with console.status("embedding the items' texts"):
-            np.save(unfinished, embed_items(loaded.dataset, "minilm"))
-        unfinished.replace(path)
-    embeddings: Embeddings = np.load(path, allow_pickle=False)
-    return embeddings
+    with console.status("embedding the items' texts"):
+        return kept_embeddings(loaded.dataset, folder)
 
 
 def _as_known(values: Mapping[str, Floats], source: Source) -> dict[str, Floats]:

@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from offline.artefacts import sha256_file, write_atomic, write_manifest
+from offline.artefacts import sha256_file, write_manifest
 from offline.ope.evaluation import Evaluation, OpeConfig, Row, evaluate, usable
 from offline.ope.feedback import bandit_feedback, save_bandit_feedback
 from offline.ope.log import read_log
 from offline.ope.target import index_log, open_target
 from service.command_line.progress import progress
+from service.durable import write_file
 from service.policy.adaptive import Arm
 from service.policy.off_policy import LEAST_SAMPLE
 
@@ -62,7 +63,7 @@ def run(inputs: Inputs, console: Console) -> Evaluation:
         "log": dict(log.metadata) | {"catalogue": len(log.catalogue)},
         **evaluation.as_json(),
     }
-    write_atomic(inputs.out / "results.json", (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+    write_file(inputs.out / "results.json", (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     hashes = {"log": sha256_file(inputs.log), "snapshot/manifest.json": sha256_file(inputs.snapshot / "manifest.json")}
     if inputs.items is not None:
         hashes["items"] = sha256_file(inputs.items)

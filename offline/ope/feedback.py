@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from offline.artefacts import write_atomic
 from offline.errors import OfflineError
 from offline.ope.target import Target
+from service.durable import write_file
 from service.policy import bandit_feedback as core
 from service.policy.indexed_log import IndexedLog
 
@@ -29,7 +29,7 @@ def bandit_feedback(indexed: IndexedLog, target: Target) -> dict[str, Any]:
 
 def save_bandit_feedback(feedback: dict[str, Any], path: Path) -> None:
     """Write what `bandit_feedback` gave, whole or not at all."""
-    write_atomic(path, b"".join(core.npz(feedback)))
+    write_file(path, b"".join(core.npz(feedback)))
 
 
 def load_bandit_feedback(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from redis.exceptions import RedisError
 from service.cli.configured import settings_of_what_runs
 from service.command_line.exits import MISTAKE, tell
 from service.command_line.pages import add_command, new_group
+from service.durable import whole_file
 from service.store.api_keys import (
     SCOPES,
     KeyRecord,
@@ -226,17 +226,12 @@ def _handing_over(token: str, out: Path | None) -> Iterator[None]:
         typer.echo(token)
         return
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")  # with mode 0600
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"{token}\n")
-                file.flush()
-                os.fsync(file.fileno())
+        out.parent.stat()  # a folder that is misspelt is not to be made
+        with whole_file(out, mode=0o600) as file:
+            file.write(f"{token}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
             yield
-            Path(temporary).replace(out)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
     except OSError as error:
         tell(f"--out {out}: {error.strerror}; name a file that can be written, and no key is made before")
         raise typer.Exit(MISTAKE) from None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO
 
 import redis as syncredis
 
+from service.durable import whole_file
 from service.export.rows import Export, logged_slates, open_export
 from service.policy.logged import ITEMS_METADATA, LOG_FORMAT, LOG_METADATA, items_schema, log_schema
 from service.store.catalogue import ItemRecord, unpack_embedding
@@ -82,7 +81,7 @@ def write_table(
     """Rows to a Parquet file in batches, with checksums."""
     arrow, parquet = import_pyarrow()
     with (
-        whole_file(path) as file,
+        exported(path) as file,
         parquet.ParquetWriter(file, schema, write_page_checksum=True, store_schema=True) as writer,
     ):
         while batch := list(islice(rows, _BATCH)):
@@ -92,30 +91,19 @@ def write_table(
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name until it is on disk, so that `path` appears whole or not at all.
+def exported(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` whole or not at all.
 
     Raises:
         ExportError: it cannot be written.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
     except OSError as error:
         raise ExportError(
             f"{path}: cannot be written ({error.strerror or error}); name another file or make room"
         ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import redis as syncredis
 
-from service.export.files import ExportError, whole_file
+from service.export.files import ExportError, exported
 from service.export.rows import Export, logged_slates, open_export
 from service.policy.bandit_feedback import bandit_feedback, npz
 from service.policy.indexed_log import IndexedLog, index_slates
@@ -58,7 +58,7 @@ def write_obp(
         ExportError: the file cannot be written.
     """
     counts, parts = obp_file(redis, keys, reward_window_s, on_read=on_read)
-    with whole_file(path) as file:
+    with exported(path) as file:
         for part in parts:
             file.write(part)
     return counts

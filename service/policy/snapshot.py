@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -30,6 +27,7 @@ from safetensors.torch import load_file as load_tensor_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from service.durable import write_folder
 from service.policy.adaptive import ServingConfig, ServingPolicy
 from service.policy.exact_policy import ExactPolicy
 from service.policy.fast_scorer import FastScorer, is_curious, item_numbers, width_of
@@ -253,30 +251,8 @@ def save_snapshot(snapshot: Snapshot, folder: Path, catalogue: SnapshotCatalogue
     hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()}
     manifest = replace(snapshot.manifest, files=hashes)
     blobs[_MANIFEST] = (json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n").encode()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        unfinished.chmod(0o755)
-        for name, blob in blobs.items():
-            with (unfinished / name).open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-        unfinished.rename(folder)
-        _sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    write_folder(folder, blobs)
     return manifest
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -23,6 +23,7 @@ from service.policy.text import TEXT_DIM, Embeddings
 from service.store import events
 from service.store.events import ItemChanged
 from service.store.keys import Keys
+from service.store.scripts import script
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +53,7 @@ def decode_record(data: bytes) -> ItemRecord:
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
 
-# KEYS: items, index, changes, seq, events. ARGV: id, record, event payload ("" logs nothing), "1" to replace an item.
-# Returns 1 for a new item.
-_PUT = """
-if ARGV[4] ~= '1' and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
-local new = redis.call('HSETNX', KEYS[2], ARGV[1], redis.call('HLEN', KEYS[2]))
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[1])
-if ARGV[3] ~= '' then redis.call('XADD', KEYS[5], '*', 'e', ARGV[3]) end
-return new
-"""
+PUT = script("put_item")
 
 
 def pack_embedding(row: Embeddings) -> bytes:
@@ -181,7 +173,7 @@ class CatalogueStore:
 
     def __init__(self, redis: aioredis.Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
-        self._put = redis.register_script(_PUT)
+        self._put = redis.register_script(PUT)
 
     async def put(self, items: Sequence[tuple[str, ItemRecord]], log: bool = True, replace: bool = True) -> list[bool]:
         """Store items in order, each logged for the worker unless `log` is off; True where the item is new.

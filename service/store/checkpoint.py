@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from service.durable import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,9 @@ class CheckpointStore(Generic[Meta]):
         own = f"checkpoint-{self._token:012d}-"
         serials = [int(path.name.removeprefix(own)) for path in self._paths() if path.name.startswith(own)]
         unfinished = self._folder / f"unfinished-{self._token:012d}"
-        try:
-            with unfinished.open("wb") as file:
-                file.write(hashlib.sha256(blob).digest())
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._folder / f"{own}{max(serials, default=0) + 1:012d}")
-        except OSError:
-            unfinished.unlink(missing_ok=True)  # what it takes up may be what is missing
-            raise
-        self._sync_folder()
+        with whole_file(self._folder / f"{own}{max(serials, default=0) + 1:012d}", unfinished=unfinished) as file:
+            file.write(hashlib.sha256(blob).digest())
+            file.write(blob)
         for path in self._paths()[_KEPT:]:
             path.unlink(missing_ok=True)
 
@@ -83,11 +76,3 @@ class CheckpointStore(Generic[Meta]):
         """All checkpoints but those of later holders of the lease, newest first."""
         found = sorted(self._folder.glob("checkpoint-[0-9]*-[0-9]*"), reverse=True)
         return [path for path in found if int(path.name.split("-")[1]) <= self._token]
-
-    def _sync_folder(self) -> None:
-        """Make the new name last through a loss of power, too."""
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

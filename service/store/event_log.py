@@ -18,92 +18,13 @@ from service.store import events, sessions
 from service.store.events import Event, Feedback, Impression, VisitorJoined
 from service.store.keys import Keys
 from service.store.lease import Lease
+from service.store.scripts import script
 
 START = "0-0"
 
-# KEYS: events, popularity, then for each event: dedupe, session.
-# ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, item's place and
-# reward as in an entry, when (ms; "" for now, by the server's clock as the log has it), item, and how it counts:
-# "explicit", "implicit", "undo", or "" to leave the session alone.
-_FEEDBACK = (
-    (
-        sessions.LUA
-        + """
-local accepted = {}
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i = 0, (#KEYS - 2) / 2 - 1 do
-  local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
-  local payload, entry, item, kind = ARGV[5 + i * 5], ARGV[6 + i * 5], ARGV[8 + i * 5], ARGV[9 + i * 5]
-  local at = math.min(now, tonumber(ARGV[7 + i * 5]) or now)
-  if at < now - ARGV[4] * 1000 then kind = '' end
-  entry = entry .. struct.pack('<I6', math.max(0, at))
-  local history, others = load_session(session)
-  if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
-    redis.call('XADD', KEYS[1], '*', 'e', payload)
-    local likes = 0
-    if kind == '' then
-      likes = said(entry) > 0 and 1 or 0
-    elseif kind == 'undo' then
-      local rest, known = without(history, place_of(entry), RESPONSE)
-      local reward, known_at = 0, at
-      if known then reward, known_at = said(known) end
-      if known and known_at <= at then
-        history, likes = rest, reward > 0 and -1 or 0
-        others = without(others, place_of(entry), PLACE) .. place_of(entry)
-        save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
-      end
-    else
-      others = without(others, place_of(entry), PLACE)
-      history, likes = add_response(history, entry, kind == 'explicit')
-      save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
-    end
-    if likes ~= 0 then redis.call('ZINCRBY', KEYS[2], likes, item) end
-    accepted[i + 1] = 1
-  else
-    accepted[i + 1] = 0
-  end
-end
-return accepted
-"""
-    )
-    .replace("PLACE", str(sessions.PLACE_BYTES))
-    .replace("RESPONSE", str(sessions.RESPONSE_BYTES))
-)
-
-# For scripts that log an impression; `places` are its items as they are appended to those seen.
-IMPRESSION_LUA = (
-    sessions.LUA
-    + """
-local function log_impression(events, session, payload, places, longest_history, longest_seen, ttl)
-  local history, others = load_session(session)
-  redis.call('XADD', events, '*', 'e', payload)
-  if #places > 0 then save_session(session, history, others .. places, longest_history, longest_seen, ttl) end
-end
-"""
-)
-
-# KEYS: events, then for each impression: session. ARGV: history length, seen limit, session ttl (s), then for each
-# impression: payload, places.
-_IMPRESSIONS = (
-    IMPRESSION_LUA
-    + """
-for i = 2, #KEYS do
-  log_impression(KEYS[1], KEYS[i], ARGV[i * 2], ARGV[i * 2 + 1], ARGV[1], ARGV[2], ARGV[3])
-end
-"""
-)
-
-# KEYS: dead, events. ARGV: entry id. Returns the event's new id, or false if there is no such entry.
-_REPLAY = """
-local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
-if #found == 0 then return false end
-local payload = ''
-for i = 1, #found[1][2], 2 do if found[1][2][i] == 'e' then payload = found[1][2][i + 1] end end
-local id = redis.call('XADD', KEYS[2], '*', 'e', payload)
-redis.call('XDEL', KEYS[1], ARGV[1])
-return id
-"""
+FEEDBACK = script("append_feedback", "session")
+IMPRESSIONS = script("append_impressions", "session", "impression")
+REPLAY = script("replay_dead_letter")
 
 _PAGE = 1_000
 
@@ -122,9 +43,9 @@ class EventLog:
     def __init__(self, redis: aioredis.Redis, quick: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         """`quick` is the client of /recommend, which gives up early."""
         self._redis, self._keys, self._settings = redis, keys, settings
-        self._impressions = quick.register_script(_IMPRESSIONS)
-        self._feedback = redis.register_script(_FEEDBACK)
-        self._replay = redis.register_script(_REPLAY)
+        self._impressions = quick.register_script(IMPRESSIONS)
+        self._feedback = redis.register_script(FEEDBACK)
+        self._replay = redis.register_script(REPLAY)
 
     async def append_impressions(self, shown: Sequence[tuple[Impression, Sequence[int]]]) -> Sequence[None]:
         """Log slates and remember their items, given by their places in the catalogue too, as seen; all at once."""

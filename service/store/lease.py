@@ -14,21 +14,11 @@ from typing import Any
 import redis as syncredis
 
 from service.store.keys import Keys
+from service.store.scripts import script
 
 Pipeline = Any  # redis-py's, which has no types
 
-# KEYS: lease, fence. ARGV: time to live (ms), own token ("" for none). Returns the token held, 0 if another holds it.
-_ACQUIRE = """
-local holder, fence = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[2] then return 0 end
-local token = ARGV[2]
-if token == '' or fence ~= token then token = tostring(redis.call('INCR', KEYS[2])) end
-redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
-return tonumber(token)
-"""
-
-# KEYS: lease. ARGV: own token.
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+ACQUIRE, RELEASE = script("acquire_lease"), script("release_lease")
 
 
 class Fenced(Exception):
@@ -41,7 +31,7 @@ class Lease:
     def __init__(self, redis: syncredis.Redis, keys: Keys, ttl_s: float) -> None:
         """A holder that does not renew within `ttl_s` may be replaced."""
         self._redis, self._keys, self._ttl_ms = redis, keys, int(ttl_s * 1000)
-        self._acquire = redis.register_script(_ACQUIRE)
+        self._acquire = redis.register_script(ACQUIRE)
         self._lock = threading.Lock()  # one thread works, another renews
         self.token: int | None = None
 
@@ -91,5 +81,5 @@ class Lease:
         """Let a successor start at once."""
         with self._lock:
             if self.token is not None:
-                self._redis.eval(_RELEASE, 1, self._keys.lease, str(self.token))
+                self._redis.eval(RELEASE, 1, self._keys.lease, str(self.token))
                 self.token = None

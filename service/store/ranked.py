@@ -16,9 +16,9 @@ from redis.commands.core import AsyncScript
 
 from service.settings import Settings
 from service.store import events, sessions
-from service.store.event_log import IMPRESSION_LUA
 from service.store.events import Impression
 from service.store.keys import Keys
+from service.store.scripts import script
 
 log = logging.getLogger(__name__)
 
@@ -50,25 +50,7 @@ def decode(data: bytes) -> Ranked | None:
         return None
 
 
-# KEYS: ranked, events, session, the user's events. ARGV: history length, seen limit, session ttl (s), what is replaced
-# ("" for nothing), what is remembered, its ttl (s), the impression's payload ("" logs nothing), places, the event's id
-# ("" if it is no user's). Returns what stays remembered because it is neither nothing nor what is replaced; else false.
-_REMEMBER = (
-    IMPRESSION_LUA
-    + """
-local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[4] then return held end
-redis.call('SET', KEYS[1], ARGV[5], 'EX', ARGV[6])
-if ARGV[9] ~= '' then
-  local now = tonumber(redis.call('TIME')[1])
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], 0, now - 1)
-  redis.call('ZADD', KEYS[4], 'GT', now + ARGV[6], ARGV[9])
-  redis.call('EXPIRE', KEYS[4], 2 * ARGV[6])
-end
-if ARGV[7] ~= '' then log_impression(KEYS[2], KEYS[3], ARGV[7], ARGV[8], ARGV[1], ARGV[2], ARGV[3]) end
-return false
-"""
-)
+REMEMBER = script("remember_ranked", "session", "impression")
 
 
 class RankedStore:
@@ -77,7 +59,7 @@ class RankedStore:
     def __init__(self, redis: aioredis.Redis, quick: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         """`quick` is the client that gives up early, since there is an answer without Redis."""
         self._redis, self._keys, self._settings = redis, keys, settings
-        self._remember, self._activate = quick.register_script(_REMEMBER), redis.register_script(_REMEMBER)
+        self._remember, self._activate = quick.register_script(REMEMBER), redis.register_script(REMEMBER)
 
     async def get(self, event_id: str) -> bytes | None:
         """What is remembered of an event, for `decode`."""

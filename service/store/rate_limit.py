@@ -12,22 +12,12 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from service.store.keys import Keys
+from service.store.scripts import script
 
 # A double holds today's time to a quarter of a microsecond; less is no reason to refuse.
 _ROUNDING_S = 1e-6
 
-# KEYS: the bucket. ARGV: rate (1/s), burst, rounding (s). Returns the seconds to wait as text, "0" if one was taken.
-_TAKE = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local step, capacity = 1 / tonumber(ARGV[1]), tonumber(ARGV[2]) / tonumber(ARGV[1])
-local full_at = tonumber(redis.call('GET', KEYS[1]) or now)
-full_at = math.min(math.max(full_at, now), now + capacity) + step
-local wait = full_at - now - capacity
-if wait > tonumber(ARGV[3]) then return string.format('%.6f', wait) end
-redis.call('SET', KEYS[1], string.format('%.6f', full_at), 'PX', math.ceil((full_at - now) * 1000))
-return '0'
-"""
+TAKE = script("take_token")
 
 
 class RateLimiter:
@@ -35,7 +25,7 @@ class RateLimiter:
 
     def __init__(self, redis: aioredis.Redis, keys: Keys) -> None:
         self._keys = keys
-        self._take = redis.register_script(_TAKE)
+        self._take = redis.register_script(TAKE)
         self._full_at: dict[str, float] = {}
 
     async def wait_s(self, key_id: str, rate: float, burst: int) -> float:

@@ -20,6 +20,7 @@ import redis.asyncio as aioredis
 from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_snapshot, read_manifest, save_snapshot
 from service.store.keys import Keys
 from service.store.lease import Lease
+from service.store.scripts import script
 from service.store.worker_report import Finding
 
 log = logging.getLogger(__name__)
@@ -113,49 +114,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], data: bytes, message: str) -> T:
         raise RegistryError(f"{message} ({error})") from None
 
 
-# KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve, then "" or a version that
-# serves no more if this one may not, and the pointer that then takes its place with its version. Returns 1 if the new
-# version serves. Where there is an apprentice, a new version is the next one.
-PUBLISH = """
-local live = redis.call('GET', KEYS[2])
-if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 and live then
-  return tostring(cjson.decode(live).version) == ARGV[1] and 1 or 0
-end
-if live and cjson.decode(live).shadow then
-  local pointer = cjson.decode(live)
-  pointer.shadow = tonumber(ARGV[1])
-  redis.call('SET', KEYS[2], cjson.encode(pointer))
-  return 0
-end
-if live and cjson.decode(live).mode ~= 'auto' then return 0 end
-local pointer, version = ARGV[3], ARGV[1]
-if ARGV[4] ~= '1' then
-  if not live or tostring(cjson.decode(live).version) ~= ARGV[5] then return 0 end
-  pointer, version = ARGV[6], ARGV[7]
-  while tonumber(redis.call('LINDEX', KEYS[3], -1) or 0) > tonumber(version) do redis.call('RPOP', KEYS[3]) end
-end
-redis.call('SET', KEYS[2], pointer)
-if redis.call('LINDEX', KEYS[3], -1) ~= version then redis.call('RPUSH', KEYS[3], version) end
-redis.call('LTRIM', KEYS[3], -100, -1)
-return version == ARGV[1] and 1 or 0
-"""
-
-
-# KEYS: live, activations, retreats. ARGV: oldest accused version, new pointer, its version, record. 1 if it moved.
-_RETREAT = """
-local live = cjson.decode(redis.call('GET', KEYS[1]))
-if live.mode == 'frozen' or live.version < tonumber(ARGV[1]) then return 0 end
-local stack = redis.call('LRANGE', KEYS[2], 0, -1)
-redis.call('DEL', KEYS[2])
-for _, version in ipairs(stack) do
-  if tonumber(version) < tonumber(ARGV[1]) then redis.call('RPUSH', KEYS[2], version) end
-end
-if redis.call('LINDEX', KEYS[2], -1) ~= ARGV[3] then redis.call('RPUSH', KEYS[2], ARGV[3]) end
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('LPUSH', KEYS[3], ARGV[4])
-redis.call('LTRIM', KEYS[3], 0, 99)
-return 1
-"""
+PUBLISH, ROLL_BACK = script("publish"), script("roll_back")
 
 
 def folder_of(data_dir: Path, version: int) -> Path:
@@ -216,7 +175,7 @@ def retreat(lease: Lease, keys: Keys, accused: Finding, target: int | None, firs
     record = msgspec.json.encode(Retreat(accused, live.version, live.mode, live.changed_at))
     names = [keys.live, keys.activations, keys.retreats]
     args = [str(accused.since_version), msgspec.json.encode(live), str(live.version), record]
-    return bool(lease.write(lambda pipe: pipe.eval(_RETREAT, len(names), *names, *args))[0])
+    return bool(lease.write(lambda pipe: pipe.eval(ROLL_BACK, len(names), *names, *args))[0])
 
 
 def publish_call(

@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.store import events
 from service.store.events import VisitorJoined
 from service.store.keys import Keys
+from service.store.scripts import script
 
 PLACE_BYTES, RESPONSE_BYTES = 3, 13
 MAX_ITEMS = 2 ** (8 * PLACE_BYTES)
@@ -160,125 +161,7 @@ def _short(reward: float) -> float:
     return float(str(np.float32(reward)))
 
 
-# Lua's side of `decode` and `encode`, and of `joined`, for scripts that change a session.
-LUA = f"""
-local function load_session(key)
-  local data = redis.pcall('GET', key)
-  if type(data) ~= 'string' then return '', '' end
-  local first, n = string.byte(data, 1, 2)
-  local start, width = 2, {RESPONSE_BYTES}
-  if first ~= {_FORMAT} then start, width, n = 1, {_OLD_BYTES}, first or 0 end
-  local rest = #data - start - width * (n or 0)
-  if rest < 0 or rest % {PLACE_BYTES} ~= 0 then return '', '' end
-  local history = string.sub(data, start + 1, start + width * n)
-  if width == {_OLD_BYTES} then
-    local entries = {{}}
-    for at = 1, #history, width do
-      entries[#entries + 1] = string.sub(history, at, at + width - 1) .. string.rep('\\0', 6)
-    end
-    history = table.concat(entries)
-  end
-  return history, string.sub(data, start + 1 + width * n)
-end
-local function find(items, place, width)
-  local at = string.find(items, place, 1, true)
-  while at and (at - 1) % width ~= 0 do at = string.find(items, place, at + 1, true) end
-  return at
-end
-local function without(items, place, width)
-  local at, found = find(items, place, width), nil
-  while at do  -- once, but for sessions of older releases
-    found = string.sub(items, at, at + width - 1)
-    items = string.sub(items, 1, at - 1) .. string.sub(items, at + width)
-    at = find(items, place, width)
-  end
-  return items, found
-end
-local function place_of(entry) return string.sub(entry, 1, {PLACE_BYTES}) end
-local function said(entry) return struct.unpack('<fI6', string.sub(entry, 1 + {PLACE_BYTES}, {RESPONSE_BYTES})) end
--- Returns the history with the response in its place in time, and by how many likes of the item it has more.
-local function add_response(history, entry, explicit)
-  local place = place_of(entry)
-  local rest, known = without(history, place, {RESPONSE_BYTES})
-  local reward, at = said(entry)
-  local before = 0
-  if known then
-    before = said(known)
-    local _, known_at = said(known)
-    local stronger = math.abs(reward) - math.abs(before)
-    if not ((explicit and at >= known_at) or stronger > 0 or (stronger == 0 and at >= known_at)) then
-      reward = before
-    end
-    at = math.max(at, known_at)
-    entry = place .. struct.pack('<fI6', reward, at)
-  end
-  local after = #rest
-  while after > 0 do
-    local _, then_at = said(string.sub(rest, after - {RESPONSE_BYTES} + 1, after))
-    if then_at <= at then break end
-    after = after - {RESPONSE_BYTES}
-  end
-  local more = (reward > 0 and 1 or 0) - (before > 0 and 1 or 0)
-  return string.sub(rest, 1, after) .. entry .. string.sub(rest, after + 1), more
-end
-local function save_session(key, history, others, longest_history, longest_seen, ttl)
-  while #history > {RESPONSE_BYTES} * longest_history do
-    local weakest, least = 1, math.huge
-    local last = #history - {RESPONSE_BYTES} + 1
-    if said(string.sub(history, last)) ~= 0 then last = last - {RESPONSE_BYTES} end
-    for at = 1, last, {RESPONSE_BYTES} do
-      local strength = math.abs((said(string.sub(history, at, at + {RESPONSE_BYTES} - 1))))
-      if strength < least then weakest, least = at, strength end
-    end
-    local place = string.sub(history, weakest, weakest + {PLACE_BYTES} - 1)
-    history = string.sub(history, 1, weakest - 1) .. string.sub(history, weakest + {RESPONSE_BYTES})
-    if not find(history, place, {RESPONSE_BYTES}) then others = place .. others end
-  end
-  others = string.sub(others, -{PLACE_BYTES} * longest_seen)
-  redis.call('SET', key, string.char({_FORMAT}, #history / {RESPONSE_BYTES}) .. history .. others, 'EX', ttl)
-end
-"""
-
-# KEYS: the catalogue's sequence, then users' sessions. Returns what they hold; one that is no string holds nothing.
-_LOAD = """
-local found = {redis.call('GET', KEYS[1])}
-for i = 2, #KEYS do
-  local data = redis.pcall('GET', KEYS[i])
-  found[i] = type(data) == 'string' and data or ''
-end
-return found
-"""
-
-
-# KEYS: the visitor's session, the user's, events, visitors that the user was. ARGV: history length, seen limit, session
-# ttl (s), payload, the visitor, ttl of the visitors (s). Returns 1 if there was something to join.
-_JOIN = (
-    (
-        LUA
-        + """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local theirs, shown = load_session(KEYS[1])
-local history, others = load_session(KEYS[2])
-for at = 1, #theirs, RESPONSE do
-  local entry = string.sub(theirs, at, at + RESPONSE - 1)
-  history = add_response(history, entry, false)
-  others = without(others, place_of(entry), PLACE)
-end
-for at = 1, #shown, PLACE do
-  local place = string.sub(shown, at, at + PLACE - 1)
-  others = without(others, place, PLACE) .. place
-end
-save_session(KEYS[2], history, others, ARGV[1], ARGV[2], ARGV[3])
-redis.call('DEL', KEYS[1])
-redis.call('XADD', KEYS[3], '*', 'e', ARGV[4])
-redis.call('SADD', KEYS[4], ARGV[5])
-redis.call('EXPIRE', KEYS[4], ARGV[6])
-return 1
-"""
-    )
-    .replace("RESPONSE", str(RESPONSE_BYTES))
-    .replace("PLACE", str(PLACE_BYTES))
-)
+LOAD, JOIN = script("load_sessions"), script("join_session", "session")
 
 
 class SessionStore:
@@ -286,7 +169,7 @@ class SessionStore:
 
     def __init__(self, redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         self._redis, self._keys, self._settings = redis, keys, settings
-        self._load, self._join = redis.register_script(_LOAD), redis.register_script(_JOIN)
+        self._load, self._join = redis.register_script(LOAD), redis.register_script(JOIN)
 
     async def load(self, users: Sequence[str]) -> list[Session]:
         """Users' sessions in one round trip; an unknown user has an empty one."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from offline.artefacts import write_atomic
 from offline.processes import usable_cores
 from service.command_line.progress import progress
+from service.durable import write_file
 from simulator.experiments.command_options import (
     DATA,
     FILES,
@@ -103,7 +103,7 @@ def degradation(
         try:
             for future in as_completed([pool.submit(_play, task) for task in missing]):
                 lines.append(future.result() | {"code": code_version()})
-                write_atomic(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+                write_file(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
                 told.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what has not begun would be waited for

@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from offline.artefacts import sha256_file, write_atomic, write_manifest
+from offline.artefacts import sha256_file, write_manifest
 from offline.datasets import read_dataset
 from offline.errors import OfflineError
 from service.command_line.progress import progress
+from service.durable import write_file
 
 if TYPE_CHECKING:
     from simulator.rollout import RolloutStats
@@ -75,7 +76,7 @@ def in_simulation(run: Path, snapshot: Path | None, sessions: int, seed: int, co
     rows = {name: _row(stats) for name, stats in played.items()}
     results: dict[str, Any] = {"version": loaded.manifest.version, "held_out": asdict(held_out), "simulated": rows}
     results["pretrained_over_random"] = rows["pretrained"]["reward"] / max(rows["random"]["reward"], 1e-9)
-    write_atomic(run / STAGE / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_file(run / STAGE / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     inputs = {"snapshot/manifest.json": sha256_file(folder / "manifest.json")}
     write_manifest(run / STAGE, STAGE, config={"sessions": sessions, "seed": seed}, results=results, inputs=inputs)
     _print(console, results)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from offline.artefacts import keep_line
 from offline.processes import usable_cores
 from service.command_line.progress import progress
 from simulator.errors import SimulatorError
@@ -128,8 +129,4 @@ def chosen_names(option: str, patterns: str, names: list[str]) -> list[str]:
 
 def _keep(path: Path, record: Record) -> None:
     """Append the record; one with the same key gives way, as does a line that a kill had torn."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n") and f'"key": "{record.key}"' not in line]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join([*whole, record.to_line()]))
-    unfinished.replace(path)
+    keep_line(path, record.to_line(), lambda line: f'"key": "{record.key}"' in line)

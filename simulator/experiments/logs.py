@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 from simulator.environment import World
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Agent, Bools, Catalogue, Ints, Outcome, Sessions, Setting, Slates
@@ -73,7 +73,7 @@ def record_log(
     log = recorder.log()
     file = io.BytesIO()
     np.savez_compressed(file, **{name: getattr(log, name) for name in _ARRAYS})
-    write_atomic(path, file.getvalue())
+    write_file(path, file.getvalue())
 
 
 def read_log(path: Path, catalogue: Catalogue) -> Log:

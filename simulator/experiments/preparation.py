@@ -15,11 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from offline.datasets import Dataset, read_dataset, save_dataset
-from offline.distil import DistilConfig, collect, embed_items
+from offline.distil import DistilConfig, collect, kept_embeddings
 from offline.distil_command import CACHE_FILE, STAGE, is_whole, run_stage
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache
@@ -90,14 +89,7 @@ class Prepared:
         return read_dataset(folder)
 
     def _embeddings(self) -> Embeddings:
-        path = self.folder / "embeddings.npy"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished.npy")
-            np.save(unfinished, embed_items(self.dataset, "minilm"))
-            unfinished.replace(path)
-        embeddings: Embeddings = np.load(path, allow_pickle=False)
-        return embeddings
+        return kept_embeddings(self.dataset, self.folder)
 
     def log(self) -> Path:
         """The fixed log of a popularity policy."""

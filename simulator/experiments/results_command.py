@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 from simulator.errors import SimulatorError
 
 PREFIX = "results-"  # of the plots' files; such files from earlier pages are removed
@@ -45,11 +45,11 @@ def results(
     with Console(stderr=True).status("drawing the plots"):
         drawn = draw_all(collected)
     for name, svg in drawn.items():
-        write_atomic(images / f"{PREFIX}{name}.svg", svg)
+        write_file(images / f"{PREFIX}{name}.svg", svg)
     for stale in images.glob(f"{PREFIX}*.svg"):
         if stale.stem.removeprefix(PREFIX) not in drawn:
             stale.unlink()
     page = results_page(collected, {name: f"img/{PREFIX}{name}.svg" for name in drawn})
-    write_atomic(out, page.encode())
+    write_file(out, page.encode())
     n_runs = sum(collected.code.values())
     typer.echo(f"{out}: {n_runs:,} runs in {len(collected.cells)} environments, {len(drawn)} plots in {images}")

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 from simulator.experiments.command_options import (
     DATA,
     FILES,
@@ -89,7 +89,7 @@ def tune(
     places = chosen_names("--environments", environments, list(experiments.environments))
     planned = list(plan(all_settings, places, names, data, work, console))
     play_missing(planned, all_settings, data, work, results, processes, console)
-    write_atomic(out, tuning_page(experiments, tuning, list(read_records(results))).encode())
+    write_file(out, tuning_page(experiments, tuning, list(read_records(results))).encode())
     console.print(f"{out} is written; settings that are used stand in {config} as `tuned`")
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from offline.artefacts import write_atomic
 from service.command_line import exits
 from service.command_line.progress import progress
+from service.durable import write_file
 from simulator.errors import SimulatorError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def personas(
     print_effects(judgement, console)
     if out is not None:
         judgement.write(out)
-        write_atomic(out / PAGE_FILE, page(judgement).encode())
+        write_file(out / PAGE_FILE, page(judgement).encode())
         console.print(f"report: {out / PAGE_FILE}", soft_wrap=True)
     if require is not None and judgement.rising < require:
         exits.tell(f"{judgement.rising} of {len(judgement.categories)} categories rise with likes; --require {require}")

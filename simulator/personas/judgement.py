@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from offline.artefacts import write_atomic
+from service.durable import write_file
 from simulator.errors import SimulatorError
 from simulator.personas.catalogue import Category, Item
 from simulator.personas.effect import STAGE_PAIRS, Effect, measure
@@ -64,7 +64,7 @@ class Judgement:
 
     def write(self, folder: Path) -> None:
         """Write personas.json."""
-        write_atomic(folder / RESULTS_FILE, msgspec.json.format(msgspec.json.encode(self), indent=2))
+        write_file(folder / RESULTS_FILE, msgspec.json.format(msgspec.json.encode(self), indent=2))
 
 
 def read_judgement(folder: Path) -> Judgement:

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("service", "offline", "simulator")
+DURABLE = "service.durable"
 COMMAND_LINE = "service.command_line"  # pages of help, exit codes and progress: all three have them
 
 
@@ -88,22 +89,23 @@ def violations(
     ]
 
 
-BELOW_SERVING = ("service.store", "service.runtime", "service.settings", "service.policy")
+BELOW_SERVING = (DURABLE, "service.store", "service.runtime", "service.settings", "service.policy")
 HOUSE = {  # package: what of ours it may import, beside itself
-    "service.policy": (),
+    DURABLE: (),
+    "service.policy": (DURABLE,),
     "service.contract": (),
     COMMAND_LINE: (),
     "service.settings": ("service.policy",),
     "service.client": ("service.contract",),
     "service.runtime": ("service.settings",),
-    "service.store": ("service.policy", "service.runtime", "service.settings"),
+    "service.store": (DURABLE, "service.policy", "service.runtime", "service.settings"),
     "service.serving": BELOW_SERVING,
     "service.worker": BELOW_SERVING,
     "service.export": BELOW_SERVING,
     "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
     "service.cli": ("service",),
     "service.__main__": ("service",),
-    "offline": ("service.policy", COMMAND_LINE),
+    "offline": ("service.policy", DURABLE, COMMAND_LINE),
 }
 HTTP_SERVER = ("fastapi", "starlette", "uvicorn")
 
@@ -138,14 +140,14 @@ def test_there_are_few_floors_and_no_circles() -> None:
 
 
 def test_the_simulator_takes_only_client_and_contract_from_the_service() -> None:
-    contract = ("service.contract", "service.client", COMMAND_LINE)
+    contract = ("service.contract", "service.client", DURABLE, COMMAND_LINE)
     assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
 
 
 def test_the_experiments_take_only_policy_and_command_line_from_the_service() -> None:
     """But for one, which plays the worker's watch and the service's arms, with the service's defaults."""
     degradation = ("simulator.experiments.degradation",)
-    allowed = ("service.policy", COMMAND_LINE)
+    allowed = ("service.policy", DURABLE, COMMAND_LINE)
     assert violations(("simulator.experiments",), ("service",), allowed, free=degradation) == []
     watched = (*allowed, "service.worker.arm_watch", "service.store.sessions", "service.settings")
     assert violations(degradation, ("service",), watched) == []

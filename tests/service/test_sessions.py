@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.settings import Settings
-from service.store import events
+from service.store import events, sessions
 from service.store.event_log import EventLog
 from service.store.events import Feedback, Impression, VisitorJoined
 from service.store.keys import Keys
+from service.store.scripts import script
 from service.store.sessions import MAX_ITEMS, Said, Session, SessionStore, decode, encode, encode_places, joined
 
 PLACES = st.integers(0, MAX_ITEMS - 1)
@@ -222,3 +225,16 @@ async def test_an_item_is_as_popular_as_it_has_users_who_like_it(
         for n, reward in enumerate(said):
             await log.append_feedback([Feedback(str(n), "u:ann", "film", reward or 0.0, undo=reward is None)], [5])
     assert (redis.zscore(keys.popularity, "film") or 0) == likes
+
+
+def test_both_sides_have_the_same_sizes() -> None:
+    (line,) = re.findall("^local FORMAT, .*$", script("session"), re.MULTILINE)
+    assert line.endswith(
+        f" = {sessions._FORMAT}, {sessions.PLACE_BYTES}, {sessions.RESPONSE_BYTES}, {sessions._OLD_BYTES}"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((Path(sessions.__file__).parent / "lua").iterdir()), ids=lambda path: path.stem)
+def test_a_script_says_what_it_is_given(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(("-- KEYS: ", "-- A library")), path

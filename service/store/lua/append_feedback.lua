@@ -1,0 +1,41 @@
+-- KEYS: events, popularity, then for each event: dedupe, session.
+-- ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, item's place and
+-- reward as in an entry, when (ms; "" for now, by the server's clock as the log has it), item, and how it counts:
+-- "explicit", "implicit", "undo", or "" to leave the session alone.
+
+local accepted = {}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 0, (#KEYS - 2) / 2 - 1 do
+  local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
+  local payload, entry, item, kind = ARGV[5 + i * 5], ARGV[6 + i * 5], ARGV[8 + i * 5], ARGV[9 + i * 5]
+  local at = math.min(now, tonumber(ARGV[7 + i * 5]) or now)
+  if at < now - ARGV[4] * 1000 then kind = '' end
+  entry = entry .. struct.pack('<I6', math.max(0, at))
+  local history, others = load_session(session)
+  if redis.call('SET', dedupe, '1', 'NX', 'EX', ARGV[1]) then
+    redis.call('XADD', KEYS[1], '*', 'e', payload)
+    local likes = 0
+    if kind == '' then
+      likes = said(entry) > 0 and 1 or 0
+    elseif kind == 'undo' then
+      local rest, known = without(history, place_of(entry), RESPONSE_BYTES)
+      local reward, known_at = 0, at
+      if known then reward, known_at = said(known) end
+      if known and known_at <= at then
+        history, likes = rest, reward > 0 and -1 or 0
+        others = without(others, place_of(entry), PLACE_BYTES) .. place_of(entry)
+        save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
+      end
+    else
+      others = without(others, place_of(entry), PLACE_BYTES)
+      history, likes = add_response(history, entry, kind == 'explicit')
+      save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
+    end
+    if likes ~= 0 then redis.call('ZINCRBY', KEYS[2], likes, item) end
+    accepted[i + 1] = 1
+  else
+    accepted[i + 1] = 0
+  end
+end
+return accepted
