@@ -74,7 +74,7 @@ def command(
 
     from offline.ope import command as ope
     from offline.ope.evaluation import OpeConfig
-    from service.policy.adaptive import Arm
+    from service.policy.variants import Arm
 
     torch.set_num_threads(1)
     config = OpeConfig(folds, switch_tau, bootstrap, logged_arm, keep_unverified, seed)

@@ -141,7 +141,7 @@ def recorded_preferences(run: Path, dataset: Dataset, distilled: Mapping[str, An
 
 def _replace_snapshot(target: Path, snapshot: Snapshot, catalogue: SnapshotCatalogue) -> None:
     """The new one is whole before the old one goes."""
-    from service.policy.snapshot import save_snapshot
+    from service.policy.snapshot_files import save_snapshot
 
     beside = target.with_name(f".{target.name}.new")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
@@ -154,8 +154,8 @@ def make_snapshot(
     dataset: Dataset, model: str, config: PretrainConfig, result: Pretrained, report: dict[str, float]
 ) -> Snapshot:
     """The first version; `model` names the language model that judged."""
-    from service.policy.adaptive import ServingConfig
     from service.policy.snapshot import Snapshot
+    from service.policy.variants import ServingConfig
 
     return Snapshot.of(
         version=1,

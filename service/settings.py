@@ -10,9 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from service.policy.a2c import A2CConfig
-from service.policy.adaptive import Mixture, ServingConfig, Variant
 from service.policy.boltzmann import BoltzmannConfig
 from service.policy.factory import configured
+from service.policy.variants import Mixture, ServingConfig, Variant
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]

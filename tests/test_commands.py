@@ -33,7 +33,7 @@ from offline.evaluate_command import ArmName
 from offline.pretrain import PretrainConfig
 from offline.sources import FOLDER_SOURCES
 from service.command_line import exits
-from service.policy.adaptive import Arm
+from service.policy.variants import Arm
 
 MAINS = {"service": service.__main__, "offline": offline.__main__, "simulator": simulator.__main__}
 End = tuple[int, str, str]  # exit code, stdout, stderr

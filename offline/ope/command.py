@@ -17,8 +17,8 @@ from offline.ope.log import read_log
 from offline.ope.target import index_log, open_target
 from service.command_line.progress import progress
 from service.durable import write_file
-from service.policy.adaptive import Arm
 from service.policy.off_policy import LEAST_SAMPLE
+from service.policy.variants import Arm
 
 STAGE = "evaluate"
 _NAMES = {

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from offline.errors import OfflineError
 from offline.ope.log import Log, read_items
-from service.policy.adaptive import Arm
 from service.policy.exact_policy import ExactPolicy
 from service.policy.indexed_log import IndexedLog, index_slates
-from service.policy.snapshot import SnapshotError, load_catalogue, load_snapshot
+from service.policy.snapshot import SnapshotError
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM, Embeddings
+from service.policy.variants import Arm
 
 _EMBEDDINGS = "embeddings.safetensors"  # a snapshot that carries its catalogue has this file
 

@@ -12,7 +12,7 @@ import numpy as np
 from redis.exceptions import RedisError
 
 from service.api.state import State
-from service.policy.adaptive import Variant
+from service.policy.variants import Variant
 from service.serving.loader import LivePolicy
 from service.settings import Settings
 from service.store.moments import Moment

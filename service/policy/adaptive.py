@@ -1,23 +1,16 @@
-"""The policy that serves: the pre-trained one, the learned one, or both together (A-iALP_ft, A-iALP_ap).
-
-A-iALP_ap keeps the pre-trained policy frozen and mixes in a second one that learns, pi = (1 - w) pi_pre + w pi_new, as
-probabilities, so that the propensity of what is shown stays exact. The paper leaves the mixture open; both kinds here
-are reconstructions: `fixed` has one w, `adaptive` takes w(s) from a softmax over E_{a ~ pi_i} A(s, a) / temperature
-(policy expansion, Zhang, Xu and Yu, ICLR 2023), A being the learned network's advantage in log odds: where likes are
-rare or an end is likely, sigmoid(A) is next to nothing for all policies, and would not tell them apart.
+"""The policy that serves, in NumPy: the pre-trained one, the learned one, or both together, on candidates in a large
+catalogue. How they are put together is in `variants`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
 
 from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places, Sessions, pack, softmax
@@ -25,52 +18,7 @@ from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs, slate_propensities
 from service.policy.types import Interaction, Response
-
-
-class Variant(StrEnum):
-    """What the adaptive arm serves."""
-
-    FROZEN = "frozen"  # iALP: the pre-trained policy, never updated
-    FT = "ft"  # A-iALP_ft: the pre-trained policy, fine-tuned
-    AP = "ap"  # A-iALP_ap: frozen pre-trained policy and a second one that learns
-
-
-class Mixture(StrEnum):
-    """How A-iALP_ap weighs its two policies."""
-
-    FIXED = "fixed"
-    ADAPTIVE = "adaptive"
-
-
-class Arm(StrEnum):
-    """Which traffic a user belongs to."""
-
-    CONTROL = "control"  # always the pre-trained policy
-    ADAPTIVE = "adaptive"
-
-
-@dataclass(frozen=True)
-class ServingConfig:
-    """What is served and how it is mixed; saved in every snapshot."""
-
-    variant: Variant = Variant.AP
-    mixture: Mixture = Mixture.ADAPTIVE
-    fixed_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5  # share of the learned policy when the mixture is fixed
-    # Of the adaptive mixture, in log odds: that of the policies among items.
-    temperature: Annotated[float, Meta(ge=1e-12, le=1e12)] = 0.1
-    most_learned: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of the learned policy, whatever the mixture wants
-    new_items: Annotated[float, Meta(ge=0, lt=1)] = 0.05  # share of those of which next to nothing is known
-    explore: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share that goes to all items alike
-    first_items: Annotated[int, Meta(ge=0)] = 2**53  # that the deployment began with; later ones are new
-    largest_reward: Annotated[float, Meta(gt=0)] = 1.0  # of a response: it counts in full, smaller ones in part
-    candidates: Annotated[int, Meta(ge=4)] = 512  # that a large catalogue is narrowed down to, see ServingPolicy.serve
-
-
-def mixture_weights(expected: Probs, temperature: float) -> Probs:
-    """softmax(E_i[A] / temperature) over the first axis, [P, ...] -> [P, ...]."""
-    scaled = (expected - expected.max(axis=0)) / temperature
-    weights = np.exp(scaled)
-    return np.asarray(weights / weights.sum(axis=0))
+from service.policy.variants import Arm, ServingConfig, Variant, is_mixed, learned_weight, mixed, variant_of
 
 
 class Query(NamedTuple):
@@ -273,20 +221,19 @@ class ServingPolicy:
         learned, settled = after.policy(advantage, rows, absent)
         new = self._new(advantage, rows, absent)
         if before is None:
-            served = with_all(with_new(learned, new, self.config.new_items), absent, self.config.explore)
-            return _distributions(rows, served, learned, learned, np.ones(len(queries)))
-        weight = np.full(len(queries), 1.0 if variant == Variant.FT else self.config.fixed_weight)
-        if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
-            # What the learned policy spends on curiosity is no reason to prefer the other.
-            if self.critic is not after:
-                near = self.critic.near(sessions, rows)
-                plain = self.critic.plain(self.critic.hidden(sessions), rows)
-                advantage = self.critic.advantage(plain + self.critic.repeated(near), near)
-            expected = np.stack([(probs * advantage).sum(1) for probs in (pretrained, settled)])
-            weight = mixture_weights(expected, self.config.temperature)[1]
-        weight = np.minimum(weight, self.config.most_learned)
-        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        served = with_all(with_new(mixed, new, self.config.new_items), absent, self.config.explore)
+            weight = np.ones(len(queries))
+            served = mixed(self.config, learned, learned, weight, new, absent)
+            return _distributions(rows, served, learned, learned, weight)
+
+        def advantages() -> Floats:
+            if self.critic is after:
+                return advantage
+            near = self.critic.near(sessions, rows)
+            plain = self.critic.plain(self.critic.hidden(sessions), rows)
+            return self.critic.advantage(plain + self.critic.repeated(near), near)
+
+        weight = learned_weight(self.config, variant, pretrained, settled, advantages)
+        served = mixed(self.config, pretrained, learned, weight, new, absent)
         return _distributions(rows, served, pretrained, learned, weight)
 
     def _new(self, advantage: Floats, rows: Places | None, absent: Mask) -> Probs | None:
@@ -329,32 +276,6 @@ class ServingPolicy:
     def _named_by(self) -> list[FastScorer]:
         """The networks that name candidates, in whatever arm."""
         return [self.pretrained] if self.config.variant == Variant.FROZEN else [self.pretrained, self.learned]
-
-
-def variant_of(config: ServingConfig, arm: Arm) -> Variant:
-    """What an arm is served."""
-    return Variant.FROZEN if arm == Arm.CONTROL else config.variant
-
-
-def with_new(probs: Probs, new: Probs | None, share: float) -> Probs:
-    """What is served [B, R], with the least share for new items where a state has any."""
-    if new is None:
-        return probs
-    shares = share * new.any(1, keepdims=True)
-    return np.asarray((1 - shares) * probs + shares * new)
-
-
-def with_all(probs: Probs, absent: Mask, share: float) -> Probs:
-    """What is served [B, R], with a share for all items alike that are not `absent` [B, R]."""
-    if share == 0:
-        return probs
-    alike = ~absent / np.maximum((~absent).sum(1, keepdims=True), 1)
-    return np.asarray((1 - share) * probs + share * alike)
-
-
-def is_mixed(config: ServingConfig, variant: Variant) -> bool:
-    """Whether the pre-trained policy takes part beside a learned one."""
-    return variant == Variant.AP or (variant == Variant.FT and config.most_learned < 1)
 
 
 def _distributions(

@@ -13,22 +13,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.policy.adaptive import (
-    Arm,
-    Mixture,
-    Query,
-    ServingConfig,
-    ServingPolicy,
-    Variant,
-    is_mixed,
-    mixture_weights,
-    variant_of,
-    with_all,
-    with_new,
-)
+from service.policy.adaptive import Query, ServingPolicy
 from service.policy.networks import FEW_ANSWERS, ItemScorer, Prior
 from service.policy.sampling import Probs
 from service.policy.types import States, unpack_states
+from service.policy.variants import (
+    Arm,
+    ServingConfig,
+    Variant,
+    is_mixed,
+    learned_weight,
+    mixed,
+    variant_of,
+)
 
 
 def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> Probs:
@@ -102,19 +99,17 @@ class ExactPolicy:
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
         new = self._new(advantage, available)
         if not is_mixed(self.config, variant):
-            served = with_all(with_new(learned, new, self.config.new_items), ~available, self.config.explore)
-            return DistributionBatch(served, learned, learned, zeros + 1.0)
-        weight = zeros + (1.0 if variant == Variant.FT else self.config.fixed_weight)
-        if variant == Variant.AP and self.config.mixture == Mixture.ADAPTIVE:
-            # What the learned policy spends on curiosity is no reason to prefer the other.
-            settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
-            if self._critic is not self._learned:
-                advantage = self._critic[0].scores(states, self._critic[1])
-            expected = np.stack([(probs * advantage.numpy()).sum(1) for probs in (pretrained, settled)])
-            weight = mixture_weights(expected, self.config.temperature)[1]
-        weight = np.minimum(weight, self.config.most_learned)
-        mixed = (1 - weight)[:, np.newaxis] * pretrained + weight[:, np.newaxis] * learned
-        served = with_all(with_new(mixed, new, self.config.new_items), ~available, self.config.explore)
+            weight = zeros + 1.0
+            served = mixed(self.config, learned, learned, weight, new, ~available)
+            return DistributionBatch(served, learned, learned, weight)
+
+        def advantages() -> npt.NDArray[np.float32]:
+            scores = advantage if self._critic is self._learned else self._critic[0].scores(states, self._critic[1])
+            return np.asarray(scores.numpy())
+
+        settled = masked_softmax((advantage / scorer.config.temperature).numpy(), available)
+        weight = learned_weight(self.config, variant, pretrained, settled, advantages)
+        served = mixed(self.config, pretrained, learned, weight, new, ~available)
         return DistributionBatch(served, pretrained, learned, weight)
 
     def _new(self, advantage: Tensor, available: npt.NDArray[np.bool_]) -> Probs | None:

@@ -8,10 +8,10 @@ from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from service.policy.a2c import A2C, A2CConfig
-from service.policy.adaptive import Variant
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.learner import Learner
 from service.policy.networks import ItemScorer
+from service.policy.variants import Variant
 
 Config = TypeVar("Config", A2CConfig, BoltzmannConfig)
 

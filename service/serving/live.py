@@ -12,8 +12,8 @@ from dataclasses import replace
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
-from service.policy.adaptive import Variant
 from service.policy.snapshot import SnapshotError
+from service.policy.variants import Variant
 from service.serving.loader import Grown, LivePolicy, VersionLoader
 from service.settings import Settings
 from service.store.catalogue import Catalogue, CatalogueStore

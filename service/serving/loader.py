@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from service.policy import item_index
-from service.policy.adaptive import Arm, Query, ServingPolicy
+from service.policy.adaptive import Query, ServingPolicy
 from service.policy.fast_scorer import FastScorer
-from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
+from service.policy.snapshot import Snapshot, SnapshotError
+from service.policy.snapshot_files import load_snapshot
 from service.policy.text import TextProjection
+from service.policy.variants import Arm
 from service.settings import Settings
 from service.store.catalogue import Catalogue
 from service.store.registry import Live, folder_of

@@ -14,8 +14,8 @@ import numpy as np
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
-from service.policy.adaptive import Arm
 from service.policy.types import session_state
+from service.policy.variants import Arm
 from service.runtime import telemetry
 from service.serving import slates
 from service.serving.batching import Batched

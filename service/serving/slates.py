@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, entropy
+from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
 from service.policy.sampling import sample_slates
 from service.policy.types import interactions
+from service.policy.variants import Arm
 from service.serving.loader import LivePolicy, Loaded
 from service.store.catalogue import Catalogue
 from service.store.events import Impression, Mask, Shadow, candidate_hash

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import redis.asyncio as aioredis
 
-from service.policy.snapshot import (
-    Manifest,
-    Snapshot,
-    SnapshotError,
-    load_catalogue,
-    load_snapshot,
-    read_manifest,
-    save_snapshot,
-)
+from service.policy.snapshot import Manifest, Snapshot, SnapshotError
+from service.policy.snapshot_files import load_catalogue, load_snapshot, read_manifest, save_snapshot
 from service.settings import Settings
 from service.store.catalogue import CatalogueStore, ItemRecord, pack_embedding
 from service.store.keys import Keys

@@ -17,7 +17,8 @@ import msgspec
 import redis as syncredis
 import redis.asyncio as aioredis
 
-from service.policy.snapshot import Manifest, Snapshot, SnapshotError, load_snapshot, read_manifest, save_snapshot
+from service.policy.snapshot import Manifest, Snapshot, SnapshotError
+from service.policy.snapshot_files import load_snapshot, read_manifest, save_snapshot
 from service.store.keys import Keys
 from service.store.lease import Lease
 from service.store.scripts import script

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from service.store.event_log import START
+from service.store.events import Impression
 from service.store.joiner import OpenImpression
+from service.store.registry import Gate
 from service.store.worker_report import ArmTotals
 from service.worker.arm_watch import ArmWatchState
 from service.worker.recent import Past
@@ -38,6 +42,50 @@ class Counters(msgspec.Struct):
     shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
     retreats: int = 0  # automatic roll-backs
     failed: bool = False  # a learning step ended in an error: the learner is not to be published
+
+    def count(self, closed: OpenImpression, rows: Mapping[str, int], first_items: int) -> None:
+        """Count a closed impression; items from row `first_items` on are new."""
+        impression, rewards = closed.impression, closed.slot_rewards
+        totals, reward = self.arms.setdefault(impression.arm, ArmTotals()), sum(rewards)
+        totals.impressions += 1
+        totals.reward += reward
+        totals.reward_squared += reward**2
+        totals.weight += impression.weight
+        totals.entropy += impression.entropy
+        self.closed += 1
+        self.unpublished += 1
+        self.slots += len(impression.items)
+        for item, reward in zip(impression.items, rewards, strict=True):
+            if rows.get(item, -1) >= first_items:
+                self.new_slots += 1
+                self.new_reward += reward
+        if impression.shadow is not None:
+            self._count_shadow(impression.shadow.version, impression, rewards)
+
+    def _count_shadow(self, version: int, impression: Impression, rewards: tuple[float, ...]) -> None:
+        if version > self.shadow.version:
+            self.shadow = ShadowTotals(version)
+        if version == self.shadow.version:
+            self.shadow.add(impression, rewards)
+
+    def judge(self, decision: Gate) -> None:
+        """Count the next version, which the gate lets serve or refuses."""
+        self.version += 1
+        self.unpublished = 0
+        self.refused = 0 if decision.passed else self.refused + 1
+        self.refusal = decision.reasons
+        if decision.passed:
+            self.serving = self.version
+            if decision.share == 1.0:
+                self.trusted = self.version
+        else:
+            self.serving = self.trusted
+        self.count_refusal(decision.reasons)
+
+    def count_refusal(self, reasons: tuple[str, ...]) -> None:
+        """Count why a version was refused."""
+        for reason in reasons:
+            self.gate_rejections[reason] = self.gate_rejections.get(reason, 0) + 1
 
 
 class Meta(msgspec.Struct):

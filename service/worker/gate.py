@@ -24,9 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.adaptive import Arm, Distribution, Query, ServingPolicy, Variant, entropy
+from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
 from service.policy.off_policy import cautious, effective_sample_size
 from service.policy.types import EMPTY_SLOT, Batch, unpack_states
+from service.policy.variants import Arm, Variant
 from service.settings import Settings
 from service.store.registry import Gate
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.policy import organic
-from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import ServingPolicy
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.learner import Learner, Metrics, prefixed, under
 from service.policy.networks import ItemScorer
@@ -21,19 +21,19 @@ from service.policy.replay import Replay
 from service.policy.rows import Rows
 from service.policy.snapshot import FORMAT, Snapshot
 from service.policy.types import EMPTY_SLOT, Transition
+from service.policy.variants import ServingConfig, Variant
 from service.runtime import telemetry
 from service.settings import Settings
 from service.store.catalogue import unpack_embedding
 from service.store.event_log import START
 from service.store.events import Event, Feedback, Impression, ItemChanged, VisitorJoined
-from service.store.joiner import Joined, Joiner, OpenImpression
+from service.store.joiner import Joined, Joiner
 from service.store.registry import Gate
 from service.store.sessions import Said
-from service.store.worker_report import ArmTotals, Finding
+from service.store.worker_report import Finding
 from service.worker.arm_watch import ArmWatch
 from service.worker.counters import Counters, Meta
 from service.worker.recent import Recent
-from service.worker.shadow import ShadowTotals
 from service.worker.transitions import organic_of, owner_of, transition_of
 
 log = logging.getLogger(__name__)
@@ -199,16 +199,7 @@ class Learning:
         for closed in self.joiner.close(counters.now_ms, counters.place):
             impression, reward = closed.impression, sum(closed.slot_rewards)
             self.arm_watch.add(impression.arm, impression.policy_version, impression.user, reward)
-            self._count_shadow(closed)
-            totals = counters.arms.setdefault(impression.arm, ArmTotals())
-            totals.impressions += 1
-            totals.reward += reward
-            totals.reward_squared += reward**2
-            totals.weight += impression.weight
-            totals.entropy += impression.entropy
-            self._count_new(closed)
-            counters.closed += 1
-            counters.unpublished += 1
+            counters.count(closed, self.index, self._first_items)
             counters.allowance = min(self._most_allowed, counters.allowance + len(impression.items))
             if counters.closed % _WATCH_EVERY == 0:
                 self.accusation = self.accusation or self.arm_watch.accusation()
@@ -220,22 +211,6 @@ class Learning:
         self.counters.unlearned += 1
         if self.counters.unlearned >= self.settings.learn_every:
             self._learn()
-
-    def _count_new(self, closed: OpenImpression) -> None:
-        counters, first = self.counters, self._first_items
-        counters.slots += len(closed.impression.items)
-        for item, reward in zip(closed.impression.items, closed.slot_rewards, strict=True):
-            if self.index.get(item, -1) >= first:
-                counters.new_slots += 1
-                counters.new_reward += reward
-
-    def _count_shadow(self, closed: OpenImpression) -> None:
-        shadow, totals = closed.impression.shadow, self.counters.shadow
-        if shadow is None or shadow.version < totals.version:
-            return
-        if shadow.version > totals.version:
-            self.counters.shadow = totals = ShadowTotals(shadow.version)
-        totals.add(closed.impression, closed.slot_rewards)
 
     def _learn(self) -> None:
         new, self.counters.unlearned = self.counters.unlearned, 0
@@ -319,27 +294,6 @@ class Learning:
         """The policy as it would serve now."""
         self._apply_text()
         return ServingPolicy.of(self.pretrained, self.learner.actor, self.learner.critic, self._serving)
-
-    def judged(self, decision: Gate) -> None:
-        """The next version is published: the gate lets it serve, or refuses it."""
-        counters = self.counters
-        counters.version += 1
-        counters.unpublished = 0
-        counters.refused = 0 if decision.passed else counters.refused + 1
-        counters.refusal = decision.reasons
-        if decision.passed:
-            counters.serving = counters.version
-            if decision.share == 1.0:
-                counters.trusted = counters.version
-        else:
-            counters.serving = counters.trusted
-        self.count_refusal(decision.reasons)
-
-    def count_refusal(self, reasons: tuple[str, ...]) -> None:
-        """Count why the gate refused."""
-        refused = self.counters.gate_rejections
-        for reason in reasons:
-            refused[reason] = refused.get(reason, 0) + 1
 
     def start_again(self, snapshot: Snapshot) -> None:
         """Give up what the learner learned since `snapshot`."""

@@ -18,7 +18,8 @@ import redis as syncredis
 import torch
 from redis.exceptions import RedisError
 
-from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
+from service.policy.snapshot import Snapshot, SnapshotError
+from service.policy.snapshot_files import load_snapshot
 from service.runtime import telemetry
 from service.runtime.threads import one_thread
 from service.settings import Settings
@@ -233,7 +234,7 @@ class Worker:
     def _publish(self, learning: Learning) -> None:
         if reason := learning.unfit():
             log.error("the learner is of no use (%s); restarting it from version %d", reason, learning.counters.serving)
-            learning.count_refusal((reason,))
+            learning.counters.count_refusal((reason,))
             learning.start_again(self._reference(learning))
             return
         # After a kill the worker relearns what it published already: that is judged once.
@@ -248,7 +249,7 @@ class Worker:
         except OSError as error:
             self._disk_failed("version", error)
             return
-        learning.judged(decision)
+        learning.counters.judge(decision)
         self._published_at = time.time()
         self._off_policy = decision.numbers
         self._tell(snapshot.manifest.version, decision, serves)

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.adaptive import Arm
 from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import sample_slates
+from service.policy.variants import Arm
 from service.settings import Settings
 from service.store import sessions
 from service.worker.arm_watch import ArmWatch

@@ -15,11 +15,12 @@ import torch
 
 from offline.datasets import Dataset, Interactions
 from offline.errors import OfflineError
-from service.policy.adaptive import Arm
 from service.policy.exact_policy import ExactPolicy
 from service.policy.sampling import sample_slate
-from service.policy.snapshot import Snapshot, load_catalogue, load_snapshot
+from service.policy.snapshot import Snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response, States, pack_states, session_state
+from service.policy.variants import Arm
 from simulator.environment import SessionBatch
 from simulator.rollout import PolicyFn, RolloutStats, oracle_slate, popularity_policy, random_policy, rollout
 from simulator.users import mean_user_auc

@@ -28,7 +28,7 @@ from offline.pretrain_command import make_snapshot
 from offline.scorers import RecordedScorer, ScorerConfig, open_scorer
 from offline.sources import FOLDER_SOURCES, movielens
 from offline.states import Embeddings
-from service.policy.snapshot import save_snapshot
+from service.policy.snapshot_files import save_snapshot
 from simulator.environment import World
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Catalogue

@@ -25,11 +25,12 @@ from stage import (
 )
 from traffic import percentiles
 
-from service.policy.adaptive import Query, ServingConfig
+from service.policy.adaptive import Query
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.exact_policy import ExactPolicy
 from service.policy.replay import Replay
 from service.policy.types import Interaction, Response, Transition, pack_states
+from service.policy.variants import ServingConfig
 from service.serving.slates import Draw, draw_all
 from service.settings import Settings
 from service.store import event_log, events

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from service.policy.adaptive import Query
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response
 from service.serving.slates import Draw, draw_all
 

@@ -18,10 +18,11 @@ import numpy as np
 import redis as syncredis
 import torch
 
-from service.policy.adaptive import ServingConfig
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
+from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue
+from service.policy.snapshot_files import save_snapshot
 from service.policy.text import TEXT_DIM, TextProjection
+from service.policy.variants import ServingConfig
 from service.runtime import embedded
 from service.store import sessions
 from service.store.keys import Keys

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.policy.adaptive import Arm, Query, ServingConfig, ServingPolicy
+from service.policy.adaptive import Query, ServingPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import Snapshot
 from service.policy.text import TextProjection
 from service.policy.types import interactions, session_state
+from service.policy.variants import Arm, ServingConfig
 from service.settings import Settings
 from service.store.events import Event, Feedback, Impression, ItemChanged
 from service.store.registry import Gate
@@ -168,7 +169,7 @@ class Deployment:
         version = snapshot.manifest.version
         self.snapshots[version] = snapshot
         self.decisions.append(decision)
-        learning.judged(decision)
+        learning.counters.judge(decision)
         if not self.held:
             self.version = version if decision.passed else learning.counters.serving
             self.live = self._loaded(self.snapshots[self.version])

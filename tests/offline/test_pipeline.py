@@ -19,11 +19,11 @@ from offline.distil_command import run_stage
 from offline.errors import OfflineError
 from offline.judge import Budget
 from offline.states import StateConfig
-from service.policy.adaptive import ServingConfig
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
-from service.policy.snapshot import load_catalogue
+from service.policy.snapshot_files import load_catalogue
 from service.policy.types import Response, pack_states
+from service.policy.variants import ServingConfig
 from simulator.__main__ import app as simulator
 from simulator.environment import SessionBatch
 from simulator.experiments.evaluate import held_out_preferences, open_policy, states_of

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from policy_examples import RESPONSES, random_response, random_scorer, random_text
 
 from service.policy import fast_scorer
-from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, Variant
+from service.policy.adaptive import Query
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import slate_propensities
 from service.policy.types import Interaction, Response, pack_states, unpack_states
+from service.policy.variants import Arm, Mixture, ServingConfig, Variant
 
 ITEMS = 300
 CONFIG = NetworkConfig(dim=32, text_dim=32)  # as deployed, but narrower

@@ -13,10 +13,11 @@ import torch
 from policy_examples import random_response, random_scorer
 
 from service.policy import adaptive
-from service.policy.adaptive import Arm, Mixture, Query, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Query, ServingPolicy
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, pack_states
+from service.policy.variants import Arm, Mixture, ServingConfig, Variant
 
 ITEMS, WANTED = 20_000, 100
 NONE = np.empty(0, np.intp)

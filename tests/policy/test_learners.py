@@ -17,7 +17,7 @@ from torch import Tensor
 
 from service.policy import losses
 from service.policy.a2c import A2C, A2CConfig
-from service.policy.adaptive import ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import ServingPolicy
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.hazard import N_TURNS
 from service.policy.learner import Learner
@@ -26,6 +26,7 @@ from service.policy.replay import Replay
 from service.policy.sampling import sample_slate
 from service.policy.taste import TASTE_DIM
 from service.policy.types import Interaction, Response, Transition, pack_states
+from service.policy.variants import ServingConfig, Variant
 
 ITEMS, GROWN, SLOTS, ROUND = 8, 10, 2, 64
 DIM = 26  # a little more than the directions that have weights of their own

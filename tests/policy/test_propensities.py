@@ -19,9 +19,10 @@ from policy_examples import liked, random_history, random_scorer, random_text
 from scipy.stats import chi2
 
 from service.policy import adaptive
-from service.policy.adaptive import Arm, Distribution, Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import Distribution, ServingPolicy
 from service.policy.sampling import sample_slate, slate_propensities
 from service.policy.types import Interaction
+from service.policy.variants import Arm, Mixture, ServingConfig, Variant
 
 ITEMS, SLOTS, SLATES = 7, 3, 100_000
 MIN_EXPECTED = 5.0

@@ -13,22 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
-from service.policy.adaptive import Arm, Mixture, ServingConfig, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
-from service.policy.snapshot import (
-    FORMAT,
-    CatalogueItem,
-    Snapshot,
-    SnapshotCatalogue,
-    SnapshotError,
-    load_catalogue,
-    load_snapshot,
-    read_manifest,
-    save_snapshot,
-)
+from service.policy.snapshot import FORMAT, CatalogueItem, Snapshot, SnapshotCatalogue, SnapshotError
+from service.policy.snapshot_files import load_catalogue, load_snapshot, read_manifest, save_snapshot
 from service.policy.text import TEXT_DIM, TextProjection
 from service.policy.types import pack_states
+from service.policy.variants import Arm, Mixture, ServingConfig, Variant
 
 ITEMS = 6
 SERVING = ServingConfig(Variant.AP, Mixture.ADAPTIVE, fixed_weight=0.25, temperature=0.7)

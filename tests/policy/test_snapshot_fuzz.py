@@ -18,18 +18,10 @@ from mutations import bounded_memory, mutated, mutated_json, searched
 from policy_examples import WIDE, random_scorer, random_text
 from safetensors.torch import save
 
-from service.policy.adaptive import ServingConfig
-from service.policy.snapshot import (
-    CatalogueItem,
-    Snapshot,
-    SnapshotCatalogue,
-    SnapshotError,
-    catalogue_hash,
-    load_catalogue,
-    load_snapshot,
-    save_snapshot,
-)
+from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, SnapshotError, catalogue_hash
+from service.policy.snapshot_files import load_catalogue, load_snapshot, save_snapshot
 from service.policy.text import TEXT_DIM, TextProjection
+from service.policy.variants import ServingConfig
 
 ITEMS = 6
 FILES = ("manifest.json", "policy.safetensors", "item_ids.json", "items.jsonl", "embeddings.safetensors")

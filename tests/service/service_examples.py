@@ -21,10 +21,11 @@ import torch
 
 from service.api import server
 from service.api.app import create_app
-from service.policy.adaptive import ServingConfig
 from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig
-from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, save_snapshot
+from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue
+from service.policy.snapshot_files import save_snapshot
 from service.policy.text import HashingEncoder, TextProjection, item_text
+from service.policy.variants import ServingConfig
 from service.settings import Settings
 from service.store import event_log, events, registry
 from service.store.keys import Keys

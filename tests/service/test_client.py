@@ -14,7 +14,7 @@ import pytest
 from service_examples import N_ITEMS, Server, published
 
 from service.client import AsyncClient, BatchItem, Client, FeedbackEvent, ServiceError
-from service.policy.snapshot import load_snapshot
+from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store.registry import Gate
 

@@ -23,7 +23,7 @@ from service.api.fast_path import FastRequest, FastResponse, decoded, fast_reque
 from service.api.routes import recommend as route
 from service.contract.schemas import RecommendedItem, RecommendRequest, RecommendResponse
 from service.policy.adaptive import Query
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.text import Embeddings
 from service.serving import slates
 from service.settings import Settings

@@ -10,11 +10,12 @@ import pytest
 import torch
 from service_examples import N_ITEMS
 
-from service.policy.adaptive import Mixture, ServingConfig, ServingPolicy, Variant
+from service.policy.adaptive import ServingPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.organic import organic_batch
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, pack_states
+from service.policy.variants import Mixture, ServingConfig, Variant
 from service.settings import Settings
 from service.worker import gate
 

@@ -13,8 +13,9 @@ import torch
 from pydantic import ValidationError
 from service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
 
-from service.policy.adaptive import ServingConfig, Variant
-from service.policy.snapshot import Snapshot, load_snapshot
+from service.policy.snapshot import Snapshot
+from service.policy.snapshot_files import load_snapshot
+from service.policy.variants import ServingConfig, Variant
 from service.runtime import embedded
 from service.serving import live
 from service.settings import Settings

@@ -12,12 +12,13 @@ import pytest
 import torch
 from service_examples import N_ITEMS, learning_settings
 
-from service.policy.adaptive import Variant
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
-from service.policy.snapshot import FORMAT, load_catalogue, load_snapshot
+from service.policy.snapshot import FORMAT
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.text import HashingEncoder
 from service.policy.types import Interaction, Response
+from service.policy.variants import Variant
 from service.settings import Settings
 from service.store.catalogue import pack_embedding
 from service.store.checkpoint import CheckpointStore

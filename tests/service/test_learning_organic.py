@@ -9,10 +9,10 @@ import pytest
 import torch
 from service_examples import N_ITEMS, learning_settings
 
-from service.policy.adaptive import Variant
 from service.policy.organic import COST
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import EMPTY_SLOT, Batch, Response, unpack_states
+from service.policy.variants import Variant
 from service.settings import Settings
 from service.store.events import Event, Feedback, Impression, UserErased
 from service.worker.learning import Learning

@@ -14,7 +14,7 @@ from service_examples import make_settings, make_snapshot
 from service.api.app import connect
 from service.policy import item_index
 from service.policy.adaptive import Query
-from service.policy.snapshot import load_snapshot
+from service.policy.snapshot_files import load_snapshot
 from service.policy.text import HashingEncoder
 from service.serving.live import PolicyWatch
 from service.serving.loader import LivePolicy

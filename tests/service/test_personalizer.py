@@ -31,10 +31,10 @@ from service_examples import N_ITEMS, Server, logged, make_settings, problem_of,
 
 from service.api import personalizer
 from service.contract.personalizer import RankRequest
-from service.policy.adaptive import Arm
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.text import TEXT_DIM
 from service.policy.types import Interaction, Response
+from service.policy.variants import Arm
 from service.runtime import embedded
 from service.serving.recommender import Recommender
 from service.settings import Settings

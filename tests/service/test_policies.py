@@ -26,8 +26,9 @@ from service_examples import (
 )
 
 from service.api.app import connect
-from service.policy.adaptive import Arm, ServingConfig, Variant
-from service.policy.snapshot import Snapshot, SnapshotError, load_snapshot
+from service.policy.snapshot import Snapshot, SnapshotError
+from service.policy.snapshot_files import load_snapshot
+from service.policy.variants import Arm, ServingConfig, Variant
 from service.settings import Settings
 from service.store import registry
 from service.store.bootstrap import bootstrap

@@ -12,10 +12,11 @@ import redis as syncredis
 from auth_examples import add_key, bearer
 from service_examples import GENRES, N_ITEMS, Server, logged, problem_of, recommend, respond, serving, shown
 
-from service.policy.adaptive import Arm, Distribution
+from service.policy.adaptive import Distribution
 from service.policy.sampling import Probs, slate_propensities
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction
+from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.settings import Settings
 from service.store.keys import Keys

@@ -11,10 +11,11 @@ import redis as syncredis
 from service_examples import logged
 
 from service.api.app import create_app
-from service.policy.adaptive import Arm, Mixture, ServingPolicy, Variant
+from service.policy.adaptive import ServingPolicy
 from service.policy.sampling import Probs, slate_propensities
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction
+from service.policy.variants import Arm, Mixture, Variant
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import folder_of

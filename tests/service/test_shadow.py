@@ -23,9 +23,9 @@ from service_examples import (
 )
 from test_policies import LIKES, publish
 
-from service.policy.adaptive import Arm
 from service.policy.off_policy import effective_sample_size, estimate, snips
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
+from service.policy.variants import Arm
 from service.serving.loader import LivePolicy, Loaded
 from service.serving.slates import Candidates, build_slate, draw_all, plan_draws
 from service.settings import Settings

@@ -22,7 +22,7 @@ from service_examples import (
     working,
 )
 
-from service.policy.snapshot import load_snapshot
+from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store import event_log, events
 from service.store.checkpoint import CheckpointStore

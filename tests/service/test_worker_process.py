@@ -14,7 +14,7 @@ from processes import preloaded_process, running
 from service_examples import N_ITEMS, learning_settings, make_settings, report_of, until
 
 from service.api.app import connect
-from service.policy.snapshot import load_snapshot
+from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store import events
 from service.store.bootstrap import bootstrap

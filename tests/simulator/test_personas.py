@@ -18,9 +18,9 @@ from service_examples import GENRES, logged, make_settings, make_snapshot, servi
 from typer.testing import CliRunner, Result
 
 from service.client import AsyncClient
-from service.policy.adaptive import Arm
-from service.policy.snapshot import load_catalogue, load_snapshot
+from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction, Response
+from service.policy.variants import Arm
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.keys import Keys

@@ -10,7 +10,7 @@ from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared
 from service.contract.operator import ExplainedItem, ExplainRequest, ExplainResponse, NearItem, RememberedItem
-from service.policy.adaptive import Arm
+from service.policy.variants import Arm
 from service.store import sessions
 
 router = APIRouter(tags=["users"], route_class=needs("admin"))

@@ -14,8 +14,9 @@ from service.api.openapi import problems
 from service.api.state import Shared, State
 from service.contract.preview import Comparison, PreviewedCategory, PreviewedItem, PreviewRequest, PreviewResponse
 from service.contract.schemas import StoredInteraction
-from service.policy.adaptive import Arm, Query
+from service.policy.adaptive import Query
 from service.policy.types import interactions, session_state
+from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.serving import slates
 from service.serving.loader import LivePolicy

@@ -14,16 +14,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from service.policy.adaptive import Mixture, ServingConfig, Variant
 from service.policy.exact_policy import ExactPolicy
 from service.policy.factory import builds_on_pretrained, make_learner
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.organic import organic_batch
 from service.policy.replay import Replay
 from service.policy.sampling import sample_slates
-from service.policy.snapshot import load_snapshot
+from service.policy.snapshot_files import load_snapshot
 from service.policy.text import TextProjection
 from service.policy.types import Batch, Interaction, Response, States
+from service.policy.variants import Mixture, ServingConfig, Variant
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Agent, Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
 from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of

@@ -11,7 +11,7 @@ from service_examples import make_snapshot
 
 from offline.ope.log import Log
 from offline.ope.target import Target, open_target
-from service.policy.adaptive import Arm
+from service.policy.variants import Arm
 
 
 @pytest.fixture(scope="session", autouse=True)

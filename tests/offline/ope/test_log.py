@@ -21,9 +21,9 @@ from offline.errors import OfflineError
 from offline.ope.feedback import bandit_feedback, load_bandit_feedback, save_bandit_feedback
 from offline.ope.log import Log, read_items, read_log
 from offline.ope.target import Target, index_log, open_target
-from service.policy.adaptive import Arm
 from service.policy.logged import ITEMS_METADATA, LOG_FORMAT, LoggedSlate, items_schema, log_schema
 from service.policy.text import TEXT_DIM
+from service.policy.variants import Arm
 
 
 def refusal(read: Callable[[Path], object], path: Path) -> str:

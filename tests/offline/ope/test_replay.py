@@ -18,11 +18,11 @@ from offline.ope.evaluation import OpeConfig, evaluate
 from offline.ope.log import Log
 from offline.ope.replay import left_at_slots, replay
 from offline.ope.target import Target, available, index_log, open_target
-from service.policy.adaptive import Arm
 from service.policy.off_policy import Terms, estimate
 from service.policy.profiles import session_profiles
 from service.policy.sampling import slate_propensities
 from service.policy.types import EMPTY_SLOT, Response
+from service.policy.variants import Arm
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
