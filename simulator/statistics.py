@@ -1,4 +1,4 @@
-"""Means, differences and percentiles with what is needed to judge them; numpy only."""
+"""Means, differences and percentiles with what is needed to judge them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 PERCENTILES = (50, 90, 95, 99)
@@ -49,18 +50,8 @@ def welch_difference(a: Values, b: Values) -> Interval:
 
 
 def t_quantile(freedom: float, level: float = LEVEL) -> float:
-    """The t with P(|T| <= t) = level for Student's T with `freedom` >= 1 degrees of freedom.
-
-    With T = sqrt(freedom) * tan(angle) the density is cos(angle)^(freedom - 1): its integral is done numerically.
-    """
-    assert freedom >= 1
-    # Beyond this angle cos^(freedom - 1) < exp(-72) has nothing left to integrate. The grid is dense at that end, where
-    # the density falls steeply if freedom is near 1.
-    end = min(math.pi / 2, 12.0 / math.sqrt(freedom))
-    angle = end * (1.0 - np.linspace(1.0, 0.0, 20_001) ** 2)
-    density = np.cos(angle) ** (freedom - 1.0)
-    below = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) * np.diff(angle) / 2)))
-    return math.sqrt(freedom) * math.tan(float(np.interp(level * below[-1], below, angle)))
+    """The t with P(|T| <= t) = level for Student's T with `freedom` degrees of freedom."""
+    return float(stdtrit(freedom, 0.5 + level / 2))
 
 
 def percentiles(values: Values) -> dict[str, float]:

@@ -166,7 +166,7 @@ def publish(
     return bool(lease.write(lambda pipe: pipe.eval(PUBLISH, len(names), *names, *args))[0])
 
 
-def retreat(lease: Lease, keys: Keys, accused: Finding, target: int | None, first: int) -> bool:
+def roll_back_from(lease: Lease, keys: Keys, accused: Finding, target: int | None, first: int) -> bool:
     """Roll back from the accused versions and hold `target`; without one, everybody gets the frozen policy.
 
     Says whether the pointer moved: it does not when older versions serve already, so that repeating this changes

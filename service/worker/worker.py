@@ -12,13 +12,14 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 import redis as syncredis
 import torch
 from redis.exceptions import RedisError
 
-from service.policy.snapshot import Snapshot, SnapshotError
+from service.policy.snapshot import SnapshotError
 from service.policy.snapshot_files import load_snapshot
 from service.runtime import telemetry
 from service.runtime.threads import one_thread
@@ -31,11 +32,11 @@ from service.store.connect import connect, connect_blocking
 from service.store.events import UserErased
 from service.store.keys import Keys
 from service.store.lease import Fenced, Lease
-from service.store.registry import REFUSALS, Gate, RegistryError, folder_of
+from service.store.registry import RegistryError, folder_of
 from service.store.worker_report import WorkerReport
-from service.worker import gate
 from service.worker.counters import Meta
 from service.worker.learning import Learning
+from service.worker.publisher import Publisher
 from service.worker.shadow import estimated
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ _DISK_RETRY_S = 5.0
 _STUCK_S = 120.0  # for one event; a worker that is slower gives way to one that stands by
 _HISTORY_S = 2.0
 _REPORT_S = 0.5
-_JUDGED = 512  # recent impressions that the gate looks at
 
 
 class Worker:
@@ -58,11 +58,12 @@ class Worker:
         self._keys = Keys(settings.key_prefix)
         self._redis = connect_blocking(settings, _BLOCK_MS / 1000)
         self._lease = Lease(self._redis, self._keys, settings.lease_ttl_s)
+        self._publisher = Publisher(self._redis, self._lease, self._keys, settings)
         self._alive_at = 0.0
         self._complaints: set[str] = set()  # of what keeps us from working
         self._standing_by = self._is_waiting = False
         self._checkpoints: CheckpointStore[Meta]
-        self._learning: Learning | None = None
+        self.learning: Learning | None = None  # None while it waits, stands by or cannot go on
         self._first = 1  # the version whose policy is the frozen one
         self._since_checkpoint = 0
         self._erased = False  # somebody was, whom the checkpoints on disk still know
@@ -70,19 +71,30 @@ class Worker:
         self._disk_errors = 0
         self._disk_again_at = 0.0
         self._reported_at = 0.0
-        self._published_at = 0.0
         self._lag_s = 0.0
         self._told, self._told_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
-        self._off_policy: dict[str, float] = {}
 
     def run(self) -> None:
         """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
+        self._run(self._stop.is_set)
+
+    def run_until(self, cursor: str) -> None:
+        """Work until the entry `cursor` of the log, and all before it, are taken in, or `stop` is set."""
+        end = event_log.order(cursor)
+
+        def is_done() -> bool:
+            learning = self.learning
+            return learning is not None and event_log.order(learning.counters.cursor) >= end
+
+        self._run(lambda: is_done() or self._stop.is_set())
+
+    def _run(self, is_over: Callable[[], bool]) -> None:
         one_thread()
         ended = threading.Event()
         keeper = threading.Thread(target=self._keep_lease, args=(ended,), daemon=True)
         keeper.start()
         try:
-            self._work()
+            self._work(is_over)
         finally:
             ended.set()
             keeper.join()
@@ -90,27 +102,27 @@ class Worker:
             self._lease.release()
         self._redis.close()
 
-    def _work(self) -> None:
-        while not self._stop.is_set():
+    def _work(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             try:
-                self._learning = self._resume() if self._leads() else None
-                while self._learning is not None and not self._stop.is_set():
+                self.learning = self._resume() if self._leads() else None
+                while self.learning is not None and not is_over():
                     self._complaints.clear()
-                    self._turn(self._learning)
+                    self._turn(self.learning)
             except Fenced:
                 log.warning("another worker has taken over")
-                self._learning = None
+                self.learning = None
             except (RedisError, OSError) as error:
                 log.warning("Redis does not answer (%s); will resume from the checkpoint", type(error).__name__)
-                self._learning = None
+                self.learning = None
             except (SnapshotError, RegistryError) as error:
                 self._complain("cannot go on until this is mended: %s", error)
-                self._learning = None
-            if self._learning is None:
+                self.learning = None
+            if self.learning is None:
                 self._stop.wait(_RETRY_S)
         with contextlib.suppress(RedisError, OSError, Fenced):  # the checkpoint itself is on disk by then
-            if self._learning is not None:
-                self._checkpoint(self._learning)
+            if self.learning is not None:
+                self._checkpoint(self.learning)
 
     def _complain(self, message: str, error: Exception) -> None:
         """Log an error once, however often it is met before work goes on."""
@@ -203,11 +215,11 @@ class Worker:
         for entry_id, payload in entries:
             self._take(learning, entry_id, payload)
             if learning.accusation is not None:
-                self._retreat(learning)
+                self._publisher.roll_back(learning, self._first)
+                self._checkpoint(learning)
             disk_is_fine = time.monotonic() >= self._disk_again_at
             if learning.version_due and disk_is_fine:
-                with telemetry.span("publish", version=learning.counters.version + 1):
-                    self._publish(learning)
+                self._publish(learning)
             if self._since_checkpoint >= self._settings.checkpoint_every and disk_is_fine:
                 self._checkpoint(learning)
         if self._erased and time.monotonic() >= self._disk_again_at:
@@ -232,84 +244,15 @@ class Worker:
             learning.skip(entry_id)
 
     def _publish(self, learning: Learning) -> None:
-        if reason := learning.unfit():
-            log.error("the learner is of no use (%s); restarting it from version %d", reason, learning.counters.serving)
-            learning.counters.count_refusal((reason,))
-            learning.start_again(self._reference(learning))
-            return
-        # After a kill the worker relearns what it published already: that is judged once.
-        published = registry.get_record(self._redis, self._keys, learning.counters.version + 1)
-        decision = published.gate if published else self._judge(learning)
-        snapshot, counters = learning.next_snapshot(decision), learning.counters
-        on_trial = (counters.serving, counters.trusted) if counters.serving != counters.trusted else None
-        try:
-            serves = registry.publish(
-                self._redis, self._lease, self._keys, self._settings.data_dir, snapshot, decision, on_trial
-            )
-        except OSError as error:
-            self._disk_failed("version", error)
-            return
-        learning.counters.judge(decision)
-        self._published_at = time.time()
-        self._off_policy = decision.numbers
-        self._tell(snapshot.manifest.version, decision, serves)
-        if learning.counters.refused >= self._settings.gate_patience:
-            log.warning("refused %d times in a row; restarting the learner from live", learning.counters.refused)
-            learning.start_again(self._reference(learning))
-        self._checkpoint(learning)
-        needed = (learning.counters.serving, learning.counters.trusted, learning.arm_watch.safest())
-        wanted = {version for version in needed if version is not None}
-        registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
-
-    @staticmethod
-    def _tell(version: int, decision: Gate, serves: bool) -> None:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in decision.numbers.items())
-        if not decision.passed:
-            why = "; ".join(REFUSALS[reason] for reason in decision.reasons)
-            log.warning("version %d is refused: %s (%s)", version, why, numbers)
-        elif not serves:
-            log.info("version %d passed, but another is held (%s)", version, numbers)
-        else:
-            log.info("version %d serves, %.0f %% of it learned at most (%s)", version, 100 * decision.share, numbers)
-
-    def _judge(self, learning: Learning) -> Gate:
-        with telemetry.span("judge", against=learning.counters.serving):
-            new, live = learning.serving_policy(), self._reference(learning)
-            serving = live.serving_policy(learning.embeddings)
-            share = 0.0 if live.manifest.parent is None else live.manifest.serving.most_learned
-            judged = learning.replay.latest_shown(_JUDGED)
-            if len(judged.discount) == 0:  # likes alone tell which states there are
-                judged = learning.replay.latest(_JUDGED)
-            rates = learning.replay.rates(new.n_items)
-            return gate.check(new, serving, share, judged, rates, self._settings)
-
-    def _reference(self, learning: Learning) -> Snapshot:
-        """The last version that may serve: a matter of the log, not of what an operator holds at this moment."""
-        try:
-            return load_snapshot(folder_of(self._settings.data_dir, learning.counters.serving))
-        except SnapshotError as error:
-            log.error("version %d is damaged, taking the first instead: %s", learning.counters.serving, error)
-            return learning.snapshot
-
-    def _retreat(self, learning: Learning) -> None:
-        """What adapts is credibly worse than the control: serve the safest older version, learn on from there."""
-        accused = learning.accusation
-        assert accused is not None
-        target = learning.arm_watch.safest(before=accused.since_version)
-        known = target is not None and registry.get_record(self._redis, self._keys, target) is not None
-        moved = registry.retreat(self._lease, self._keys, accused, target if known else None, self._first)
-        log.error(
-            "since version %d the adaptive arm earns %.4g less than the control (at most %.4g less for sure); %s",
-            accused.since_version,
-            -accused.difference,
-            -accused.high,
-            f"version {target} is held" if known else "everybody gets the frozen policy",
-        )
-        if not moved:
-            log.info("older versions serve already")
-        learning.counters.serving = target if known and target is not None else self._first
-        learning.retreat(self._reference(learning))
-        self._checkpoint(learning)
+        with telemetry.span("publish", version=learning.counters.version + 1):
+            try:
+                if not self._publisher.publish(learning):
+                    return
+            except OSError as error:
+                self._disk_failed("version", error)
+                return
+            self._checkpoint(learning)
+            self._publisher.prune(learning)
 
     def _checkpoint(self, learning: Learning) -> None:
         self._since_checkpoint = 0
@@ -355,10 +298,10 @@ class Worker:
             alignment=learning.alignment,
             arms=c.arms,
             version=c.version,
-            published_at=self._published_at,
+            published_at=self._publisher.published_at,
             lag_s=self._lag_s,
             gate_rejections=c.gate_rejections,
-            off_policy=self._off_policy,
+            off_policy=self._publisher.off_policy,
             shadow=estimated(c.shadow, self._settings.possible_rewards) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
             power=learning.arm_watch.power(),

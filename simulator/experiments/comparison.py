@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr
 
 from simulator.experiments.record import BIN
 from simulator.statistics import LEVEL, Interval, mean_interval, t_quantile
@@ -113,20 +114,7 @@ def _p_below_zero(values: Floats) -> float:
     mean = float(np.mean(values))
     if error == 0:
         return 0.0 if mean < 0 else 1.0
-    return t_above(-mean / error, n - 1.0)
-
-
-def t_above(t: float, freedom: float) -> float:
-    """P(T > t) for Student's T; the same substitution as in `statistics.t_quantile`."""
-    if t < 0:
-        return 1.0 - t_above(-t, freedom)
-    start = math.atan(t / math.sqrt(freedom))
-    end = min(math.pi / 2, start + 12.0 / math.sqrt(freedom))
-    angle = end - (end - start) * np.linspace(1.0, 0.0, 20_001) ** 2
-    density = np.cos(angle) ** (freedom - 1.0)
-    area = float(((density[1:] + density[:-1]) * np.diff(angle)).sum() / 2)
-    log_whole = 0.5 * math.log(math.pi) + math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)
-    return area / math.exp(log_whole)
+    return float(stdtr(n - 1.0, mean / error))
 
 
 def sessions_to_reach(curve: Floats, level: float, size: int = WINDOW) -> float:
@@ -137,15 +125,3 @@ def sessions_to_reach(curve: Floats, level: float, size: int = WINDOW) -> float:
     running = np.convolve(curve, np.full(points, 1.0 / points), mode="valid")
     reached = np.flatnonzero(running >= level)
     return float((reached[0] + points) * BIN) if len(reached) else math.inf
-
-
-def isotonic(values: Floats) -> Floats:
-    """The nearest non-decreasing sequence in least squares (pooling adjacent violators)."""
-    pools: list[tuple[float, int]] = []
-    for value in values:
-        mean, size = float(value), 1
-        while pools and pools[-1][0] > mean:
-            below, n = pools.pop()
-            mean, size = (mean * size + below * n) / (size + n), size + n
-        pools.append((mean, size))
-    return np.repeat([mean for mean, _ in pools], [size for _, size in pools]).astype(np.float64)

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from simulator.experiments.compared import Question, difference
-from simulator.experiments.comparison import Floats, isotonic, paired_ratio
+from simulator.experiments.comparison import Floats, paired_ratio
 from simulator.experiments.finding import Finding, Goal, counted, missing, noted, percent_more, with_interval
 from simulator.experiments.record import EARLY
 from simulator.experiments.results import ALL, ENVIRONMENTS, FIRST, PROTOCOL, Measure, Results, Runs
@@ -79,7 +80,7 @@ class JudgeCurve:
 
         A flat stretch counts as its middle.
         """
-        fitted = isotonic(np.array([interval.mean for interval in self.benefit]))
+        fitted = isotonic_regression(np.array([interval.mean for interval in self.benefit])).x
         levels = np.unique(fitted)
         if math.isnan(benefit) or len(levels) < 2:
             return math.nan

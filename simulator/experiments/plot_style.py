@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.optimize import isotonic_regression
 
-from simulator.experiments.comparison import Floats, isotonic
+from simulator.experiments.comparison import Floats
 from simulator.experiments.results import Runs
 
 LegendPlace = Literal["best", "lower right"]
@@ -125,7 +126,8 @@ def _apart(wanted: Floats, gap: float, bottom: float, top: float) -> Floats:
     steps = gap * np.arange(len(wanted))
     places = np.empty_like(wanted)
     # Below the top there has to be room for all names above, above the bottom for all below.
-    places[order] = np.clip(isotonic(wanted[order] - steps), bottom + gap / 2, top - gap * (len(wanted) - 1)) + steps
+    nearest = isotonic_regression(wanted[order] - steps).x
+    places[order] = np.clip(nearest, bottom + gap / 2, top - gap * (len(wanted) - 1)) + steps
     return places
 
 

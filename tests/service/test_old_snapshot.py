@@ -47,4 +47,4 @@ def test_neither_api_nor_worker_goes_on_from_an_old_version(
     caplog.clear()
     with working(settings) as worker:
         until(lambda: "cannot go on until this is mended" in caplog.text, "the worker's complaint")
-        assert WHAT_TO_DO in caplog.text and worker._learning is None
+        assert WHAT_TO_DO in caplog.text and worker.learning is None

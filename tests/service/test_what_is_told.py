@@ -131,11 +131,11 @@ def learned_of_the_first_slate(worker: Worker, client: httpx.Client) -> float:
 
     def closed() -> bool:
         recommend(client, "somebody-else", k=1)
-        return worker._learning is not None and worker._learning.counters.closed > 0
+        return worker.learning is not None and worker.learning.counters.closed > 0
 
     until(closed, "the slate to close")
-    assert worker._learning is not None
-    return float(worker._learning.replay.rows(np.arange(1)).rewards.sum())
+    assert worker.learning is not None
+    return float(worker.learning.replay.rows(np.arange(1)).rewards.sum())
 
 
 def test_a_visitor_who_logs_in_is_the_user(settings: Settings, redis: syncredis.Redis) -> None:

@@ -137,11 +137,11 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_live_version(settings: 
             store.save(meta, tensors)
         live = client.get("/policies").json()["live_version"]
         with working(settings) as worker:
-            until(lambda: worker._learning is not None, "the learner")
-            assert worker._learning is not None
-            assert worker._learning.snapshot.manifest.version == live
-            closed = worker._learning.counters.closed
-            until(lambda: talk(client, 1) or worker._learning.counters.closed > closed + 10, "learning that goes on")
+            until(lambda: worker.learning is not None, "the learner")
+            assert worker.learning is not None
+            assert worker.learning.snapshot.manifest.version == live
+            closed = worker.learning.counters.closed
+            until(lambda: talk(client, 1) or worker.learning.counters.closed > closed + 10, "learning that goes on")
 
 
 def test_new_items_reach_the_learner_and_the_next_version(settings: Settings) -> None:
@@ -195,10 +195,10 @@ def test_a_learner_that_diverged_is_refused_and_starts_again_from_live(
 ) -> None:
     settings = learning_settings(settings, learner_config={"taste_learning_rate": 1e-3})
     with serving(settings) as client, working(settings) as worker:
-        until(lambda: worker._learning is not None, "the learner")
-        assert worker._learning is not None
+        until(lambda: worker.learning is not None, "the learner")
+        assert worker.learning is not None
         with torch.no_grad():
-            worker._learning.learner.actor.id_bias.fill_(float("nan"))
+            worker.learning.learner.actor.id_bias.fill_(float("nan"))
         talk(client, 50)
         refused = lambda: report_of(redis, settings).gate_rejections.get("not_finite", 0) >= 1  # noqa: E731
         until(lambda: talk(client, 1) or refused(), "the refusal")
@@ -216,9 +216,9 @@ def test_a_learning_step_that_fails_is_no_events_fault(
 ) -> None:
     settings = learning_settings(settings)
     with serving(settings) as client, working(settings) as worker:
-        until(lambda: worker._learning is not None, "the learner")
-        assert worker._learning is not None
-        failing = worker._learning.learner
+        until(lambda: worker.learning is not None, "the learner")
+        assert worker.learning is not None
+        failing = worker.learning.learner
 
         def update(*_: object) -> None:
             raise torch.linalg.LinAlgError("not positive definite")
@@ -227,7 +227,7 @@ def test_a_learning_step_that_fails_is_no_events_fault(
         talk(client, 50)
         refused = lambda: report_of(redis, settings).gate_rejections.get("learning_failed", 0) >= 1  # noqa: E731
         until(lambda: talk(client, 1) or refused(), "the refusal")
-        assert worker._learning.learner is not failing and redis.xlen(Keys(settings.key_prefix).dead) == 0
+        assert worker.learning.learner is not failing and redis.xlen(Keys(settings.key_prefix).dead) == 0
         talk(client, 50, start=50)
         until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
         assert "poison" not in report_of(redis, settings).events
@@ -236,15 +236,15 @@ def test_a_learning_step_that_fails_is_no_events_fault(
 def test_a_learner_that_is_refused_again_and_again_starts_again(settings: Settings, redis: syncredis.Redis) -> None:
     settings = learning_settings(settings, gate_margin=-100.0, gate_patience=2)
     with serving(settings) as client, working(settings) as worker:
-        until(lambda: worker._learning is not None, "the learner")
-        assert worker._learning is not None
-        hopeless = worker._learning.learner
+        until(lambda: worker.learning is not None, "the learner")
+        assert worker.learning is not None
+        hopeless = worker.learning.learner
         refused = lambda: report_of(redis, settings).gate_rejections.get("off_policy", 0)  # noqa: E731
         until(lambda: talk(client, 1) or refused() == 1, "one refusal")
-        assert worker._learning.learner is hopeless
+        assert worker.learning.learner is hopeless
         until(lambda: talk(client, 1) or refused() >= 2, "another")
-        until(lambda: worker._learning is not None and worker._learning.learner is not hopeless, "another learner")
-        assert worker._learning.counters.refused == 0
+        until(lambda: worker.learning is not None and worker.learning.learner is not hopeless, "another learner")
+        assert worker.learning.counters.refused == 0
         assert version_of(client) == 1
 
 

@@ -7,17 +7,16 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import isotonic_regression
 
 from simulator.experiments.comparison import (
+    BIN,
     ONE_SIDED,
+    WINDOW,
     average,
-    isotonic,
     median_interval,
     paired_difference,
     paired_ratio,
     sessions_to_reach,
-    t_above,
     window_differences,
     worse,
     worse_by_holm,
@@ -90,10 +89,12 @@ def test_median_interval_is_the_sign_test(n: int) -> None:
     assert interval.high == ranked[n - 1 - outside]
 
 
-@pytest.mark.parametrize("freedom", [1.0, 2.5, 9.0, 100.0])
-@pytest.mark.parametrize("t", [-3.0, 0.0, 0.7, 2.26, 6.0])
-def test_t_above(t: float, freedom: float) -> None:
-    assert t_above(t, freedom) == pytest.approx(stats.t.sf(t, freedom), rel=1e-4)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_s_p_is_that_of_a_one_sided_t_test(seed: int) -> None:
+    a, b = np.random.default_rng(seed).normal(0.0, 1.0, (2, 8, WINDOW // BIN))
+    (window,) = window_differences(a, b)
+    expected = stats.ttest_1samp(a.mean(1) - b.mean(1), 0.0, alternative="less").pvalue
+    assert window.p_worse == pytest.approx(expected)
 
 
 def test_windows_are_paired_t_tests_of_consecutive_sessions() -> None:
@@ -149,10 +150,3 @@ def test_sessions_to_reach() -> None:
     assert sessions_to_reach(curve, 4.0) == 700  # 2 of 5 points are 10
     assert sessions_to_reach(curve, 10.0) == 1000
     assert sessions_to_reach(curve, 10.1) == math.inf == sessions_to_reach(curve[:4], 0.0)
-
-
-def test_isotonic() -> None:
-    for seed in range(20):
-        values = np.random.default_rng(seed).normal(0.0, 1.0, 9)
-        np.testing.assert_allclose(isotonic(values), isotonic_regression(values).x)
-    assert len(isotonic(np.zeros(0))) == 0
