@@ -21,47 +21,55 @@ _LISTED_PROBLEMS = 5
 _OWN, _ROWS = "Your own catalogue (--source catalogue)", "Rows that cannot be used"
 
 
+_Out = Annotated[Path, typer.Option(help="Where the data set goes, usually RUN/dataset.")]
+_Source = Annotated[
+    Source,
+    typer.Option(
+        metavar="NAME",
+        help="movielens (from a package); coat, lfm, industry or movielens100k (with --folder); catalogue.",
+    ),
+]
+_Folder = Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")]
+_Items = Annotated[Path | None, typer.Option(help="Your items: .jsonl, .csv or .parquet.", rich_help_panel=_OWN)]
+_Interactions = Annotated[
+    Path | None, typer.Option(help="What your users did, in the same formats.", rich_help_panel=_OWN)
+]
+_LikedAt = Annotated[
+    float | None, typer.Option(help="Liked from this value on, without a column `liked`.", rich_help_panel=_OWN)
+]
+_Noun = Annotated[
+    str | None,
+    typer.Option(help="What an item is called, such as book.", rich_help_panel=_OWN, show_default="item"),
+]
+_Nouns = Annotated[
+    str | None,
+    typer.Option(help="What several are called, such as books.", rich_help_panel=_OWN, show_default="items"),
+]
+_Liked = Annotated[
+    str | None,
+    typer.Option(help="What people who like one did: enjoyed.", rich_help_panel=_OWN, show_default="liked"),
+]
+_Disliked = Annotated[
+    str | None,
+    typer.Option(help="What others did: did not enjoy.", rich_help_panel=_OWN, show_default="did not like"),
+]
+_MaxBadRows = Annotated[int, typer.Option(min=0, help="Give up where there are more rows.", rich_help_panel=_ROWS)]
+_SkipBadRows = Annotated[bool, typer.Option(help="Leave out all of them, however many.", rich_help_panel=_ROWS)]
+
+
 def command(
-    out: Annotated[Path, typer.Option(help="Where the data set goes, usually RUN/dataset.")],
-    source: Annotated[
-        Source,
-        typer.Option(
-            metavar="NAME",
-            help="movielens (from a package); coat, lfm, industry or movielens100k (with --folder); catalogue.",
-        ),
-    ] = "movielens",
-    folder: Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")] = None,
-    items: Annotated[
-        Path | None, typer.Option(help="Your items: .jsonl, .csv or .parquet.", rich_help_panel=_OWN)
-    ] = None,
-    interactions: Annotated[
-        Path | None, typer.Option(help="What your users did, in the same formats.", rich_help_panel=_OWN)
-    ] = None,
-    liked_at: Annotated[
-        float | None, typer.Option(help="Liked from this value on, without a column `liked`.", rich_help_panel=_OWN)
-    ] = None,
-    noun: Annotated[
-        str | None,
-        typer.Option(help="What an item is called, such as book.", rich_help_panel=_OWN, show_default="item"),
-    ] = None,
-    nouns: Annotated[
-        str | None,
-        typer.Option(help="What several are called, such as books.", rich_help_panel=_OWN, show_default="items"),
-    ] = None,
-    liked: Annotated[
-        str | None,
-        typer.Option(help="What people who like one did: enjoyed.", rich_help_panel=_OWN, show_default="liked"),
-    ] = None,
-    disliked: Annotated[
-        str | None,
-        typer.Option(help="What others did: did not enjoy.", rich_help_panel=_OWN, show_default="did not like"),
-    ] = None,
-    max_bad_rows: Annotated[
-        int, typer.Option(min=0, help="Give up where there are more rows.", rich_help_panel=_ROWS)
-    ] = 0,
-    skip_bad_rows: Annotated[
-        bool, typer.Option(help="Leave out all of them, however many.", rich_help_panel=_ROWS)
-    ] = False,
+    out: _Out,
+    source: _Source = "movielens",
+    folder: _Folder = None,
+    items: _Items = None,
+    interactions: _Interactions = None,
+    liked_at: _LikedAt = None,
+    noun: _Noun = None,
+    nouns: _Nouns = None,
+    liked: _Liked = None,
+    disliked: _Disliked = None,
+    max_bad_rows: _MaxBadRows = 0,
+    skip_bad_rows: _SkipBadRows = False,
 ) -> None:
     """Read a catalogue (and what users did with it); every row that cannot be used is named by file and line.
 
@@ -100,16 +108,20 @@ def command(
         dataset = movielens()
     console = Console(stderr=True)
     if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
-        _list_problems(dataset, console)
-        raise OfflineError(
-            f"{len(dataset.problems)} rows cannot be used, first {dataset.problems[0]}; "
-            "mend them, or leave them out with --skip-bad-rows"
-        )
+        raise _unusable(dataset, console)
     config = {"source": source, "liked_at": liked_at, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
     inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
     save_dataset(dataset, out, config=config, inputs=inputs)
     console.print(_summary(dataset, out))
     _list_problems(dataset, console)
+
+
+def _unusable(dataset: Dataset, console: Console) -> OfflineError:
+    _list_problems(dataset, console)
+    return OfflineError(
+        f"{len(dataset.problems)} rows cannot be used, first {dataset.problems[0]}; "
+        "mend them, or leave them out with --skip-bad-rows"
+    )
 
 
 def _summary(dataset: Dataset, out: Path) -> Table:

@@ -31,76 +31,84 @@ _ENDPOINT, _EMBEDDED = "A model at an endpoint", "The embedded model"
 _BUDGET, _ASKED = "When to stop", "What is asked"
 
 
-def command(
-    run: Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")],
-    dataset: Annotated[Path | None, typer.Option(help="A data set's folder.", show_default="RUN/dataset")] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible server, http://HOST/v1.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model's name there.", rich_help_panel=_ENDPOINT)] = None,
-    style: Annotated[
-        Style | None,
-        typer.Option(
-            help="How it is asked.",
-            rich_help_panel=_ENDPOINT,
-            show_default="judge at an endpoint, likelihood otherwise",
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str, typer.Option(help="The environment variable with the key.", rich_help_panel=_ENDPOINT)
-    ] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.", rich_help_panel=_ENDPOINT)] = 8,
-    max_calls: Annotated[
-        int | None, typer.Option(min=1, help="Cap on requests to it.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cap on tokens, both ways.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    gguf: Annotated[
-        str | None,
-        typer.Option(
-            help=f"A GGUF file, or a packaged model: {', '.join(PACKAGED)}.",
-            rich_help_panel=_EMBEDDED,
-            show_default="gemma",
-            autocompletion=lambda incomplete: [name for name in PACKAGED if name.startswith(incomplete)],
-        ),
-    ] = None,
-    gguf_sha256: Annotated[
-        str | None, typer.Option(help="What the GGUF file's SHA-256 must be.", rich_help_panel=_EMBEDDED)
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Worker processes.", rich_help_panel=_EMBEDDED, show_default="one a core, up to 4"),
-    ] = None,
-    weights_folder: Annotated[
-        Path,
-        typer.Option(
-            help="Where packaged weights are put together.",
-            rich_help_panel=_EMBEDDED,
-            show_default="~/.cache/ialp",
-        ),
-    ] = DEFAULT_CACHE_FOLDER,
-    max_seconds: Annotated[
-        float | None, typer.Option(min=1, help="Stop asking after so many seconds.", rich_help_panel=_BUDGET)
-    ] = None,
-    max_judgements: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many new judgements.", rich_help_panel=_BUDGET)
-    ] = None,
-    states: Annotated[
-        int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_ASKED)
-    ] = DistilConfig.n_states,
-    candidates: Annotated[
-        int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_ASKED)
-    ] = StateConfig.candidates,
-    states_from_logs: Annotated[
-        bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_ASKED)
-    ] = False,
-    encoder: Annotated[
-        Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_ASKED)
-    ] = "minilm",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_ASKED)] = (
-        DistilConfig.seed
+_Run = Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")]
+_Dataset = Annotated[Path | None, typer.Option(help="A data set's folder.", show_default="RUN/dataset")]
+_Endpoint = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible server, http://HOST/v1.", rich_help_panel=_ENDPOINT)
+]
+_Model = Annotated[str | None, typer.Option(help="The model's name there.", rich_help_panel=_ENDPOINT)]
+_Style = Annotated[
+    Style | None,
+    typer.Option(
+        help="How it is asked.",
+        rich_help_panel=_ENDPOINT,
+        show_default="judge at an endpoint, likelihood otherwise",
     ),
+]
+_ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable with the key.", rich_help_panel=_ENDPOINT)]
+_Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight.", rich_help_panel=_ENDPOINT)]
+_MaxCalls = Annotated[int | None, typer.Option(min=1, help="Cap on requests to it.", rich_help_panel=_ENDPOINT)]
+_MaxTokens = Annotated[int | None, typer.Option(min=1, help="Cap on tokens, both ways.", rich_help_panel=_ENDPOINT)]
+_Gguf = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A GGUF file, or a packaged model: {', '.join(PACKAGED)}.",
+        rich_help_panel=_EMBEDDED,
+        show_default="gemma",
+        autocompletion=lambda incomplete: [name for name in PACKAGED if name.startswith(incomplete)],
+    ),
+]
+_GgufSha256 = Annotated[
+    str | None, typer.Option(help="What the GGUF file's SHA-256 must be.", rich_help_panel=_EMBEDDED)
+]
+_Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Worker processes.", rich_help_panel=_EMBEDDED, show_default="one a core, up to 4"),
+]
+_WeightsFolder = Annotated[
+    Path,
+    typer.Option(
+        help="Where packaged weights are put together.",
+        rich_help_panel=_EMBEDDED,
+        show_default="~/.cache/ialp",
+    ),
+]
+_MaxSeconds = Annotated[
+    float | None, typer.Option(min=1, help="Stop asking after so many seconds.", rich_help_panel=_BUDGET)
+]
+_MaxJudgements = Annotated[
+    int | None, typer.Option(min=1, help="Stop after so many new judgements.", rich_help_panel=_BUDGET)
+]
+_States = Annotated[int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_ASKED)]
+_Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_ASKED)]
+_StatesFromLogs = Annotated[
+    bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_ASKED)
+]
+_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_ASKED)]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_ASKED)]
+
+
+def command(
+    run: _Run,
+    dataset: _Dataset = None,
+    endpoint: _Endpoint = None,
+    model: _Model = None,
+    style: _Style = None,
+    api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
+    concurrency: _Concurrency = 8,
+    max_calls: _MaxCalls = None,
+    max_tokens: _MaxTokens = None,
+    gguf: _Gguf = None,
+    gguf_sha256: _GgufSha256 = None,
+    processes: _Processes = None,
+    weights_folder: _WeightsFolder = DEFAULT_CACHE_FOLDER,
+    max_seconds: _MaxSeconds = None,
+    max_judgements: _MaxJudgements = None,
+    states: _States = DistilConfig.n_states,
+    candidates: _Candidates = StateConfig.candidates,
+    states_from_logs: _StatesFromLogs = False,
+    encoder: _Encoder = "minilm",
+    seed: _Seed = (DistilConfig.seed),
 ) -> None:
     """Ask a language model what people would like; never the same question twice.
 
@@ -119,15 +127,8 @@ def command(
     """
     chosen: Style = style or ("judge" if endpoint is not None else "likelihood")
     data = read_dataset(dataset or run / "dataset")
-    base = DistilConfig()
-    config = replace(
-        base,
-        seed=seed,
-        n_states=states,
-        states_from_logs=states_from_logs,
-        encoder=encoder,
-        states=replace(base.states, candidates=candidates),
-    )
+    asked = replace(DistilConfig().states, candidates=candidates)
+    config = DistilConfig(seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=asked)
     if endpoint is not None:
         if model is None or gguf is not None:
             raise OfflineError("--endpoint needs --model (a name its server knows), and goes without --gguf")
@@ -136,12 +137,7 @@ def command(
         )
         model_config = ScorerConfig(endpoint=server)
     else:
-        if max_calls is not None or max_tokens is not None:
-            raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
-        if chosen != "likelihood":
-            raise OfflineError(
-                f"--style {chosen} needs a capable model behind --endpoint; the embedded one: likelihood"
-            )
+        _check_embedded(chosen, max_calls or max_tokens)
         named = gguf if gguf is None or gguf in PACKAGED else str(Path(gguf).resolve())
         model_config = ScorerConfig(None, named, gguf_sha256, processes)
     scorer = open_scorer(model_config, data.scenario, weights_folder)
@@ -150,6 +146,13 @@ def command(
     inputs = {ITEMS_FILE: sha256_file((dataset or run / "dataset") / ITEMS_FILE)}
     budget = Budget(max_seconds, max_judgements)
     run_stage(data, run, scorer, budget, config, Console(stderr=True), inputs, model_config)
+
+
+def _check_embedded(style: Style, capped: int | None) -> None:
+    if capped is not None:
+        raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
+    if style != "likelihood":
+        raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
 
 
 def run_stage(

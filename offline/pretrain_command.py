@@ -34,32 +34,40 @@ SNAPSHOT = "snapshot"
 _TASTE = "What the policy is like"
 
 
+_Run = Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset and RUN/distil, writes RUN/snapshot.")]
+_PriorWeight = Annotated[
+    float,
+    typer.Option(
+        help="Log odds of a like for each standard deviation of what everybody likes.", rich_help_panel=_TASTE
+    ),
+]
+_PersonalWeight = Annotated[
+    float,
+    typer.Option(
+        help="Log odds of a like for each standard deviation of what this user likes.", rich_help_panel=_TASTE
+    ),
+]
+_Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-3,
+        max=100,
+        help="Differences of log odds that make an item e times as likely; raise it to explore more.",
+        rich_help_panel=_TASTE,
+        show_default="0.1",
+    ),
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+_Overwrite = Annotated[bool, typer.Option(help="Replace an existing RUN/snapshot.")]
+
+
 def command(
-    run: Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset and RUN/distil, writes RUN/snapshot.")],
-    prior_weight: Annotated[
-        float,
-        typer.Option(
-            help="Log odds of a like for each standard deviation of what everybody likes.", rich_help_panel=_TASTE
-        ),
-    ] = PRIOR_WEIGHT,
-    personal_weight: Annotated[
-        float,
-        typer.Option(
-            help="Log odds of a like for each standard deviation of what this user likes.", rich_help_panel=_TASTE
-        ),
-    ] = PERSONAL_WEIGHT,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-3,
-            max=100,
-            help="Differences of log odds that make an item e times as likely; raise it to explore more.",
-            rich_help_panel=_TASTE,
-            show_default="0.1",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing RUN/snapshot.")] = False,
+    run: _Run,
+    prior_weight: _PriorWeight = PRIOR_WEIGHT,
+    personal_weight: _PersonalWeight = PERSONAL_WEIGHT,
+    temperature: _Temperature = None,
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
 ) -> None:
     """Pre-train a policy from a language model's preferences (iALP); needs no user logs, and seconds.
 

@@ -41,34 +41,42 @@ _TIMES, _ENDS = "How long", "How it ends"
 _STOP_S = 30.0
 
 
+_Run = Annotated[Path, typer.Option(help="Folder of the run.")]
+_DistilSeconds = Annotated[
+    float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
+]
+_LoadSeconds = Annotated[float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)]
+_Concurrency = Annotated[int, typer.Option(min=1, help="Simulated users at a time.")]
+_Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes 8000, or any that is free.")]
+_World = Annotated[
+    WorldName, typer.Option(help="How simulated users take what they are shown; docs/experiments.md tells.")
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+_Stay = Annotated[
+    bool | None,
+    typer.Option(
+        help="Serve on until Ctrl-C once the users are done.", show_default="in a terminal", rich_help_panel=_ENDS
+    ),
+]
+_PrepareOnly = Annotated[
+    bool, typer.Option(help="Stop once the snapshot is there to be served.", rich_help_panel=_ENDS)
+]
+_InstallSeconds = Annotated[
+    float, typer.Option(min=0, help="Seconds that the installation took, for the summary.", rich_help_panel=_TIMES)
+]
+
+
 def demo(
-    run: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    distil_seconds: Annotated[
-        float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
-    ] = 210,
-    load_seconds: Annotated[
-        float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)
-    ] = 150,
-    concurrency: Annotated[int, typer.Option(min=1, help="Simulated users at a time.")] = 16,
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes 8000, or any that is free.")
-    ] = 0,
-    world: Annotated[
-        WorldName, typer.Option(help="How simulated users take what they are shown; docs/experiments.md tells.")
-    ] = DEFAULT_WORLD,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    stay: Annotated[
-        bool | None,
-        typer.Option(
-            help="Serve on until Ctrl-C once the users are done.", show_default="in a terminal", rich_help_panel=_ENDS
-        ),
-    ] = None,
-    prepare_only: Annotated[
-        bool, typer.Option(help="Stop once the snapshot is there to be served.", rich_help_panel=_ENDS)
-    ] = False,
-    install_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that the installation took, for the summary.", rich_help_panel=_TIMES)
-    ] = 0,
+    run: _Run = Path("runs/demo"),
+    distil_seconds: _DistilSeconds = 210,
+    load_seconds: _LoadSeconds = 150,
+    concurrency: _Concurrency = 16,
+    port: _Port = 0,
+    world: _World = DEFAULT_WORLD,
+    seed: _Seed = 0,
+    stay: _Stay = None,
+    prepare_only: _PrepareOnly = False,
+    install_seconds: _InstallSeconds = 0,
 ) -> None:
     """From nothing to a service that visibly learns, with a report; about 10 minutes on two cores.
 

@@ -59,65 +59,76 @@ def users(
     )
 
 
+_Out = Annotated[Path, typer.Option(help="Where the report goes, such as RUN/load.")]
+_Url = Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)]
+_Users = Annotated[
+    Path | None,
+    typer.Option(
+        help="Fitted users; made if absent.", rich_help_panel=_TRUTH, show_default="a cache beside the data set"
+    ),
+]
+_Sessions = Annotated[int | None, typer.Option(min=1, help="Stop after so many sessions.", rich_help_panel=_VISITS)]
+_MaxSeconds = Annotated[
+    float | None, typer.Option(min=0.1, help="Stop after so many seconds.", rich_help_panel=_VISITS)
+]
+_Concurrency = Annotated[
+    int, typer.Option(min=1, help="Users at a time; with --rate, connections.", rich_help_panel=_VISITS)
+]
+_Rate = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        metavar="PER SECOND",
+        help="Users arriving per second, whatever the service does (open loop).",
+        rich_help_panel=_VISITS,
+    ),
+]
+_ThinkSeconds = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Mean pause of a user between slates, in seconds.",
+        rich_help_panel=_VISITS,
+        show_default="0, with --rate 1",
+    ),
+]
+_World = Annotated[
+    WorldName,
+    typer.Option(help="How they take what they are shown; docs/experiments.md tells.", rich_help_panel=_TRUTH),
+]
+_Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
+]
+_BaselineSessions = Annotated[
+    int, typer.Option(min=2, help="Sessions of each reference policy.", rich_help_panel=_TRUTH)
+]
+_AllowRemote = Annotated[bool, typer.Option(help="Allow a --url that is not this machine.", rich_help_panel=_SERVICE)]
+_ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="IALP_API_KEY_FILE",
+        help="File with a key of the service; or put it in IALP_API_KEY.",
+        rich_help_panel=_SERVICE,
+    ),
+]
+
+
 def load(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="Where the report goes, such as RUN/load.")],
-    url: Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)] = "http://127.0.0.1:8000",
-    users: Annotated[
-        Path | None,
-        typer.Option(
-            help="Fitted users; made if absent.", rich_help_panel=_TRUTH, show_default="a cache beside the data set"
-        ),
-    ] = None,
-    sessions: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many sessions.", rich_help_panel=_VISITS)
-    ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Stop after so many seconds.", rich_help_panel=_VISITS)
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Users at a time; with --rate, connections.", rich_help_panel=_VISITS)
-    ] = 16,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6,
-            metavar="PER SECOND",
-            help="Users arriving per second, whatever the service does (open loop).",
-            rich_help_panel=_VISITS,
-        ),
-    ] = None,
-    think_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Mean pause of a user between slates, in seconds.",
-            rich_help_panel=_VISITS,
-            show_default="0, with --rate 1",
-        ),
-    ] = None,
-    world: Annotated[
-        WorldName,
-        typer.Option(help="How they take what they are shown; docs/experiments.md tells.", rich_help_panel=_TRUTH),
-    ] = DEFAULT_WORLD,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
-    ] = 0,
-    baseline_sessions: Annotated[
-        int, typer.Option(min=2, help="Sessions of each reference policy.", rich_help_panel=_TRUTH)
-    ] = 1_000,
-    allow_remote: Annotated[
-        bool, typer.Option(help="Allow a --url that is not this machine.", rich_help_panel=_SERVICE)
-    ] = False,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="IALP_API_KEY_FILE",
-            help="File with a key of the service; or put it in IALP_API_KEY.",
-            rich_help_panel=_SERVICE,
-        ),
-    ] = None,
+    out: _Out,
+    url: _Url = "http://127.0.0.1:8000",
+    users: _Users = None,
+    sessions: _Sessions = None,
+    max_seconds: _MaxSeconds = None,
+    concurrency: _Concurrency = 16,
+    rate: _Rate = None,
+    think_seconds: _ThinkSeconds = None,
+    world: _World = DEFAULT_WORLD,
+    seed: _Seed = 0,
+    baseline_sessions: _BaselineSessions = 1_000,
+    allow_remote: _AllowRemote = False,
+    api_key_file: _ApiKeyFile = None,
 ) -> None:
     """Send synthetic users to the running service and report what they got; --sessions or --max-seconds ends it.
 
@@ -143,18 +154,14 @@ def load(
     if sessions is None and max_seconds is None:
         raise SimulatorError("say when to stop: --sessions, --max-seconds or both")
     config = LoadConfig(sessions, max_seconds, concurrency, rate, think_seconds, seed)
-    data = read_dataset(dataset)
-    console = Console()
+    data, console = read_dataset(dataset), Console()
     asyncio.run(_check(url, api_key, seed))  # before anything that takes time
     built = _world(data, dataset, users, world)
     console.print(f"{built.n_users} synthetic users of {data.name}, held-out AUC {built.users.auc:.3f}")
     console.print(f"in the world `{world}`: {WORLDS[world].users}")
     reference = _reference(built, seed, baseline_sessions)
     run, statuses, interrupted = asyncio.run(_run(url, api_key, built, data, config, console))
-    if not any(record.complete for record in run.records):
-        if interrupted:
-            raise SimulatorError("interrupted before a session came to its end; nothing is written")
-        raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
+    _check_complete(run, statuses, interrupted)
     settings = {"url": url, "data set": data.name, "world": world, "users' AUC": round(built.users.auc, 4)}
     report = summarise(
         run.records,
@@ -167,6 +174,13 @@ def load(
     _write(report, run.records, out, console)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _check_complete(run: Load, statuses: Mapping[tuple[str, str], int], interrupted: bool) -> None:
+    if not any(record.complete for record in run.records):
+        if interrupted:
+            raise SimulatorError("interrupted before a session came to its end; nothing is written")
+        raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
 
 
 def _listed(statuses: Mapping[tuple[str, str], int]) -> str:

@@ -34,55 +34,62 @@ def _complete(names: Sequence[str]) -> Callable[[str], list[str]]:
     return complete
 
 
-def command(
-    data: Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)] = Path(
-        "../shared/data"
+_Data = Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)]
+_Work = Annotated[Path, typer.Option(help="Where judgements and embeddings are kept.", rich_help_panel=_FILES)]
+_Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the results, one .jsonl a data set.",
+        rich_help_panel=_FILES,
+        show_default="docs/results/people; with --quick, in WORK",
     ),
-    work: Annotated[
-        Path, typer.Option(help="Where judgements and embeddings are kept.", rich_help_panel=_FILES)
-    ] = _WORK,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the results, one .jsonl a data set.",
-            rich_help_panel=_FILES,
-            show_default="docs/results/people; with --quick, in WORK",
-        ),
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write this page of all results, plots beside it.", rich_help_panel=_FILES)
-    ] = None,
-    datasets: Annotated[
-        str,
-        typer.Option(
-            help="Only these, by comma; * is a wildcard.",
-            rich_help_panel=_CHOICE,
-            autocompletion=_complete(list(SOURCES)),
-        ),
-    ] = "*",
-    protocols: Annotated[
-        str,
-        typer.Option(
-            help="Only these of held-out, prequential and sameness.",
-            rich_help_panel=_CHOICE,
-            autocompletion=_complete(PROTOCOLS),
-        ),
-    ] = "*",
-    methods: Annotated[str, typer.Option(help="Only these, by comma.", rich_help_panel=_CHOICE)] = "*",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of cuts, folds, ties and bootstrap.", rich_help_panel=_CHOICE)
-    ] = 0,
-    judge_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Stop asking it about a data set after so long.",
-            rich_help_panel=_MODEL,
-            show_default="asks all",
-        ),
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="One data set, held out, few methods: two minutes.")] = False,
-    again: Annotated[bool, typer.Option(help="Also judge what has a result; it is replaced.")] = False,
+]
+_Page = Annotated[
+    Path | None, typer.Option(help="Also write this page of all results, plots beside it.", rich_help_panel=_FILES)
+]
+_Datasets = Annotated[
+    str,
+    typer.Option(
+        help="Only these, by comma; * is a wildcard.",
+        rich_help_panel=_CHOICE,
+        autocompletion=_complete(list(SOURCES)),
+    ),
+]
+_Protocols = Annotated[
+    str,
+    typer.Option(
+        help="Only these of held-out, prequential and sameness.",
+        rich_help_panel=_CHOICE,
+        autocompletion=_complete(PROTOCOLS),
+    ),
+]
+_Methods = Annotated[str, typer.Option(help="Only these, by comma.", rich_help_panel=_CHOICE)]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of cuts, folds, ties and bootstrap.", rich_help_panel=_CHOICE)]
+_JudgeSeconds = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="Stop asking it about a data set after so long.",
+        rich_help_panel=_MODEL,
+        show_default="asks all",
+    ),
+]
+_Quick = Annotated[bool, typer.Option(help="One data set, held out, few methods: two minutes.")]
+_Again = Annotated[bool, typer.Option(help="Also judge what has a result; it is replaced.")]
+
+
+def command(
+    data: _Data = Path("../shared/data"),
+    work: _Work = _WORK,
+    results: _Results = None,
+    page: _Page = None,
+    datasets: _Datasets = "*",
+    protocols: _Protocols = "*",
+    methods: _Methods = "*",
+    seed: _Seed = 0,
+    judge_seconds: _JudgeSeconds = None,
+    quick: _Quick = False,
+    again: _Again = False,
 ) -> None:
     """Judge what is recommended by what real people did next; nothing is simulated.
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+import redis.asyncio as aioredis
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 
@@ -76,6 +77,36 @@ async def _follow(state: State) -> None:
     await state.watch.follow()
 
 
+def _state(
+    settings: Settings,
+    metrics: Metrics,
+    circuit: Circuit,
+    redis: aioredis.Redis,
+    quick: aioredis.Redis,
+    probe: aioredis.Redis,
+) -> State:
+    """Make what the routes share, of clients for most, for those in a hurry, and for the watch."""
+    keys = Keys(settings.key_prefix)
+    events, lag = EventLog(redis, quick, keys, settings), Lag(redis, keys, settings)
+    watch = PolicyWatch(redis, probe, circuit, keys, settings)
+    return State(
+        settings=settings,
+        keys=keys,
+        redis=redis,
+        circuit=circuit,
+        log=events,
+        ranked=RankedStore(redis, quick, keys, settings),
+        sessions=SessionStore(redis, keys, settings),
+        lag=lag,
+        watch=watch,
+        recommender=Recommender(quick, keys, settings, watch, events, lag),
+        encoder=Encoder(),
+        metrics=metrics,
+        key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
+        limiter=RateLimiter(quick, keys),
+    )
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; `settings` default to the environment."""
     settings = settings or Settings()
@@ -84,29 +115,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         one_thread()
-        keys = Keys(settings.key_prefix)
         circuit = Circuit()
         redis, probe = connect(settings, circuit), connect(settings)
         quick = connect(settings, circuit, settings.recommend_redis_timeout_s)
-        events, lag = EventLog(redis, quick, keys, settings), Lag(redis, keys, settings)
-        watch = PolicyWatch(redis, probe, circuit, keys, settings)
-        state = State(
-            settings=settings,
-            keys=keys,
-            redis=redis,
-            circuit=circuit,
-            log=events,
-            ranked=RankedStore(redis, quick, keys, settings),
-            sessions=SessionStore(redis, keys, settings),
-            lag=lag,
-            watch=watch,
-            recommender=Recommender(quick, keys, settings, watch, events, lag),
-            encoder=Encoder(),
-            metrics=metrics,
-            key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
-            limiter=RateLimiter(quick, keys),
-        )
-        app.state.ialp = state
+        state = app.state.ialp = _state(settings, metrics, circuit, redis, quick, probe)
         tasks = {asyncio.create_task(_keep_up(state)), asyncio.create_task(state.lag.follow())}
         if state.key_ring is not None:
             tasks.add(asyncio.create_task(state.key_ring.watch()))

@@ -43,23 +43,25 @@ class _Task:
     prior: Path
 
 
+_Out = Annotated[
+    Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=FILES)
+]
+_Seeds = Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=PLAYED)]
+_Stationary = Annotated[
+    int,
+    typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=PLAYED),
+]
+_Page = Annotated[Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=FILES)]
+
+
 def degradation(
     data: Data = DATA,
     work: Work = WORK,
-    out: Annotated[
-        Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=FILES)
-    ] = Path("docs/results/reliability/degradation.jsonl"),
+    out: _Out = Path("docs/results/reliability/degradation.jsonl"),
     environments: Environments = ALL_PUBLISHED,
-    seeds: Annotated[
-        int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=PLAYED)
-    ] = 3,
-    stationary: Annotated[
-        int,
-        typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=PLAYED),
-    ] = 200,
-    page: Annotated[
-        Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=FILES)
-    ] = Path("docs/reliability.md"),
+    seeds: _Seeds = 3,
+    stationary: _Stationary = 200,
+    page: _Page = Path("docs/reliability.md"),
     processes: Processes = None,
 ) -> None:
     """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does.

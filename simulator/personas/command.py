@@ -25,49 +25,61 @@ _AT_ONCE = 8  # requests
 _TIMEOUT_S = 30.0
 
 
+_Url = Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)]
+_ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="IALP_API_KEY_FILE",
+        help="File with a key of the service; or put it in IALP_API_KEY.",
+        rich_help_panel=_SERVICE,
+    ),
+]
+_Arm = Annotated[
+    ArmName, typer.Option(help="Whose policy is asked; control is the pre-trained one.", rich_help_panel=_SERVICE)
+]
+_Items = Annotated[
+    Path | None,
+    typer.Option(
+        help="Catalogue with the items' categories.", rich_help_panel=_JUDGED, show_default="the service's own"
+    ),
+]
+_K = Annotated[int, typer.Option(min=1, max=100, help="Slots of a slate.", rich_help_panel=_JUDGED)]
+_Least = Annotated[int, typer.Option(min=4, help="Items of a category that is judged.", rich_help_panel=_JUDGED)]
+_MostLikes = Annotated[
+    int, typer.Option(min=4, help="Likes of the greatest fan; fewer than --least.", rich_help_panel=_JUDGED)
+]
+_Draws = Annotated[
+    int, typer.Option(min=2, help="Draws of the items that are liked, per category.", rich_help_panel=_JUDGED)
+]
+_Like = Annotated[float, typer.Option(help="Reward of a like, as in IALP_REWARDS.", rich_help_panel=_JUDGED)]
+_Dislike = Annotated[float, typer.Option(help="Reward of a dislike, as in IALP_REWARDS.", rich_help_panel=_JUDGED)]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws and slates.", rich_help_panel=_JUDGED)]
+_Out = Annotated[
+    Path | None,
+    typer.Option(help="Where the page goes, such as RUN/personas; by default nowhere.", rich_help_panel=_OUTCOME),
+]
+_Lists = Annotated[bool, typer.Option(help="Print what five persons are shown.", rich_help_panel=_OUTCOME)]
+_Require = Annotated[
+    int | None,
+    typer.Option(min=0, help="Exit with 1 if fewer categories rise with likes.", rich_help_panel=_OUTCOME),
+]
+
+
 def personas(
-    url: Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)] = "http://127.0.0.1:8000",
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="IALP_API_KEY_FILE",
-            help="File with a key of the service; or put it in IALP_API_KEY.",
-            rich_help_panel=_SERVICE,
-        ),
-    ] = None,
-    arm: Annotated[
-        ArmName, typer.Option(help="Whose policy is asked; control is the pre-trained one.", rich_help_panel=_SERVICE)
-    ] = "adaptive",
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            help="Catalogue with the items' categories.", rich_help_panel=_JUDGED, show_default="the service's own"
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option(min=1, max=100, help="Slots of a slate.", rich_help_panel=_JUDGED)] = 10,
-    least: Annotated[
-        int, typer.Option(min=4, help="Items of a category that is judged.", rich_help_panel=_JUDGED)
-    ] = 15,
-    most_likes: Annotated[
-        int, typer.Option(min=4, help="Likes of the greatest fan; fewer than --least.", rich_help_panel=_JUDGED)
-    ] = 10,
-    draws: Annotated[
-        int, typer.Option(min=2, help="Draws of the items that are liked, per category.", rich_help_panel=_JUDGED)
-    ] = 5,
-    like: Annotated[float, typer.Option(help="Reward of a like, as in IALP_REWARDS.", rich_help_panel=_JUDGED)] = 1.0,
-    dislike: Annotated[
-        float, typer.Option(help="Reward of a dislike, as in IALP_REWARDS.", rich_help_panel=_JUDGED)
-    ] = -1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws and slates.", rich_help_panel=_JUDGED)] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where the page goes, such as RUN/personas; by default nowhere.", rich_help_panel=_OUTCOME),
-    ] = None,
-    lists: Annotated[bool, typer.Option(help="Print what five persons are shown.", rich_help_panel=_OUTCOME)] = True,
-    require: Annotated[
-        int | None,
-        typer.Option(min=0, help="Exit with 1 if fewer categories rise with likes.", rich_help_panel=_OUTCOME),
-    ] = None,
+    url: _Url = "http://127.0.0.1:8000",
+    api_key_file: _ApiKeyFile = None,
+    arm: _Arm = "adaptive",
+    items: _Items = None,
+    k: _K = 10,
+    least: _Least = 15,
+    most_likes: _MostLikes = 10,
+    draws: _Draws = 5,
+    like: _Like = 1.0,
+    dislike: _Dislike = -1.0,
+    seed: _Seed = 0,
+    out: _Out = None,
+    lists: _Lists = True,
+    require: _Require = None,
 ) -> None:
     """Judge by persons whether people get what they like: does a category rise with likes and fall with dislikes?
 
