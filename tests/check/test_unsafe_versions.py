@@ -10,34 +10,36 @@ import pytest
 import torch
 from setups import Setup, live, mean
 
-from service.policy.networks import ItemScorer
+from service.policy.learner import Learner
 
-SLATES_BEFORE, SLATES_AFTER = 2_000, 4_000
+State = dict[str, torch.Tensor]
+SLATES_EARLY, SLATES_BEFORE, SLATES_AFTER = 300, 1_700, 4_000
 
 
-def shuffle(actor: ItemScorer, early: ItemScorer) -> None:
+def shuffle(learner: Learner, early: State) -> None:
     """Give each item's numbers to another."""
+    actor = learner.actor
     order = torch.randperm(actor.n_items, generator=torch.Generator().manual_seed(0))
     for part in (actor.id_vectors, actor.id_bias, actor.taste_id):
         part.copy_(part[order].clone())
 
 
-def one_for_all(actor: ItemScorer, early: ItemScorer) -> None:
+def one_for_all(learner: Learner, early: State) -> None:
     """Show one item, and not the best, to everybody."""
-    actor.id_bias[int(actor.id_bias.argmin())] += 30.0
+    learner.actor.id_bias[int(learner.actor.id_bias.argmin())] += 30.0
 
 
-def upside_down(actor: ItemScorer, early: ItemScorer) -> None:
+def upside_down(learner: Learner, early: State) -> None:
     """Show what is liked least."""
-    actor.id_bias.mul_(-3.0)
+    learner.actor.id_bias.mul_(-3.0)
 
 
-def stale(actor: ItemScorer, early: ItemScorer) -> None:
-    """Forget all that was learned."""
-    actor.load_state_dict(early.state_dict())
+def stale(learner: Learner, early: State) -> None:
+    """Go back to what was known after a fraction of the log, and miss the rest."""
+    learner.load_state_dict(early)
 
 
-SPOILERS: tuple[Callable[[ItemScorer, ItemScorer], None], ...] = (shuffle, one_for_all, upside_down, stale)
+SPOILERS: tuple[Callable[[Learner, State], None], ...] = (shuffle, one_for_all, upside_down, stale)
 
 
 def error_of(*samples: Sequence[float]) -> float:
@@ -51,13 +53,14 @@ def test_an_unsafe_version_is_refused_or_taken_back(seed: int) -> None:
     of what was earned before."""
     setup = Setup.drawn(seed)
     healthy = setup.deployment()
-    early = deepcopy(healthy.learning.learner.actor)
-    before = live(setup, healthy, SLATES_BEFORE)
+    live(setup, healthy, SLATES_EARLY)
+    early = deepcopy(healthy.learning.learner.state_dict())
+    before = live(setup, healthy, SLATES_BEFORE, first=1_000_000)
     served = before.adaptive[len(before.adaptive) // 2 :]
     for spoil in SPOILERS:
         deployment = deepcopy(healthy)
         with torch.no_grad():
-            spoil(deployment.learning.learner.actor, early)
+            spoil(deployment.learning.learner, early)
         after = live(setup, deployment, SLATES_AFTER, first=10_000_000)
         lasting = after.adaptive[len(after.adaptive) // 2 :]
         control = before.control + after.control
