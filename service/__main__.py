@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from service.cli import keys
-from service.cli.export import export, openapi
-from service.cli.processes import api, dev, worker
 from service.command_line import exits
 from service.command_line.pages import add_command, new_app
+
+with exits.needing_extras():
+    from service.cli import keys
+    from service.cli.export import export, openapi
+    from service.cli.processes import api, dev, worker
 
 ABOUT = """Serve recommendations and learn from feedback.
 

