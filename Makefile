@@ -11,12 +11,13 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test check docs reference bench screenshots chaos lint security audit sbom experiments tune results people types container-test observability-test clean help
+.PHONY: demo test check coverage docs reference bench screenshots chaos lint security audit sbom experiments tune results people types container-test observability-test clean help
 
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 10 minutes)"
 	@echo "make test            lint, types and all tests"
 	@echo "make check           small deployments by the dozen, in simulated time (fifteen minutes)"
+	@echo "make coverage        lines and branches of service/ that the tests reach; a page in runs/coverage"
 	@echo "make docs            the documents as a site, in runs/site"
 	@echo "make reference       write docs/reference again: settings, HTTP API, metrics, commands"
 	@echo "make chaos           kill, pause and starve every part under load (about 15 minutes), then write its page"
@@ -52,14 +53,18 @@ demo:
 	@started=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.stamp-demo && \
 	$(BIN)/python -m simulator demo --run $(RUN) --install-seconds $$(( $$(date +%s) - started ))
 
-# Two at a time, but for those that judge how a deployment takes faults and load: these have the machine to themselves.
+# Three at a time on two cores, since many wait for something; those marked `exclusive` have the machine to themselves.
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/check --ignore tests/chaos --ignore-glob 'tests/service/test_*'
-	$(BIN)/python -m pytest tests/service/test_* tests/chaos
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not exclusive" --ignore tests/check --durations 15
+	$(BIN)/python -m pytest -m exclusive --ignore tests/check --durations 5
 
 # Small deployments by the dozen, in simulated time: slow, and seeded.
 check: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 5 tests/check
+
+# What runs in other processes counts as well. Slower than the tests alone by half.
+coverage: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --ignore tests/check --ignore tests/chaos --cov --cov-report term:skip-covered --cov-report html:runs/coverage
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -14,6 +14,8 @@ from load import Attempt, Load
 from service_examples import until
 from trial import LONG, SHORT, Trial, run_trial
 
+pytestmark = pytest.mark.exclusive
+
 # The contract's statuses under load; 429 and 503 are clean refusals, which say when to come back.
 _DOCUMENTED = {"/recommend": {200, 429, 503}, "/feedback": {202, 429, 503}}
 FAULTS_BY_NAME = {fault.name: fault for fault in FAULTS}

@@ -10,7 +10,16 @@ import torch
 from chromium import chromium
 from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
+from service_examples import (
+    learning_settings,
+    make_settings,
+    make_snapshot,
+    report_of,
+    serving_http,
+    talk,
+    until,
+    working,
+)
 
 from service.runtime import embedded
 from service.store.keys import Keys
@@ -37,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     snapshot = make_snapshot(folder / "snapshot")
     with embedded.serving(folder / "redis") as url, syncredis.from_url(url) as redis:
         settings = learning_settings(make_settings(url, snapshot, folder / "deployment"))
-        with serving(settings) as client, working(settings):
+        with serving_http(settings) as client, working(settings):
             yield Site(str(client.base_url).rstrip("/"), client, settings, redis)
 
 

@@ -17,7 +17,7 @@ import pytest
 import redis as syncredis
 import yaml
 from auth_examples import add_key, bearer
-from service_examples import learning_settings, make_settings, make_snapshot, serving, talk, until, working
+from service_examples import learning_settings, make_settings, make_snapshot, serving_http, talk, until, working
 from test_dev import free_port
 from test_shipped import ALERTS, EXPRESSIONS, ROOT, SHIPPED, VARIABLES
 
@@ -85,7 +85,7 @@ def test_all_of_it_has_values_and_alerts_fire_for_a_service_that_is_gone(
     with embedded.serving(tmp_path / "redis") as url:
         settings = make_settings(url, make_snapshot(tmp_path / "snapshot"), tmp_path / "service", auth="on")
         settings = learning_settings(settings, gate_min_ess=1.0)
-        with syncredis.from_url(url) as redis, serving(settings) as api, working(settings):
+        with syncredis.from_url(url) as redis, serving_http(settings) as api, working(settings):
             api.headers.update(bearer(add_key(redis, Keys(settings.key_prefix), "serve", "feedback")))
             (folder / "key").write_text(add_key(redis, Keys(settings.key_prefix), "metrics") + "\n")
             configuration = yaml.safe_load((folder / "prometheus.yml").read_text())

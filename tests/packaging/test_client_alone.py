@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -38,7 +39,7 @@ REFUSAL = {"type": "about:blank", "title": "Unprocessable", "status": 422, "deta
 class Answers(BaseHTTPRequestHandler):
     """A slate first, then a refusal."""
 
-    left = [(200, SLATE), (422, REFUSAL)]
+    left: ClassVar = [(200, SLATE), (422, REFUSAL)]
 
     def do_POST(self) -> None:
         """Answer whatever is asked."""
@@ -50,7 +51,7 @@ class Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import redis as syncredis
 import torch
+from starlette.testclient import TestClient
 
 from service.api import server
 from service.api.app import create_app
@@ -133,7 +134,16 @@ class Server:
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of a running API that is ready."""
+    """A client of an API in this process that is ready, without a socket."""
+    app = create_app(settings)
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        yield client
+
+
+@contextlib.contextmanager
+def serving_http(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of an API on a real socket that is ready."""
     with Server(settings) as client:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
         yield client

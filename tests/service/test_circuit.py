@@ -17,13 +17,15 @@ import pytest
 import redis as syncredis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from service_examples import logged, make_settings, problem_of, recommend, respond, serving, shown, until
+from service_examples import logged, make_settings, problem_of, recommend, respond, serving_http, shown, until
 
 from service.api.app import connect
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.circuit import Circuit, CircuitOpen
 from service.store.events import Feedback
+
+pytestmark = pytest.mark.exclusive
 
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "film-1", "type": "click"}
 AWAY = ["session_unavailable", "impression_not_logged"]
@@ -55,7 +57,7 @@ def stopped(url: str) -> Iterator[None]:
 
 
 def test_nobody_waits_for_a_redis_that_stands_still(own: Settings) -> None:
-    with serving(own) as client:
+    with serving_http(own) as client:
         recommend(client, "ann")
         with stopped(own.redis_url):
             for n in range(20):
@@ -81,7 +83,7 @@ def test_the_watch_notices_on_its_own_and_finds_redis_back(
 ) -> None:
     with embedded.serving(tmp_path / "redis") as url:
         settings = make_settings(url, snapshot_folder, tmp_path / "service", redis_timeout_s=0.1)
-        with serving(settings) as client, caplog.at_level("INFO", "service.store.circuit"):
+        with serving_http(settings) as client, caplog.at_level("INFO", "service.store.circuit"):
             with stopped(url):
                 until(lambda: "Redis does not answer (TimeoutError)" in caplog.text, "the watch's failure")
                 assert recommend(client, "ann")["warnings"] == AWAY
@@ -94,7 +96,7 @@ def test_feedback_that_timed_out_counts_once_when_it_is_sent_again(
     own_url: str, snapshot_folder: Path, tmp_path: Path
 ) -> None:
     settings = make_settings(own_url, snapshot_folder, tmp_path / "service", redis_timeout_s=0.3)
-    with serving(settings) as client, syncredis.from_url(own_url) as redis:
+    with serving_http(settings) as client, syncredis.from_url(own_url) as redis:
         respond(client, {**EVENT, "event_id": "before", "user_id": "bob"})  # from now on the server has the script
         with stopped(own_url):
             problem = problem_of(client.post("/feedback", json=EVENT), 503)
@@ -121,7 +123,7 @@ def make_read_only(redis: syncredis.Redis) -> Callable[[], object]:
 def test_a_redis_that_takes_no_writes_is_still_read(
     own: Settings, spoil: Callable[[syncredis.Redis], Callable[[], object]]
 ) -> None:
-    with serving(own) as client, syncredis.from_url(own.redis_url) as redis:
+    with serving_http(own) as client, syncredis.from_url(own.redis_url) as redis:
         respond(client, EVENT)
         mend = spoil(redis)
         for n in range(10):
@@ -151,7 +153,7 @@ def test_latencies_of_an_outage(own: Settings, record_property: Callable[[str, o
                 latencies.append(answer.elapsed.total_seconds())
                 warnings.update(answer.json()["warnings"])
 
-    with serving(own) as client:
+    with serving_http(own) as client:
         base_url = client.base_url
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
         with stopped(own.redis_url):

@@ -14,11 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import ValidationError
-from service_examples import Server, api_process, problem_of, recommend, serving, until
+from service_examples import Server, api_process, problem_of, recommend, serving_http, until
 
 from service.api import server as http_server
 from service.contract.schemas import RecommendRequest
 from service.settings import Settings
+
+pytestmark = pytest.mark.exclusive
 
 HEAD = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -30,7 +32,7 @@ def hasty(redis_url: str, snapshot_folder: object, tmp_path_factory: pytest.Temp
     """An API that waits a fifth of a second for a head, and for a body."""
     values = {"redis_url": redis_url, "key_prefix": "test:hasty", "snapshot": snapshot_folder}
     limits = {"header_timeout_s": 0.2, "body_timeout_s": 0.2}
-    with serving(
+    with serving_http(
         Settings.model_validate({"auth": "off", **values, **limits, "data_dir": tmp_path_factory.mktemp("hasty")})
     ) as client:
         yield client
@@ -44,7 +46,7 @@ def patient(
     values = {"redis_url": redis_url, "key_prefix": "test:patient", "snapshot": snapshot_folder}
     limits = {"header_timeout_s": 600, "body_timeout_s": 600}
     folder = tmp_path_factory.mktemp("patient")
-    with serving(Settings.model_validate({"auth": "off", **values, **limits, "data_dir": folder})) as client:
+    with serving_http(Settings.model_validate({"auth": "off", **values, **limits, "data_dir": folder})) as client:
         yield client
 
 

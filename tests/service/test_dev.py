@@ -18,6 +18,8 @@ from service_examples import make_snapshot, recommend, respond, until
 
 from service.runtime import embedded
 
+pytestmark = pytest.mark.exclusive
+
 
 def free_port() -> int:
     with socket.socket() as probe:

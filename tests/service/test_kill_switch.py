@@ -22,6 +22,8 @@ from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import Gate, folder_of
 
+pytestmark = pytest.mark.exclusive
+
 
 def publish(redis: syncredis.Redis, settings: Settings, version: int) -> None:
     """A version whose learned policy is all that the adaptive arm gets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import redis as syncredis
 from service_examples import (
     learning_settings,
@@ -21,6 +22,8 @@ from service.settings import Settings
 from service.store import events
 from service.store.events import Feedback, Impression
 from service.store.keys import Keys
+
+pytestmark = pytest.mark.exclusive
 
 EVENT = {"event_id": "refused", "user_id": "ann", "item_id": "film-1", "type": "click"}
 

@@ -16,7 +16,7 @@ from service_examples import (
     recommend,
     report_of,
     respond,
-    serving,
+    serving_http,
     shown,
     talk,
     until,
@@ -26,6 +26,8 @@ from service_examples import (
 from service.runtime import embedded
 from service.store.keys import Keys
 
+pytestmark = pytest.mark.exclusive
+
 EVENT = {"event_id": "during", "user_id": "ann", "item_id": "film-1", "type": "click"}
 
 
@@ -33,7 +35,7 @@ def test_an_outage_is_survived_by_api_and_worker(snapshot_folder: Path, tmp_path
     server = embedded.serving(tmp_path / "redis")
     url = server.__enter__()
     settings = learning_settings(make_settings(url, snapshot_folder, tmp_path / "service"))
-    with syncredis.from_url(url) as redis, serving(settings) as client, working(settings):
+    with syncredis.from_url(url) as redis, serving_http(settings) as client, working(settings):
         talk(client, 20)
         before = recommend(client, "ann", k=5)
         events = redis.xlen(Keys(settings.key_prefix).events)

@@ -22,6 +22,8 @@ from service.store import rate_limit
 from service.store.keys import Keys
 from service.store.rate_limit import RateLimiter
 
+pytestmark = pytest.mark.exclusive
+
 ASK = {"user_id": "ann", "k": 1}
 EVENTS = [{"event_id": f"e-{n}", "user_id": "ann", "item_id": "film-1", "type": "click"} for n in range(100)]
 SLOW = {"rate": 0.01, "burst": 3}  # a token in 100 s: none comes back while a test runs

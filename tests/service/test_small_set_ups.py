@@ -14,6 +14,8 @@ from service_examples import make_settings, make_snapshot, recommend, report_of,
 
 from service.settings import Settings
 
+pytestmark = pytest.mark.exclusive
+
 BANNERS = ["film-7", "film-700", "film-1200"]
 GOOD = "film-700"
 BLOCK = 50

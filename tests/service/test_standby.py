@@ -13,6 +13,8 @@ from service.settings import Settings
 from service.store.keys import Keys
 from service.worker import gate
 
+pytestmark = pytest.mark.exclusive
+
 
 def learner_of(redis: syncredis.Redis, keys: Keys) -> int:
     return int(redis.get(keys.lease) or 0)

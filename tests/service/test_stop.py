@@ -18,6 +18,8 @@ from service_examples import api_process, logged, recommend, until
 from service.settings import Settings
 from service.store.events import Feedback
 
+pytestmark = pytest.mark.exclusive
+
 BODY = b'{"user_id": "ann"}'
 HEAD = (
     b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"

@@ -24,6 +24,8 @@ from service.store.keys import Keys
 from service.store.registry import folder_of
 from service.worker.counters import Meta
 
+pytestmark = pytest.mark.exclusive
+
 PUBLISH_EVERY = 150
 # Impressions (about as many clicks come with them) and kills; the second with --chaos-results.
 SHORT, LONG = (1_000, 6), (10_000, 50)
