@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, as far as it is used: read with its types, so that nothing else gets in."""
+"""Answers of an OpenAI-compatible server: the fields that are used, with their types checked."""
 
 from __future__ import annotations
 

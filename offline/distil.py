@@ -35,7 +35,7 @@ _STATES_A_BATCH = 32
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """What is asked and how much. States come from text alone unless `states_from_logs`."""
+    """Kind and number of questions to ask. States come from text alone unless `states_from_logs`."""
 
     seed: int = 0
     n_states: int = 500
@@ -85,7 +85,7 @@ def collect(judge: Judge, dataset: Dataset) -> Preferences:
 def question_batches(
     dataset: Dataset, embeddings: Embeddings, prior_z: np.ndarray[Any, np.dtype[np.float64]], config: DistilConfig
 ) -> Iterator[list[Question]]:
-    """What is asked about user states, a batch at a time; the same configuration plans the same questions."""
+    """Yield the questions about user states, a batch at a time; the same configuration plans the same questions."""
     for start in range(0, config.n_states, _STATES_A_BATCH):
         rng = np.random.default_rng([config.seed, start])
         n_states = min(_STATES_A_BATCH, config.n_states - start)

@@ -38,7 +38,7 @@ _FATAL = {
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Which server and model, and how much may be asked of it. Of the key only its variable's name is here."""
+    """Server, model, and limits on its use. The key is not here, only the name of the variable that holds it."""
 
     base_url: str
     model: str

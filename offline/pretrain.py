@@ -48,7 +48,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What came out, ready for a snapshot."""
+    """Results of pre-training, ready for a snapshot."""
 
     projection: TextProjection
     actor: ItemScorer  # and critic: one network
@@ -86,7 +86,7 @@ class _Personal:
         return cls(features, z)
 
     def trust(self, start: Tensor, seed: int) -> Trust:
-        """Whether judgements follow closeness of texts at all."""
+        """Measure how far judgements follow closeness of texts."""
         close = [x @ start for x in self.features]
         return with_closeness([z.numpy() for z in self.z], [c.numpy() for c in close], seed)
 

@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StateConfig:
-    """What histories look like, and which candidates are judged for each."""
+    """Shape of the sampled histories, and choice of the candidates that are judged for each."""
 
     max_history: int = 10
     two_tastes_prob: float = 0.5

@@ -19,7 +19,7 @@ DEFAULT_WORLD: WorldName = "more"
 
 @dataclass(frozen=True)
 class WorldKind:
-    """What users do in such a world, its short title, and the rules that it has in place of boredom's."""
+    """Behaviour of users in such a world, its short title, and the rules that replace boredom's."""
 
     users: str
     title: str

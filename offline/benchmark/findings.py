@@ -1,4 +1,4 @@
-"""What the numbers say, in words that follow from them."""
+"""Findings of the page in words, derived from the numbers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def sameness_in_words(collected: Collected) -> str:
 
 
 def _count(records: Sequence[Record], name: str) -> tuple[int, int, int]:
-    """How many intervals lie above 0, below 0, and how many there are."""
+    """Count the intervals above 0, those below 0, and all of them."""
     found = [value for record in records if (value := metric(record, name)) is not None]
     return sum(value.low > 0 for value in found), sum(value.high < 0 for value in found), len(found)
 

@@ -34,7 +34,7 @@ PerUser = dict[str, Floats]  # metric -> [cases], NaN where it is not defined
 
 
 class AnyCase(Protocol):
-    """What a case of either kind tells a method."""
+    """Fields of a case, of either kind, that a method may read."""
 
     @property
     def user(self) -> int: ...

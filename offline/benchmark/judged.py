@@ -59,7 +59,7 @@ class Pretrained:
 
 
 def judgements(context: Context) -> Preferences:
-    """What the packaged Gemma says of the items and of sampled states; asked once, then read from the run's folder.
+    """Ask the packaged Gemma about the items and sampled states, or read its judgements from the run's folder.
 
     Raises:
         OfflineError: the model is needed and its package is not installed, or no item has a prior.

@@ -31,7 +31,7 @@ Progress = Callable[[str], None]  # told what is judged now
 
 @dataclass(frozen=True)
 class Options:
-    """What of all there is."""
+    """Folders, seed and limits of a benchmark run."""
 
     data: Path
     work: Path
@@ -178,7 +178,7 @@ class Bench:
         return ranked.users, metrics, [round(float(stretch.mean()), 5) for stretch in stretches]
 
     def context(self) -> Context:
-        """What methods may know."""
+        """Return the methods' inputs, prepared at the first call."""
         if self._context is None:
             options, loaded = self._options, self._load()
             run = options.work / self.source.name
@@ -220,7 +220,7 @@ def _embedded(loaded: Loaded, folder: Path, console: Console) -> Embeddings:
 
 
 def _as_known(values: Mapping[str, Floats], source: Source) -> dict[str, Floats]:
-    """What a log can tell: nothing is recent where it knows no order, and no sitting is over where it knows no time."""
+    """Drop the columns that the log cannot give: `_later` without times, and `_recent` without an order either."""
     untold = {"time": (), "order": ("_later",), "none": ("_later", "_recent")}[source.order]
     return {name: column for name, column in values.items() if not name.endswith(untold)}
 

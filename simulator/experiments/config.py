@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every run goes, unless a method says otherwise."""
+    """Length and seeds of every run, unless a method says otherwise."""
 
     sessions: int = 10_000
     seeds: int = 10
@@ -30,10 +30,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """Where a data set comes from, and how its users are.
+    """Data set of an environment, and the rules that its users follow.
 
-    An environment with a `base` is another world of that environment's data set: it has all that it does not say of its
-    own from there, and shares what is prepared (fitted users, judgements, pre-trained policies).
+    An environment with a `base` is another world of that environment's data set: it takes all that it
+    does not set itself from there, and shares what is prepared (fitted users, judgements, pre-trained policies).
     """
 
     title: str
@@ -46,7 +46,7 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """Who judges: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
+    """Kind of judge: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
 
     kind: str = "gguf"  # gguf | text | synthetic
     gguf: str | None = None  # a packaged model's name, or a file; the packaged Gemma if not given

@@ -123,11 +123,11 @@ def _play(task: _Task) -> dict[str, Any]:
 
     from simulator.experiments.agent import Setting
     from simulator.experiments.config import read_experiments
-    from simulator.experiments.degradation import live_through
+    from simulator.experiments.degradation import simulate
     from simulator.experiments.preparation import Prepared
 
     torch.set_num_threads(1)
     spec = read_experiments(EXPERIMENTS_FILE).environments[task.environment]
     prepared = Prepared(task.environment, spec, task.data, task.work)
     setting = Setting(prepared.catalogue, task.plan.seed, {"variant": "ap"}, {"prior": task.prior})
-    return {"environment": task.environment, **asdict(live_through(prepared.world, setting, task.plan))}
+    return {"environment": task.environment, **asdict(simulate(prepared.world, setting, task.plan))}

@@ -1,4 +1,4 @@
-"""What was found about one part of a goal: a number, its interval, and whether it is what the goal asks for."""
+"""Finding about one part of a goal: a number, its interval, and whether it is what the goal requires."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a goal asks of a value."""
+    """Limit that a goal sets for a value."""
 
     limit: float
     show: Format
@@ -107,7 +107,7 @@ def noted(where: str, what: str, value: Interval, show: Format, note: str = "") 
 
 
 def missing(where: str, what: str, reason: str, part: bool = True) -> Finding:
-    """What cannot be said."""
+    """Make a finding without a value, for the reason given."""
     return Finding(where, what, verdict=Verdict.NO_DATA if part else Verdict.INFORMATION, note=f"no data: {reason}")
 
 

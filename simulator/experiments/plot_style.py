@@ -1,4 +1,4 @@
-"""How the plots look: colours, where names are put, and files that are the same for the same records."""
+"""Style of the plots: colours and places of names; the same records give the same files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 
 def colour_of(method: str) -> str:
-    """The same in every plot."""
+    """Return the method's colour, the same in every plot."""
     place = int(hashlib.sha256(method.encode()).hexdigest(), 16) % len(_REST)
     return COLOURS.get(method, _REST[place])
 

@@ -39,7 +39,7 @@ class Record:
 
 
 def run_key(environment: str, method: str, seed: int, configuration: Mapping[str, Any]) -> str:
-    """The same for two runs exactly where they would give the same result under the same code."""
+    """Hash all that a run's result depends on except the code."""
     wanted = json.dumps([environment, method, seed, configuration], sort_keys=True)
     return hashlib.sha256(wanted.encode()).hexdigest()[:20]
 

@@ -228,7 +228,7 @@ def _place(environment: str) -> tuple[int, str]:
 
 
 def _asked(configuration: Mapping[str, Any]) -> str:
-    """What was asked for: names of files made on the way change with the code, which the page tells by itself."""
+    """Write a run's settings without names of prepared files, which change with the code."""
     prior = configuration.get("prior") or {}
     asked = {name: value for name, value in prior.items() if name != "snapshot"}
     return _text({**configuration, "prior": asked, "log": None})

@@ -108,7 +108,7 @@ def _image(images: Mapping[str, str], name: str, text: str) -> str:
 
 
 def _warnings(results: Results) -> str:
-    """What a reader has to know before any number."""
+    """Write the warnings that a reader needs before any number."""
     warnings = []
     sources = {code.sources for code in results.code}
     if len(sources) > 1:

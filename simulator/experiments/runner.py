@@ -122,7 +122,7 @@ def execute(
 
 
 def start_worker() -> None:
-    """How a worker process of experiments begins."""
+    """Set up a worker process of experiments."""
     # Ctrl-C reaches the whole process group: a run takes a minute and half of one is worth nothing, so it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()

@@ -94,7 +94,7 @@ def tune(
 
 
 def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record]) -> str:
-    """What was tried, what it earned, and what is used."""
+    """Write the page of the settings tried, their rewards, and the settings used."""
     from simulator.experiments.tuning import tried, winners
 
     protocol = tuning.protocol
@@ -125,7 +125,7 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
 
 
 def _undecided(experiments: Experiments, found: Sequence[Tried], chosen: Chosen) -> str:
-    """Of which data sets a method has been played in some of its worlds only."""
+    """List the data sets of which a method has been played in some worlds only."""
     open_: dict[str, list[str]] = {}
     for one in found:
         data_set = experiments.data_set(one.environment)

@@ -96,7 +96,7 @@ def _options(spec: MethodSpec, setting: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tried:
-    """What the settings of a method earned in an environment: reward per session, by seed."""
+    """Reward per session of a method's settings in an environment, by seed."""
 
     method: str
     environment: str
@@ -105,7 +105,7 @@ class Tried:
 
     @property
     def means(self) -> list[float]:
-        """Of each setting, over seeds."""
+        """Mean of each setting, over seeds."""
         return [float(np.mean(values)) for values in self.rewards]
 
     @property
@@ -115,7 +115,7 @@ class Tried:
 
 
 def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
-    """By method and environment, those with a record of every setting and seed; nothing else counts."""
+    """Collect the rewards by method and environment, where every setting and seed has a record."""
     seeds = _seeds(tuning.protocol)
     asked = candidates(experiments, tuning).methods
     found: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -137,7 +137,7 @@ def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -
 
 
 def winners(experiments: Experiments, tuning: Tuning, found: Iterable[Tried]) -> dict[tuple[str, str], Options]:
-    """By method and data set, the setting with the highest mean over worlds; of equal ones, the first.
+    """Choose by method and data set the setting with the highest mean over worlds; of equal ones, the first.
 
     Never on part of the worlds: without what it earned in all that the method is played in, nothing is chosen. A method
     of `one_for_all` has the highest mean over the worlds of all its data sets.

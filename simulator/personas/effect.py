@@ -1,4 +1,4 @@
-"""What likes and dislikes of a category's items do to its other items' share of a slate, and a verdict in words.
+"""Effect of likes and dislikes of a category's items on its other items' share of a slate, and its name.
 
 Per category and draw, ten of its items are chosen at random and shown to nobody. Who likes the first 0, 1, 3 or 10 of
 them, or dislikes the first 3, chooses among the same remaining items, so that a difference is the taste's alone.
@@ -37,7 +37,7 @@ class Stage:
 
     @classmethod
     def of(cls, likes: int, draws: Sequence[float]) -> Stage:
-        """With mean and spread of at least two draws."""
+        """Compute mean and spread of at least two draws."""
         return cls(likes, list(draws), float(np.mean(draws)), float(np.std(draws, ddof=1)))
 
 

@@ -22,7 +22,7 @@ RESULTS_FILE, PAGE_FILE = "personas.json", "personas.html"
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """What is asked."""
+    """Settings of a judgement: arm, sizes, rewards and seed."""
 
     arm: ArmName = "adaptive"
     k: int = 10  # slots of a slate
@@ -51,7 +51,7 @@ class Judgement:
 
     @property
     def rising(self) -> int:
-        """How many categories rise with likes."""
+        """Number of categories that rise with likes."""
         return sum(effect.likes == "rises" for effect in self.categories)
 
     @property

@@ -28,12 +28,12 @@ def of_dislikes(effect: Effect) -> str:
 
 
 def is_good(effect: Effect) -> bool:
-    """Whether likes and dislikes do what they should."""
+    """Check that likes and dislikes do what they should."""
     return effect.likes == "rises" and obeys(effect) and effect.told_apart
 
 
 def obeys(effect: Effect) -> bool:
-    """Whether dislikes make it fall, if it can."""
+    """Check that dislikes make the share fall, if it can."""
     return effect.dislikes in ("falls", "too rare")
 
 

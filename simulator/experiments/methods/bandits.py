@@ -150,7 +150,7 @@ class PairFeatures:
         return self._of(sessions, None)
 
     def some_items(self, sessions: Sessions, items: Ints) -> Floats:
-        """Of `items` [n, m]; [n, m, dim]."""
+        """Compute the features of `items` [n, m]; [n, m, dim]."""
         return self._of(sessions, items)
 
     def _of(self, sessions: Sessions, items: Ints | None) -> Floats:

@@ -53,7 +53,7 @@ class PopularityConfig:
 
 
 class PopularityAgent:
-    """What users answered positively most often, learned while it serves: a Beta-Bernoulli rate for each item.
+    """Ranking by the rate of positive answers, learned while it serves: a Beta-Bernoulli rate for each item.
 
     Beta(m * rate, m * (1 - rate)) before the item was shown, where rate is that of all impressions so far and m is
     `prior_strength` (empirical Bayes). `thompson` ranks by a draw from the posterior, anew for every session and turn,
