@@ -87,12 +87,12 @@ def command(
             --noun book --nouns books --out runs/mine/dataset
         python -m offline datasets --source lfm --folder data/lfm --out runs/lfm
     """
-    for option, value, wanted in (
+    for option, value, needed in (
         ("--folder", folder, source in FOLDER_SOURCES),
         ("--items", items, source == "catalogue"),
     ):
-        if wanted != (value is not None):
-            raise OfflineError(f"--source {source} {'needs' if wanted else 'goes without'} {option}")
+        if needed != (value is not None):
+            raise OfflineError(f"--source {source} {'needs' if needed else 'goes without'} {option}")
     for option, path in (("--items", items), ("--interactions", interactions)):
         if path is not None and not path.is_file():
             raise OfflineError(f"{option} {path}: there is no such file; check the path")

@@ -67,7 +67,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
 
 def collect(judge: Judge, dataset: Dataset) -> Preferences:
     """Everything this model has ever judged about these items, from the cache, decomposed and calibrated."""
-    known = {item.item_id for item in dataset.items}
+    item_ids = {item.item_id for item in dataset.items}
     nothing = Budget(max_judgements=0)
     common = [*judge.priors(within=nothing), *judge.names(within=nothing)]
     scorer = judge.scorer
@@ -76,8 +76,8 @@ def collect(judge: Judge, dataset: Dataset) -> Preferences:
         for j in judge.cache.values()
         if j.role == "user"
         and (j.model, j.style, j.prompt_version) == (scorer.model_id, scorer.style, PROMPT_VERSION)
-        and j.item_id in known
-        and all(item_id in known for item_id, _ in j.history)
+        and j.item_id in item_ids
+        and all(item_id in item_ids for item_id, _ in j.history)
     ]
     return decompose(common, users)
 

@@ -28,7 +28,7 @@ STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
 INTERRUPTED = "interrupted"
 _ENDPOINT, _EMBEDDED = "A model at an endpoint", "The embedded model"
-_BUDGET, _ASKED = "When to stop", "What is asked"
+_BUDGET, _QUESTIONS = "When to stop", "Questions"
 
 
 _Run = Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")]
@@ -79,13 +79,13 @@ _MaxSeconds = Annotated[
 _MaxJudgements = Annotated[
     int | None, typer.Option(min=1, help="Stop after so many new judgements.", rich_help_panel=_BUDGET)
 ]
-_States = Annotated[int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_ASKED)]
-_Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_ASKED)]
+_States = Annotated[int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_QUESTIONS)]
+_Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_QUESTIONS)]
 _StatesFromLogs = Annotated[
-    bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_ASKED)
+    bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_QUESTIONS)
 ]
-_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_ASKED)]
-_Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_ASKED)]
+_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_QUESTIONS)]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_QUESTIONS)]
 
 
 def command(
@@ -127,8 +127,10 @@ def command(
     """
     chosen: Style = style or ("judge" if endpoint is not None else "likelihood")
     data = read_dataset(dataset or run / "dataset")
-    asked = replace(DistilConfig().states, candidates=candidates)
-    config = DistilConfig(seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=asked)
+    choice = replace(DistilConfig().states, candidates=candidates)
+    config = DistilConfig(
+        seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=state_config
+    )
     if endpoint is not None:
         if model is None or gguf is not None:
             raise OfflineError("--endpoint needs --model (a name its server knows), and goes without --gguf")
@@ -183,9 +185,9 @@ def run_stage(
         total = min(expected, before + (budget.max_judgements or expected))
         bounds: dict[str, Any] = {"console": console, "within_s": budget.max_seconds, "before": before}
         interruption: KeyboardInterrupt | None = None
-        with progress(STAGE, total, "judged", **bounds) as told:
+        with progress(STAGE, total, "judged", **bounds) as bar:
             judge = Judge(scorer, dataset.items, cache, budget)
-            judge.on_progress = told.advance
+            judge.on_progress = bar.advance
             try:
                 preferences = distil(dataset, embeddings, judge, config)
                 ended = judge.stopped or "every question was asked"

@@ -255,16 +255,16 @@ class EndpointLLM:
     def _problem(self, reply: httpx.Response) -> str:
         if reply.status_code in _RETRIED:
             return f"HTTP {reply.status_code}"
-        known = _FATAL.get(reply.status_code)
-        said = known or " ".join(reply.text[:300].split())
+        reason = _FATAL.get(reply.status_code)
+        message = reason or " ".join(reply.text[:300].split())
         if self._secret:
-            said = said.replace(self._secret, "***")
-        hint = f" in ${self.config.api_key_env}; put a key of this server there" if known == _FATAL[401] else ""
-        raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
+            message = message.replace(self._secret, "***")
+        hint = f" in ${self.config.api_key_env}; put a key of this server there" if reason == _FATAL[401] else ""
+        raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {message}{hint}")
 
 
 def require_server(base_url: str) -> None:
-    """Told before any work is done for it; whatever is answered will do.
+    """Check that a server answers, before any work is done for it; any answer will do.
 
     Raises:
         OfflineError: nobody listens at this address.
@@ -273,7 +273,7 @@ def require_server(base_url: str) -> None:
         httpx.get(base_url, timeout=5.0)
     except httpx.ConnectError:
         raise OfflineError(f"no server answers at --endpoint {base_url}; start it, or check the address") from None
-    except (httpx.HTTPError, httpx.InvalidURL):  # told by whoever asks the first question
+    except (httpx.HTTPError, httpx.InvalidURL):  # the first question reports it
         pass
 
 

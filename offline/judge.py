@@ -46,7 +46,7 @@ class Judge:
     """Asks a scorer about items, never the same thing twice, within a budget that runs from now.
 
     Closing it ends the scorer and frees the cache. `judged` counts the judgements made (not found in the cache);
-    `on_progress` is told of each batch of them.
+    `on_progress` is called after each batch of them.
     """
 
     def __init__(

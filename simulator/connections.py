@@ -75,7 +75,7 @@ async def _exchange(
     headers = []
     for name, _, value in (entry.partition(b":") for entry in fields):
         headers.append((name.strip().lower(), value.strip()))
-    known = dict(headers)
-    body = await reader.readexactly(int(known[b"content-length"]))
-    keep = status.startswith(b"HTTP/1.1") and known.get(b"connection", b"").lower() != b"close"
+    by_name = dict(headers)
+    body = await reader.readexactly(int(by_name[b"content-length"]))
+    keep = status.startswith(b"HTTP/1.1") and by_name.get(b"connection", b"").lower() != b"close"
     return httpx.Response(int(status.split()[1]), headers=headers, stream=httpx.ByteStream(body)), keep

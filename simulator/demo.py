@@ -192,10 +192,10 @@ def _command(package: str, *arguments: str) -> None:
 
 def _free_port() -> int:
     """The service's usual one, unless something listens there."""
-    for wanted in (8000, 0):
+    for candidate in (8000, 0):
         with contextlib.suppress(OSError), socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind(("127.0.0.1", wanted))
+            free.bind(("127.0.0.1", candidate))
             port: int = free.getsockname()[1]
             return port
     raise SimulatorError("no port is free on this machine")

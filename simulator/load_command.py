@@ -50,8 +50,8 @@ def users(
     """
     from simulator.worlds import build_world
 
-    with progress("fitting users", None, "epochs") as told:
-        world = build_world(read_dataset(dataset), seed=seed, progress=told.reach)
+    with progress("fitting users", None, "epochs") as bar:
+        world = build_world(read_dataset(dataset), seed=seed, progress=bar.reach)
     world.users.save(out)
     Console().print(
         f"{world.n_users} users, {world.n_items} items; held-out AUC {world.users.auc:.3f}, mean probability of a"
@@ -190,8 +190,8 @@ def _listed(statuses: Mapping[tuple[str, str], int]) -> str:
 def _reference(world: World, seed: int, n_sessions: int) -> dict[str, Interval]:
     from simulator.report import baselines
 
-    with progress("reference policies", 3 * n_sessions, "sessions") as told:
-        return baselines(world, seed, n_sessions, told.advance)
+    with progress("reference policies", 3 * n_sessions, "sessions") as bar:
+        return baselines(world, seed, n_sessions, bar.advance)
 
 
 def _world(data: Dataset, folder: Path, users: Path | None, name: WorldName) -> World:
@@ -201,9 +201,9 @@ def _world(data: Dataset, folder: Path, users: Path | None, name: WorldName) -> 
 
     rules = rules_of(data.name, name)
     if users is None or not users.exists():
-        with progress("fitting users", None, "epochs") as told:
+        with progress("fitting users", None, "epochs") as bar:
             cache = folder.parent if users is None else None
-            world = build_world(data, config=rules, cache=cache, progress=told.reach)
+            world = build_world(data, config=rules, cache=cache, progress=bar.reach)
         if users is not None:
             world.users.save(users)
         return world
@@ -246,18 +246,18 @@ async def _run(
         rng=np.random.default_rng([config.seed, 2]),
         api_key=api_key,
     )
-    with progress("load", config.sessions, "sessions", within_s=config.max_seconds) as told:
-        run = Load(world, tuple(item.item_id for item in data.items), client, config, _Rewards(told).add)
+    with progress("load", config.sessions, "sessions", within_s=config.max_seconds) as bar:
+        run = Load(world, tuple(item.item_id for item in data.items), client, config, _Rewards(bar).add)
         async with client:
             await run.run(stop)
     return run, dict(client.statuses), interrupted
 
 
 class _Rewards:
-    """Tells the mean reward so far by arm, with every session that is over."""
+    """Shows the mean reward so far by arm, with every session that is over."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, bar: Told) -> None:
+        self._bar = bar
         self._arms: dict[str, tuple[int, int]] = {}
 
     def add(self, record: SessionRecord) -> None:
@@ -266,12 +266,12 @@ class _Rewards:
             count, reward = self._arms.get(record.arm, (0, 0))
             self._arms[record.arm] = count + 1, reward + record.reward
         means = ", ".join(f"{arm} {reward / count:.2f}" for arm, (count, reward) in sorted(self._arms.items()))
-        self._told.advance(note=f"reward {means}" if means else "")
+        self._bar.advance(note=f"reward {means}" if means else "")
 
 
 def _write(report: Report, records: list[SessionRecord], out: Path, console: Console) -> None:
     # matplotlib takes a second to import, which nothing before this needs to wait for.
-    from simulator.page import page, verdict, with_range
+    from simulator.page import compare_arms, page, with_range
     from simulator.plot import draw
     from simulator.report import PAGE_FILE, PLOT_FILE, write_results
 
@@ -287,5 +287,5 @@ def _write(report: Report, records: list[SessionRecord], out: Path, console: Con
     for route, values in report.latency_ms.items():
         console.print(f"{route}: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in values.items()))
     console.print(f"{report.requests} requests, {report.requests_per_s:.0f}/s; {report.statuses}")
-    console.print(verdict(report))
+    console.print(compare_arms(report))
     console.print(f"report: {out / PAGE_FILE}", soft_wrap=True)

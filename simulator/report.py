@@ -75,7 +75,7 @@ def baselines(
 ) -> dict[str, Interval]:
     """Reward per session of random, of true popularity and of the oracle, on users of the same world.
 
-    `progress` is told how many more sessions are over, of `n_sessions` for each of the three.
+    `progress` is called with the number of sessions just ended, of `n_sessions` for each of the three.
     """
     policies = {"random": random_policy(seed), "popularity": popularity_policy, "oracle": oracle_slate}
     return {name: mean_interval(rollout(world, p, seed, n_sessions, progress).reward) for name, p in policies.items()}

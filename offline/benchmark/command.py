@@ -136,13 +136,13 @@ def judge_and_keep(tasks: Sequence[Task], options: Options, results: Path, conso
     from offline.benchmark.run import judge_missing
 
     torch.set_num_threads(1)
-    known = {record.key for record in read_records(results)}
-    missing = [task for task in tasks if again or task.key not in known]
+    finished = {record.key for record in read_records(results)}
+    missing = [task for task in tasks if again or task.key not in finished]
     console.print(f"{len(tasks)} results planned, {len(tasks) - len(missing)} of them are there", highlight=False)
-    with progress("benchmark", len(missing), "results", console=console) as told:
-        for record in judge_missing(missing, options, console, lambda what: told.advance(0, what=what)):
+    with progress("benchmark", len(missing), "results", console=console) as bar:
+        for record in judge_missing(missing, options, console, lambda what: bar.advance(0, what=what)):
             keep(results, record)
-            told.advance()
+            bar.advance()
             console.print(_line(record), highlight=False, soft_wrap=True)
 
 
@@ -152,11 +152,11 @@ def chosen_names(option: str, patterns: str, names: Sequence[str]) -> list[str]:
     Raises:
         OfflineError: a pattern matches none.
     """
-    wanted = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in wanted:
+    globs = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in globs:
         if not any(fnmatch(name, pattern) for name in names):
             raise OfflineError(f"{option} {pattern}: matches none of {', '.join(names)}")
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in wanted)]
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in globs)]
 
 
 def quick_table(records: Sequence[Record]) -> Table:

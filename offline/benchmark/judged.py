@@ -52,8 +52,8 @@ class Pretrained:
 
     @torch.inference_mode()
     def rank_answers(self, histories: Sequence[Sequence[Answer]]) -> Scores:
-        said = {True: Response.POSITIVE, False: Response.NEGATIVE}
-        states = [[Interaction(item, said[liked]) for item, liked in history] for history in histories]
+        responses = {True: Response.POSITIVE, False: Response.NEGATIVE}
+        states = [[Interaction(item, responses[liked]) for item, liked in history] for history in histories]
         scores: Scores = self._network(pack_states(states, self._network.config.max_history)).numpy()
         return scores
 

@@ -48,8 +48,8 @@ def record_key(
     dataset: str, protocol: Protocol, variant: Variant, method: str, seed: int, configuration: Mapping[str, Any]
 ) -> str:
     """Hash all that a result depends on except the code."""
-    wanted = json.dumps([dataset, protocol, variant, method, seed, configuration], sort_keys=True)
-    return hashlib.sha256(wanted.encode()).hexdigest()[:20]
+    inputs = json.dumps([dataset, protocol, variant, method, seed, configuration], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:20]
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -53,8 +53,8 @@ def run(inputs: Inputs, console: Console) -> Evaluation:
     """
     log = read_log(inputs.log)
     target = open_target(inputs.snapshot, inputs.arm, inputs.items)
-    with progress("replaying the log", len(log.slates), "slates", console=console) as told:
-        evaluation = evaluate(log, target, inputs.config, told.advance)
+    with progress("replaying the log", len(log.slates), "slates", console=console) as bar:
+        evaluation = evaluate(log, target, inputs.config, bar.advance)
     if inputs.obp_out is not None:
         kept, _ = usable(log, inputs.config)
         save_bandit_feedback(bandit_feedback(index_log(kept, target), target), inputs.obp_out)

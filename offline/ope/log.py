@@ -40,13 +40,13 @@ def read_log(path: Path) -> Log:
         raise OfflineError(f"{path}: metadata: `catalogue` is missing; export the log again") from None
     if len(set(catalogue)) != len(catalogue):
         raise OfflineError(f"{path}: metadata: `catalogue` names an item twice; export the log again")
-    known = frozenset(catalogue)
+    item_ids = frozenset(catalogue)
     slates: list[LoggedSlate] = []
     for number, row in enumerate(rows):
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
         }
-        problem = _misshapen(values) or _impossible(values, known)
+        problem = _misshapen(values) or _impossible(values, item_ids)
         if problem is not None:
             raise OfflineError(f"{path}: row {number}: {problem}")
         slates.append(LoggedSlate(**values))

@@ -165,9 +165,9 @@ def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> 
 
 def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """The dataclass `kind` of a table's values; raises SimulatorError where one is unknown or missing."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(table.keys() - known):
-        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(table.keys() - names):
+        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     try:
         return kind(**table)
     except TypeError as error:

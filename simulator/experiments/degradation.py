@@ -53,8 +53,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Result of a deployment. Rewards are per slate; `lost` is what the adaptive arm earned less than the control."""
+class DeploymentResult:
+    """Outcome of a deployment. Rewards are per slate; `lost`: how much more the control's policy would have earned."""
 
     plan: Mapping[str, Any]
     fault_at: int | None  # slate of the first version or user that the fault touched
@@ -118,7 +118,7 @@ class _Tally:
         return round(float(control), 4), round(float(adaptive), 4)
 
 
-def simulate(world: World, setting: Setting, plan: Plan) -> Result:
+def simulate(world: World, setting: Setting, plan: Plan) -> DeploymentResult:
     """Simulate one deployment."""
     return _Simulation(world, setting, plan).play()
 
@@ -141,7 +141,7 @@ class _Simulation:
         """Before, during, after."""
         return 2 if self.retreated_at is not None else 0 if self.fault_at is None else 1
 
-    def play(self) -> Result:
+    def play(self) -> DeploymentResult:
         plan = self.plan
         users = np.random.default_rng([plan.seed, 0]).integers(self.world.n_users, size=plan.n_sessions)
         batch = SessionBatch(self.world, np.random.default_rng([plan.seed, 1]))
@@ -153,7 +153,7 @@ class _Simulation:
         served = None if self.retreated_at is None else "the frozen policy" if self.frozen else "an older version"
         tally = self.tally
         control, adaptive = tally.means(1)
-        return Result(
+        return DeploymentResult(
             plan=asdict(plan),
             fault_at=self.fault_at,
             retreated_at=self.retreated_at,

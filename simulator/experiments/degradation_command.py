@@ -94,19 +94,19 @@ def degradation(
         plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {_key(line["environment"], line["plan"]) for line in lines}
-    missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in known]
+    finished = {_key(line["environment"], line["plan"]) for line in lines}
+    missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in finished]
     console.print(f"{len(tasks)} runs planned, {len(tasks) - len(missing)} of them have a result")
     context = multiprocessing.get_context("spawn")
     with (
-        progress("degradation", len(missing), "runs", console=console) as told,
+        progress("degradation", len(missing), "runs", console=console) as bar,
         ProcessPoolExecutor(processes or usable_cores(), mp_context=context, initializer=start_worker) as pool,
     ):
         try:
             for future in as_completed([pool.submit(_play, task) for task in missing]):
                 lines.append(future.result() | {"code": code_version()})
                 write_file(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
-                told.advance()
+                bar.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what has not begun would be waited for
             raise

@@ -129,7 +129,7 @@ def simulated(
 ) -> dict[str, RolloutStats]:
     """Sessions of the same users with: random, (true) popularity, the policy, and the oracle as the ceiling.
 
-    `progress` is told how many more sessions are over, of `n_sessions` for each of the four.
+    `progress` is called with the number of sessions just ended, of `n_sessions` for each of the four.
 
     Raises:
         SimulatorError: the data set has no interactions to make users from.

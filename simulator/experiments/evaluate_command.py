@@ -71,8 +71,8 @@ def in_simulation(run: Path, snapshot: Path | None, sessions: int, seed: int, co
             "`datasets --interactions` adds some, and --log evaluates from what a service logged"
         )
     held_out = held_out_preferences(policy, dataset.interactions, len(dataset.items), seed)
-    with progress("simulating", 4 * sessions, "sessions", console=console) as told:
-        played = simulated(policy, dataset, seed, sessions, cache=run, progress=told.advance)
+    with progress("simulating", 4 * sessions, "sessions", console=console) as bar:
+        played = simulated(policy, dataset, seed, sessions, cache=run, progress=bar.advance)
     rows = {name: _row(stats) for name, stats in played.items()}
     results: dict[str, Any] = {"version": loaded.manifest.version, "held_out": asdict(held_out), "simulated": rows}
     results["pretrained_over_random"] = rows["pretrained"]["reward"] / max(rows["random"]["reward"], 1e-9)

@@ -106,16 +106,16 @@ def play_missing(
     from simulator.experiments.record import read_records
     from simulator.experiments.runner import execute
 
-    known = {record.key for record in read_records(results)}
-    runs = [run for run in planned if again or run.key not in known]
+    finished = {record.key for record in read_records(results)}
+    runs = [run for run in planned if again or run.key not in finished]
     console.print(f"{len(planned)} runs planned, {len(planned) - len(runs)} of them have a result")
     results.mkdir(parents=True, exist_ok=True)
-    with progress("experiment", len(runs), "runs", console=console) as told:
+    with progress("experiment", len(runs), "runs", console=console) as bar:
         for run, record in execute(runs, experiments, data, work, processes or usable_cores()):
             _keep(results / f"{run.environment}.jsonl", record)
             reward, cpu = record.metrics["reward"], record.metrics["cpu_seconds"]
             last = f"{run.environment} {run.method} {run.seed}: {reward:.2f} ({cpu:.0f} s)"
-            told.advance()
+            bar.advance()
             console.print(last, highlight=False)
 
 

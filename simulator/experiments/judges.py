@@ -77,7 +77,7 @@ def _preferences(
     questions: Sequence[Question] = list(chain.from_iterable(question_batches(dataset, embeddings, prior_z, config)))
     rows: list[Preference] = []
     for question in questions:
-        liked, disliked = ([index[i] for i, r in question.history if (r > 0) == wanted] for wanted in (True, False))
+        liked, disliked = ([index[i] for i, r in question.history if (r > 0) == is_liked] for is_liked in (True, False))
         candidates = [index[i] for i in question.candidates]
         scores = personal(liked, disliked, candidates)
         for item_id, row, z in zip(question.candidates, candidates, _standardised(scores), strict=True):

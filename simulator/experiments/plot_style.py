@@ -120,14 +120,14 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _apart(wanted: Floats, gap: float, bottom: float, top: float) -> Floats:
-    """Places at least `gap` apart, in the same order, as near to the wanted ones as can be (least squares)."""
-    order = np.argsort(wanted, kind="stable")
-    steps = gap * np.arange(len(wanted))
-    places = np.empty_like(wanted)
+def _apart(targets: Floats, gap: float, bottom: float, top: float) -> Floats:
+    """Places at least `gap` apart, in the same order, as near to the targets ones as can be (least squares)."""
+    order = np.argsort(targets, kind="stable")
+    steps = gap * np.arange(len(targets))
+    places = np.empty_like(targets)
     # Below the top there has to be room for all names above, above the bottom for all below.
-    nearest = isotonic_regression(wanted[order] - steps).x
-    places[order] = np.clip(nearest, bottom + gap / 2, top - gap * (len(wanted) - 1)) + steps
+    nearest = isotonic_regression(targets[order] - steps).x
+    places[order] = np.clip(nearest, bottom + gap / 2, top - gap * (len(targets) - 1)) + steps
     return places
 
 

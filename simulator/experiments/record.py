@@ -40,8 +40,8 @@ class Record:
 
 def run_key(environment: str, method: str, seed: int, configuration: Mapping[str, Any]) -> str:
     """Hash all that a run's result depends on except the code."""
-    wanted = json.dumps([environment, method, seed, configuration], sort_keys=True)
-    return hashlib.sha256(wanted.encode()).hexdigest()[:20]
+    inputs = json.dumps([environment, method, seed, configuration], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:20]
 
 
 def metrics_of(played: Played, world: World) -> dict[str, float]:

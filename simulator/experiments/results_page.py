@@ -143,14 +143,14 @@ def _worlds(results: Results) -> str:
 def _environment(results: Results, environment: str, images: Mapping[str, str]) -> str:
     facts = next(iter(results.cells[environment].values())).configuration["environment"]
     rules = facts.get("rules", {})
-    known = {
+    sizes = {
         "items": facts.get("n_items"),
         "users": facts.get("n_users"),
         "items in a slate": rules.get("slate_size"),
         "turns at most": rules.get("max_turn"),
         "AUC of the user model on held-out interactions": facts.get("held_out_auc"),
     }
-    described = "; ".join(f"{name}: {value:,}" for name, value in known.items() if value is not None)
+    described = "; ".join(f"{name}: {value:,}" for name, value in sizes.items() if value is not None)
     title = results.environment_title(environment)
     parts = [
         f"## {title}\n",
@@ -176,11 +176,11 @@ def _what_was_run(results: Results) -> str:
         sessions = sum(record.sessions for runs in of_method.values() for record in runs.records.values())
         title = results.environment_title(environment)
         rows.append([title, f"{len(of_method)}", _ranges(seeds), f"{n_runs:,}", f"{sessions:,}"])
-    known = sorted({runs.method for runs in all_runs})
+    all_methods = sorted({runs.method for runs in all_runs})
     code = []
     for state, n in results.code.items():
         methods = sorted({runs.method for runs in all_runs for r in runs.records.values() if code_of(r) == state})
-        names = "all" if methods == known else ", ".join(f"`{method}`" for method in methods)
+        names = "all" if methods == all_methods else ", ".join(f"`{method}`" for method in methods)
         code.append([state.version, f"`{state.commit}`", f"`{state.sources}`", f"{n:,}", names])
     return (
         f"Protocol: {PROTOCOL.seeds} seeds of {PROTOCOL.sessions:,} sessions each, {_ranges(concurrent)} users at a "

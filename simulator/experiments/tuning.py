@@ -1,4 +1,4 @@
-"""Settings of methods, as many of each, and which earned most, over all worlds, on seeds that no result is told of."""
+"""Settings of methods, as many of each, and those that earned most over all worlds, on seeds that no result reports."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read_tuning(experiments: Experiments, path: Path = TUNING_FILE) -> Tuning:
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
-        told = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
-        raise SimulatorError(f"{path}: {told}") from None
+        problem = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
+        raise SimulatorError(f"{path}: {problem}") from None
     protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
     tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
     if not isinstance(tuning.settings, dict):
@@ -117,10 +117,10 @@ class Tried:
 def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
     """Collect the rewards by method and environment, where every setting and seed has a record."""
     seeds = _seeds(tuning.protocol)
-    asked = candidates(experiments, tuning).methods
+    specs = candidates(experiments, tuning).methods
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
-        spec = asked.get(record.method)
+        spec = specs.get(record.method)
         if spec is not None and record.seed in seeds and record.sessions == spec.sessions:
             method, _, _ = record.method.rpartition(".")
             of = (method, record.environment, _text(record.configuration["method"]["options"]))

@@ -143,7 +143,7 @@ async def _judge(url: str, api_key: str | None, items_file: Path | None, config:
         async with client:
             return await _judge_by(client, url, items_file, config)
     except ServiceError as error:
-        raise SimulatorError(_told(error)) from None
+        raise SimulatorError(_explain(error)) from None
 
 
 async def _judge_by(client: AsyncClient, url: str, items_file: Path | None, config: JudgeConfig) -> Judgement:
@@ -158,8 +158,8 @@ async def _judge_by(client: AsyncClient, url: str, items_file: Path | None, conf
     pairs = pairs_of(items, categories, config.least)
     people = people_of(items, categories, config.seed)
     total = requests_for(categories, pairs, people, config)
-    with progress("asking", total, "previews") as told:
-        probe = Probe(client, config.arm, config.k, config.like, config.dislike, advance=told.advance)
+    with progress("asking", total, "previews") as bar:
+        probe = Probe(client, config.arm, config.k, config.like, config.dislike, advance=bar.advance)
         return await judge(probe, items, categories, pairs, people, config, url)
 
 
@@ -167,22 +167,22 @@ async def _items(client: AsyncClient, file: Path | None) -> list[Item]:
     from simulator.personas.catalogue import items_of_file, items_of_service
 
     if file is None:
-        with progress("reading the catalogue", None, "items") as told:
-            return await items_of_service(client, told.advance)
+        with progress("reading the catalogue", None, "items") as bar:
+            return await items_of_service(client, bar.advance)
     items = items_of_file(file)
-    known = await client.preview(item_ids=[item.item_id for item in items[:1_000]])
-    if not known.items:
+    preview = await client.preview(item_ids=[item.item_id for item in items[:1_000]])
+    if not preview.items:
         raise SimulatorError(f"--items {file}: the service has none of its items")
     return items
 
 
-def _told(error: ServiceError) -> str:
+def _explain(error: ServiceError) -> str:
     from service.client.calls import NO_CONNECTION
 
-    known = {
+    explanations = {
         NO_CONNECTION: "no service answers at --url; start one with `python -m service dev --snapshot DIR`",
         "401": "this service asks for another API key: --api-key-file or IALP_API_KEY",
         "403": "this needs an API key with the scope admin: --api-key-file or IALP_API_KEY",
         "404": "this service has no /preview: it is older than this command, or --url is of something else",
     }
-    return known.get(error.status, str(error))
+    return explanations.get(error.status, str(error))

@@ -86,10 +86,10 @@ def _counts(effects: Sequence[Effect], noun: str) -> str:
     fall = sum(effect.dislikes == "falls" for effect in effects)
     rare = sum(effect.dislikes == "too rare" for effect in effects)
     apart = sum(effect.told_apart for effect in effects)
-    told = f"{rise} of {n} {noun} rise with likes, {fall} of {n - rare} fall with dislikes"
+    text = f"{rise} of {n} {noun} rise with likes, {fall} of {n - rare} fall with dislikes"
     if rare:
-        told += f" ({rare} too rare to fall)"
-    return f"{told}, {apart} of {n} tell likes from dislikes"
+        text += f" ({rare} too rare to fall)"
+    return f"{text}, {apart} of {n} tell likes from dislikes"
 
 
 def requests_for(

@@ -35,12 +35,12 @@ _STYLE = (
 
 def page(judgement: Judgement) -> str:
     """Make the whole page; every text that came from outside is escaped."""
-    verdict = "".join(f'<p class="verdict">{escape(sentence)}</p>' for sentence in judgement.headline)
+    headline = "".join(f'<p class="headline">{escape(sentence)}</p>' for sentence in judgement.headline)
     pairs = f"<h2>Overlapping categories</h2>{_effects(judgement.pairs)}" if judgement.pairs else ""
     config = judgement.config
     body = f"""<h1>Do people get what they like?</h1>
 <p class="faint">{escape(_facts(judgement))}</p>
-{verdict}
+{headline}
 <h2>Categories</h2>
 <p class="faint">Expected share of a slate of {config.k} that goes to the category's other items: after
 {config.most_likes} of its items were liked, after 3 and 1, after none, and (−3) after 3 were disliked. All choose among
@@ -86,13 +86,13 @@ def _person(shown: Shown) -> str:
         for word, titles in (("Liked", shown.liked), ("Disliked", shown.disliked))
         if titles
     ]
-    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(shown))
+    paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(shown))
     rows = "".join(
         f"<tr>{_cell(likely)}{_number(likely)}{_cell(drawn)}</tr>"
         for likely, drawn in zip_longest(shown.likeliest, shown.slate)
     )
     return (
-        f'<article><h3>{escape(capital(shown.name))}</h3><p class="faint">{escape(" ".join(did))}</p>{told}'
+        f'<article><h3>{escape(capital(shown.name))}</h3><p class="faint">{escape(" ".join(did))}</p>{paragraphs}'
         '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Likeliest</th><th></th>'
         f'<th scope="col">A slate</th></tr></thead><tbody>{rows}</tbody></table></div></article>'
     )
