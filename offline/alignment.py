@@ -93,7 +93,7 @@ class Alignment:
         found = []
         if self.names.n and (1 - self.names.value**2) / UNEXPLAINED < 0.5:
             found.append(
-                f"the item prior mostly tells how names are written (correlation {self.names}), so it counts little"
+                f"the item prior mostly reflects how names are written (correlation {self.names}), so it counts little"
             )
         if self.texts.n and self.texts.high < CONSISTENT:
             found.append(f"the item prior has little to do with the items' texts (correlation {self.texts})")

@@ -32,7 +32,7 @@ _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
     403: "refused the key",
-    404: "knows no such model or path; check --model, and whether --endpoint ends in /v1",
+    404: "does not know this model or path; check --model, and whether --endpoint ends in /v1",
 }
 
 
@@ -218,7 +218,7 @@ class EndpointLLM:
                     await asyncio.sleep(wait_s)
         raise OfflineError(
             f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); "
-            "what was judged is kept: run the same command again once it is there"
+            "what was judged is kept: run the same command again once it answers"
         )
 
     def _reserve(self, estimate: int) -> None:

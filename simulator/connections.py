@@ -36,7 +36,7 @@ class KeptConnections(httpx.AsyncBaseTransport):
         except (OSError, asyncio.IncompleteReadError) as error:
             raise httpx.NetworkError(type(error).__name__, request=request) from None
         except (asyncio.LimitOverrunError, ValueError, KeyError) as error:
-            raise httpx.RemoteProtocolError(f"not an answer of ours: {error!r}", request=request) from None
+            raise httpx.RemoteProtocolError(f"not an answer of the service: {error!r}", request=request) from None
         else:
             if keep:
                 self._idle.append(connection)

@@ -33,7 +33,7 @@ _VISITS, _TRUTH, _SERVICE = "How they visit", "Who they are", "The service"
 
 def users(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="Where the fitted users go, such as RUN/users.safetensors.")],
+    out: Annotated[Path, typer.Option(help="File for the fitted users, such as RUN/users.safetensors.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
 ) -> None:
     """Fit the synthetic users' hidden taste on what real users did, and say how well it predicts them.
@@ -59,17 +59,19 @@ def users(
     )
 
 
-_Out = Annotated[Path, typer.Option(help="Where the report goes, such as RUN/load.")]
+_Out = Annotated[Path, typer.Option(help="Folder of the report, such as RUN/load.")]
 _Url = Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)]
 _Users = Annotated[
     Path | None,
     typer.Option(
-        help="Fitted users; made if absent.", rich_help_panel=_TRUTH, show_default="a cache beside the data set"
+        help="File of the fitted users; written if absent.",
+        rich_help_panel=_TRUTH,
+        show_default="a cache beside the data set",
     ),
 ]
-_Sessions = Annotated[int | None, typer.Option(min=1, help="Stop after so many sessions.", rich_help_panel=_VISITS)]
+_Sessions = Annotated[int | None, typer.Option(min=1, help="Stop after this many sessions.", rich_help_panel=_VISITS)]
 _MaxSeconds = Annotated[
-    float | None, typer.Option(min=0.1, help="Stop after so many seconds.", rich_help_panel=_VISITS)
+    float | None, typer.Option(min=0.1, help="Stop after this many seconds.", rich_help_panel=_VISITS)
 ]
 _Concurrency = Annotated[
     int, typer.Option(min=1, help="Users at a time; with --rate, connections.", rich_help_panel=_VISITS)
@@ -94,11 +96,13 @@ _ThinkSeconds = Annotated[
 ]
 _World = Annotated[
     WorldName,
-    typer.Option(help="How they take what they are shown; docs/experiments.md tells.", rich_help_panel=_TRUTH),
+    typer.Option(help="Behaviour of the users; see docs/experiments.md.", rich_help_panel=_TRUTH),
 ]
 _Seed = Annotated[
     int,
-    typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
+    typer.Option(
+        min=0, help="Seed of users, chance and arrivals; a service takes each seed once.", rich_help_panel=_TRUTH
+    ),
 ]
 _BaselineSessions = Annotated[
     int, typer.Option(min=2, help="Sessions of each reference policy.", rich_help_panel=_TRUTH)
@@ -108,7 +112,7 @@ _ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         envvar="IALP_API_KEY_FILE",
-        help="File with a key of the service; or put it in IALP_API_KEY.",
+        help="File with a key of the service; alternatively, set IALP_API_KEY.",
         rich_help_panel=_SERVICE,
     ),
 ]
@@ -179,8 +183,8 @@ def load(
 def _check_complete(run: Load, statuses: Mapping[tuple[str, str], int], interrupted: bool) -> None:
     if not any(record.complete for record in run.records):
         if interrupted:
-            raise SimulatorError("interrupted before a session came to its end; nothing is written")
-        raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
+            raise SimulatorError("interrupted before a session was completed; nothing is written")
+        raise SimulatorError(f"no session was completed; answers by route and status: {_listed(statuses)}")
 
 
 def _listed(statuses: Mapping[tuple[str, str], int]) -> str:

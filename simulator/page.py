@@ -45,7 +45,7 @@ played on the same truth: random, the true popularity, and an oracle that knows 
 def compare_arms(report: Report) -> str:
     """Say in one sentence whether the adaptive arm is better by the end."""
     if report.gain is None:
-        return "Only one arm was met, so there is nothing to compare."
+        return "Only one arm served sessions, so there is nothing to compare."
     low, high = report.gain.low, report.gain.high
     if not math.isfinite(low):
         return "Too few sessions in the last quarter to compare the arms."

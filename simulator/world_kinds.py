@@ -14,7 +14,7 @@ WorldName = Literal["boredom", "calm", "more", "drift"]
 BOREDOM: WorldName = "boredom"
 
 DEFAULT_WORLD: WorldName = "more"
-"""Of the demo, of `simulator load` and of whoever does not say; docs/experiments.md tells what decides it."""
+"""The world of the demo, of `simulator load` and of callers that name none; docs/experiments.md gives the reasons."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _against(record: Record, reference: str, title: str, name: str, what: str) -
 def _compared(found: Interval) -> str:
     if found.low > 0:
         return "**above**"
-    return "**below**" if found.high < 0 else "not told from"
+    return "**below**" if found.high < 0 else "not distinguishable from"
 
 
 def sameness_in_words(collected: Collected) -> str:

@@ -33,7 +33,7 @@ class OpeConfig:
     switch_tau: float | None = None  # ratio above which switch-DR trusts the reward model; None: default_tau
     bootstrap: int = 0  # draws of the cluster bootstrap; 0: normal intervals only
     logged_arm: str | None = None  # use only what this arm served
-    keep_unverified: bool = False  # use slates whose available items are known only nearly
+    keep_unverified: bool = False  # use slates whose available items are known only approximately
     seed: int = 0
 
 

@@ -44,14 +44,16 @@ class _Task:
 
 
 _Out = Annotated[
-    Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=FILES)
+    Path, typer.Option(help="Results, one line a run; finished runs are not played again.", rich_help_panel=FILES)
 ]
 _Seeds = Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=PLAYED)]
 _Stationary = Annotated[
     int,
-    typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=PLAYED),
+    typer.Option(
+        min=0, help="Runs in each environment in which both arms get the frozen policy.", rich_help_panel=PLAYED
+    ),
 ]
-_Page = Annotated[Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=FILES)]
+_Page = Annotated[Path | None, typer.Option(help="Document whose marked part is written anew.", rich_help_panel=FILES)]
 
 
 def degradation(
@@ -64,7 +66,7 @@ def degradation(
     page: _Page = Path("docs/reliability.md"),
     processes: Processes = None,
 ) -> None:
-    """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does.
+    """Simulate deployments with a bad update, a shift of tastes or neither, watched as the worker does.
 
     Needs: what `experiment` needs.
 

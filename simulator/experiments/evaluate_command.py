@@ -28,7 +28,7 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset, writes RUN/evaluate.")],
     snapshot: Annotated[Path | None, typer.Option(help="The snapshot's folder.", show_default="RUN/snapshot")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Simulated sessions of each policy.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of users and luck.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of users and chance.")] = 0,
 ) -> None:
     """Measure a snapshot in simulation: does it rank what people like, and what does it earn against random?
 

@@ -46,10 +46,10 @@ def experiment(
     environments: Environments = "*",
     methods: Methods = "*",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=PLAYED, show_default="the file's")
+        int | None, typer.Option(min=1, help="Number of seeds.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     first_seed: Annotated[
-        int | None, typer.Option(min=0, help="The first of them.", rich_help_panel=PLAYED, show_default="the file's")
+        int | None, typer.Option(min=0, help="The first seed.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     sessions: Annotated[
         int | None,
@@ -58,7 +58,7 @@ def experiment(
         ),
     ] = None,
     processes: Processes = None,
-    again: Annotated[bool, typer.Option(help="Also run what has a result; it is replaced.")] = False,
+    again: Annotated[bool, typer.Option(help="Also run what already has a result, and replace it.")] = False,
 ) -> None:
     """Play environments x methods x seeds; what has a result already is not played again.
 

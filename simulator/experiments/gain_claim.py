@@ -25,8 +25,8 @@ from simulator.statistics import Interval
 ADAPTIVE = ("ialp_ft", "ialp_ap", "ialp_ap_fixed")  # A-iALP in its variants
 DEEP = "sb3_"
 STRANGERS = {
-    "population_oracle": "knows all users, not which has come",
-    "item_oracle": "knows all of items, nothing of users",
+    "population_oracle": "knows all users, but not which one has come",
+    "item_oracle": "knows everything of items, nothing of users",
 }
 GAIN = 1.236  # published: +23.6% on average over the three environments
 RIVALS = {

@@ -53,7 +53,7 @@ that was drawn. A line marks items of the person's categories.</p>
 <div class="people">{"".join(_person(shown) for shown in judgement.people)}</div>
 <h2>How far apart</h2>
 {_distances(judgement)}
-<h2>How this was asked</h2>
+<h2>Settings</h2>
 <div class="tables"><div class="words">{_rules()}</div>{_config(judgement)}</div>"""
     return document("ialp: persons", body, _STYLE)
 
@@ -115,8 +115,8 @@ def _distances(judgement: Judgement) -> str:
         if shown.liked or shown.disliked
     ]
     caption = (
-        "Total variation of the expected shares of slots: 0 the same slates, 1 nothing in common. The opposite is who"
-        " liked what they disliked."
+        "Total variation of the expected shares of slots: 0 means the same slates, 1 nothing in common."
+        " The opposite liked what this person disliked."
     )
     return table(caption, ("", "From a stranger", "From their opposite"), rows)
 
@@ -139,4 +139,4 @@ def _rules() -> str:
 
 def _config(judgement: Judgement) -> str:
     rows = [(name.replace("_", " "), str(value)) for name, value in asdict(judgement.config).items()]
-    return table("What was asked for.", ("Setting", "Value"), [*rows, ("seconds", f"{judgement.seconds:.1f}")])
+    return table("Settings of this judgement.", ("Setting", "Value"), [*rows, ("seconds", f"{judgement.seconds:.1f}")])
