@@ -1,4 +1,4 @@
-"""How far a language model's judgements can be trusted, before any user has come.
+"""Checks of how far a language model's judgements can be trusted before any user has come.
 
 Two checks of the item prior. *Names*: where asking what is popular ranks items as asking for nothing at all does, the
 prior tells how names are written and not what people like; the share of it that names do not explain is 1 - rho^2, rho
@@ -65,7 +65,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was measured, and what follows: `prior_share` and `uses_personal` of the judgements are believed."""
+    """Results of the checks; `prior_share` and `uses_personal` say how far the judgements are believed."""
 
     names: Trust  # correlation of the prior with the mere likelihood of names
     texts: Trust  # of the prior with what texts predict for held-out items
@@ -73,10 +73,10 @@ class Alignment:
 
     @property
     def prior_share(self) -> float:
-        """How much of its full weight the item prior gets, 0 to 1.
+        """Share of its full weight that the item prior gets, 0 to 1.
 
-        What was not measured is not held against it; of the texts' correlation the upper end counts, so that a small
-        catalogue's prior is not discarded by chance.
+        A check that was not measured does not lower the share. Of the texts' correlation the upper end counts, so that
+        a small catalogue's prior is not discarded by chance.
         """
         names = min(1.0, (1 - self.names.value**2) / UNEXPLAINED) if self.names.n else 1.0
         unrelated = (CONSISTENT - self.texts.high) / (CONSISTENT - UNRELATED) if self.texts.n else 0.0
@@ -84,16 +84,16 @@ class Alignment:
 
     @property
     def uses_personal(self) -> bool:
-        """Whether personal judgements correct closeness of texts: only where they surely agree with it at all."""
+        """True where personal judgements correct closeness of texts: their correlation with it is surely above 0."""
         return bool(self.personal.n) and self.personal.low > 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What somebody should know before they trust the judge."""
+        """List the reasons to distrust the judge, one sentence each."""
         found = []
         if self.names.n and (1 - self.names.value**2) / UNEXPLAINED < 0.5:
             found.append(
-                f"the item prior mostly tells how names are written (correlation {self.names}), so it counts little"
+                f"the item prior mostly reflects how names are written (correlation {self.names}), so it counts little"
             )
         if self.texts.n and self.texts.high < CONSISTENT:
             found.append(f"the item prior has little to do with the items' texts (correlation {self.texts})")
@@ -126,12 +126,12 @@ def correlation(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def with_names(prior: Sequence[float], names: Sequence[float]) -> Trust:
-    """Of priors [n] with the likelihood of the same items' names [n]."""
+    """Correlate priors [n] with the likelihood of the same items' names [n]."""
     return Trust.of_correlation(correlation(prior, names), len(prior))
 
 
 def with_texts(z: Tensor, features: Tensor, seed: int) -> Trust:
-    """Of priors z [n] with what a regression on `features` [n, F] of other items predicts (float64)."""
+    """Correlate priors z [n] with the predictions of a regression on `features` [n, F] of other items (float64)."""
     if len(z) < 2 * _FOLDS:
         return Trust.unmeasured()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(z)))
@@ -145,7 +145,7 @@ def with_texts(z: Tensor, features: Tensor, seed: int) -> Trust:
 
 
 def with_closeness(judged: Sequence[Floats], close: Sequence[Floats], seed: int) -> Trust:
-    """Of personal judgements with closeness, each by state [S][n]; the mean is taken out of both in every state."""
+    """Correlate personal judgements with closeness, each by state [S][n]; both are centred in every state."""
     pairs = [np.stack([j - j.mean(), c - c.mean()]) for j, c in zip(judged, close, strict=True) if len(j) > 1]
     if len(pairs) < 4:
         return Trust.unmeasured()

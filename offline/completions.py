@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, as far as it is used: read with its types, so that nothing else gets in."""
+"""Answers of an OpenAI-compatible server: the fields that are used, with their types checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     token_logprobs: list[float | None] | None = None
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Message(msgspec.Struct, frozen=True):
     content: Any = None  # a text, or parts of one
 
 
@@ -42,7 +42,7 @@ class Choice(msgspec.Struct, frozen=True):
 
     index: int = 0
     logprobs: Logprobs | None = None
-    message: _Said | None = None
+    message: _Message | None = None
 
     @property
     def word(self) -> str:

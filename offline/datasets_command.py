@@ -21,7 +21,7 @@ _LISTED_PROBLEMS = 5
 _OWN, _ROWS = "Your own catalogue (--source catalogue)", "Rows that cannot be used"
 
 
-_Out = Annotated[Path, typer.Option(help="Where the data set goes, usually RUN/dataset.")]
+_Out = Annotated[Path, typer.Option(help="Folder to write the data set to, usually RUN/dataset.")]
 _Source = Annotated[
     Source,
     typer.Option(
@@ -32,29 +32,37 @@ _Source = Annotated[
 _Folder = Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")]
 _Items = Annotated[Path | None, typer.Option(help="Your items: .jsonl, .csv or .parquet.", rich_help_panel=_OWN)]
 _Interactions = Annotated[
-    Path | None, typer.Option(help="What your users did, in the same formats.", rich_help_panel=_OWN)
+    Path | None, typer.Option(help="Interactions of your users, in the same formats.", rich_help_panel=_OWN)
 ]
 _LikedAt = Annotated[
-    float | None, typer.Option(help="Liked from this value on, without a column `liked`.", rich_help_panel=_OWN)
+    float | None, typer.Option(help="Least value that counts as liked, without a column `liked`.", rich_help_panel=_OWN)
 ]
 _Noun = Annotated[
     str | None,
-    typer.Option(help="What an item is called, such as book.", rich_help_panel=_OWN, show_default="item"),
+    typer.Option(help="Noun for one item, such as book.", rich_help_panel=_OWN, show_default="item"),
 ]
 _Nouns = Annotated[
     str | None,
-    typer.Option(help="What several are called, such as books.", rich_help_panel=_OWN, show_default="items"),
+    typer.Option(help="Noun for several items, such as books.", rich_help_panel=_OWN, show_default="items"),
 ]
 _Liked = Annotated[
     str | None,
-    typer.Option(help="What people who like one did: enjoyed.", rich_help_panel=_OWN, show_default="liked"),
+    typer.Option(
+        help="Verb for people who liked an item, such as enjoyed.", rich_help_panel=_OWN, show_default="liked"
+    ),
 ]
 _Disliked = Annotated[
     str | None,
-    typer.Option(help="What others did: did not enjoy.", rich_help_panel=_OWN, show_default="did not like"),
+    typer.Option(
+        help="Verb for people who did not, such as did not enjoy.", rich_help_panel=_OWN, show_default="did not like"
+    ),
 ]
-_MaxBadRows = Annotated[int, typer.Option(min=0, help="Give up where there are more rows.", rich_help_panel=_ROWS)]
-_SkipBadRows = Annotated[bool, typer.Option(help="Leave out all of them, however many.", rich_help_panel=_ROWS)]
+_MaxBadRows = Annotated[
+    int, typer.Option(min=0, help="Fail if more rows than this cannot be used.", rich_help_panel=_ROWS)
+]
+_SkipBadRows = Annotated[
+    bool, typer.Option(help="Leave out rows that cannot be used, however many.", rich_help_panel=_ROWS)
+]
 
 
 def command(
@@ -87,19 +95,19 @@ def command(
             --noun book --nouns books --out runs/mine/dataset
         python -m offline datasets --source lfm --folder data/lfm --out runs/lfm
     """
-    for option, value, wanted in (
+    for option, value, needed in (
         ("--folder", folder, source in FOLDER_SOURCES),
         ("--items", items, source == "catalogue"),
     ):
-        if wanted != (value is not None):
-            raise OfflineError(f"--source {source} {'needs' if wanted else 'goes without'} {option}")
+        if needed != (value is not None):
+            raise OfflineError(f"--source {source} {'needs' if needed else 'does not take'} {option}")
     for option, path in (("--items", items), ("--interactions", interactions)):
         if path is not None and not path.is_file():
             raise OfflineError(f"{option} {path}: there is no such file; check the path")
     words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
     scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
     if source != "catalogue" and (interactions or liked_at is not None or any(words.values())):
-        raise OfflineError("--interactions, --liked-at and the words go with --source catalogue only")
+        raise OfflineError("--interactions, --liked-at and the words are for --source catalogue only")
     if items is not None:
         dataset = load_catalogue(items, interactions, scenario=scenario, liked_at=liked_at)
     elif folder is not None:
@@ -120,7 +128,7 @@ def _unusable(dataset: Dataset, console: Console) -> OfflineError:
     _list_problems(dataset, console)
     return OfflineError(
         f"{len(dataset.problems)} rows cannot be used, first {dataset.problems[0]}; "
-        "mend them, or leave them out with --skip-bad-rows"
+        "correct them, or leave them out with --skip-bad-rows"
     )
 
 

@@ -35,7 +35,7 @@ _STATES_A_BATCH = 32
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """What is asked and how much. States come from text alone unless `states_from_logs`."""
+    """Kind and number of questions to ask. States come from text alone unless `states_from_logs`."""
 
     seed: int = 0
     n_states: int = 500
@@ -67,7 +67,7 @@ def distil(dataset: Dataset, embeddings: Embeddings, judge: Judge, config: Disti
 
 def collect(judge: Judge, dataset: Dataset) -> Preferences:
     """Everything this model has ever judged about these items, from the cache, decomposed and calibrated."""
-    known = {item.item_id for item in dataset.items}
+    item_ids = {item.item_id for item in dataset.items}
     nothing = Budget(max_judgements=0)
     common = [*judge.priors(within=nothing), *judge.names(within=nothing)]
     scorer = judge.scorer
@@ -76,8 +76,8 @@ def collect(judge: Judge, dataset: Dataset) -> Preferences:
         for j in judge.cache.values()
         if j.role == "user"
         and (j.model, j.style, j.prompt_version) == (scorer.model_id, scorer.style, PROMPT_VERSION)
-        and j.item_id in known
-        and all(item_id in known for item_id, _ in j.history)
+        and j.item_id in item_ids
+        and all(item_id in item_ids for item_id, _ in j.history)
     ]
     return decompose(common, users)
 
@@ -85,7 +85,7 @@ def collect(judge: Judge, dataset: Dataset) -> Preferences:
 def question_batches(
     dataset: Dataset, embeddings: Embeddings, prior_z: np.ndarray[Any, np.dtype[np.float64]], config: DistilConfig
 ) -> Iterator[list[Question]]:
-    """What is asked about user states, a batch at a time; the same configuration plans the same questions."""
+    """Yield the questions about user states, a batch at a time; the same configuration plans the same questions."""
     for start in range(0, config.n_states, _STATES_A_BATCH):
         rng = np.random.default_rng([config.seed, start])
         n_states = min(_STATES_A_BATCH, config.n_states - start)

@@ -28,7 +28,7 @@ STAGE = "distil"
 CACHE_FILE = "judgements.jsonl"
 INTERRUPTED = "interrupted"
 _ENDPOINT, _EMBEDDED = "A model at an endpoint", "The embedded model"
-_BUDGET, _ASKED = "When to stop", "What is asked"
+_BUDGET, _QUESTIONS = "When to stop", "Questions"
 
 
 _Run = Annotated[Path, typer.Option(help="The run's folder; results go to RUN/distil.")]
@@ -36,19 +36,25 @@ _Dataset = Annotated[Path | None, typer.Option(help="A data set's folder.", show
 _Endpoint = Annotated[
     str | None, typer.Option(help="An OpenAI-compatible server, http://HOST/v1.", rich_help_panel=_ENDPOINT)
 ]
-_Model = Annotated[str | None, typer.Option(help="The model's name there.", rich_help_panel=_ENDPOINT)]
+_Model = Annotated[str | None, typer.Option(help="The model's name on that server.", rich_help_panel=_ENDPOINT)]
 _Style = Annotated[
     Style | None,
     typer.Option(
-        help="How it is asked.",
+        help="Form of the questions.",
         rich_help_panel=_ENDPOINT,
         show_default="judge at an endpoint, likelihood otherwise",
     ),
 ]
-_ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable with the key.", rich_help_panel=_ENDPOINT)]
+_ApiKeyEnv = Annotated[
+    str, typer.Option(help="The environment variable that holds the key.", rich_help_panel=_ENDPOINT)
+]
 _Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight.", rich_help_panel=_ENDPOINT)]
-_MaxCalls = Annotated[int | None, typer.Option(min=1, help="Cap on requests to it.", rich_help_panel=_ENDPOINT)]
-_MaxTokens = Annotated[int | None, typer.Option(min=1, help="Cap on tokens, both ways.", rich_help_panel=_ENDPOINT)]
+_MaxCalls = Annotated[
+    int | None, typer.Option(min=1, help="Limit on requests to the server.", rich_help_panel=_ENDPOINT)
+]
+_MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Limit on tokens, sent and received.", rich_help_panel=_ENDPOINT)
+]
 _Gguf = Annotated[
     str | None,
     typer.Option(
@@ -58,9 +64,7 @@ _Gguf = Annotated[
         autocompletion=lambda incomplete: [name for name in PACKAGED if name.startswith(incomplete)],
     ),
 ]
-_GgufSha256 = Annotated[
-    str | None, typer.Option(help="What the GGUF file's SHA-256 must be.", rich_help_panel=_EMBEDDED)
-]
+_GgufSha256 = Annotated[str | None, typer.Option(help="Expected SHA-256 of the GGUF file.", rich_help_panel=_EMBEDDED)]
 _Processes = Annotated[
     int | None,
     typer.Option(min=1, help="Worker processes.", rich_help_panel=_EMBEDDED, show_default="one a core, up to 4"),
@@ -68,24 +72,24 @@ _Processes = Annotated[
 _WeightsFolder = Annotated[
     Path,
     typer.Option(
-        help="Where packaged weights are put together.",
+        help="Folder where packaged weights are put together.",
         rich_help_panel=_EMBEDDED,
         show_default="~/.cache/ialp",
     ),
 ]
 _MaxSeconds = Annotated[
-    float | None, typer.Option(min=1, help="Stop asking after so many seconds.", rich_help_panel=_BUDGET)
+    float | None, typer.Option(min=1, help="Stop asking after this many seconds.", rich_help_panel=_BUDGET)
 ]
 _MaxJudgements = Annotated[
-    int | None, typer.Option(min=1, help="Stop after so many new judgements.", rich_help_panel=_BUDGET)
+    int | None, typer.Option(min=1, help="Stop after this many new judgements.", rich_help_panel=_BUDGET)
 ]
-_States = Annotated[int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_ASKED)]
-_Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_ASKED)]
+_States = Annotated[int, typer.Option(min=0, help="User states to ask about.", rich_help_panel=_QUESTIONS)]
+_Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each state.", rich_help_panel=_QUESTIONS)]
 _StatesFromLogs = Annotated[
-    bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_ASKED)
+    bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_QUESTIONS)
 ]
-_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_ASKED)]
-_Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_ASKED)]
+_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_QUESTIONS)]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_QUESTIONS)]
 
 
 def command(
@@ -127,11 +131,13 @@ def command(
     """
     chosen: Style = style or ("judge" if endpoint is not None else "likelihood")
     data = read_dataset(dataset or run / "dataset")
-    asked = replace(DistilConfig().states, candidates=candidates)
-    config = DistilConfig(seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=asked)
+    state_config = replace(DistilConfig().states, candidates=candidates)
+    config = DistilConfig(
+        seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=state_config
+    )
     if endpoint is not None:
         if model is None or gguf is not None:
-            raise OfflineError("--endpoint needs --model (a name its server knows), and goes without --gguf")
+            raise OfflineError("--endpoint needs --model (a name its server knows), and does not take --gguf")
         server = EndpointConfig(
             endpoint, model, chosen, api_key_env, concurrency, max_calls=max_calls, max_tokens=max_tokens
         )
@@ -152,7 +158,9 @@ def _check_embedded(style: Style, capped: int | None) -> None:
     if capped is not None:
         raise OfflineError("--max-calls and --max-tokens need --endpoint; use --max-seconds or --max-judgements")
     if style != "likelihood":
-        raise OfflineError(f"--style {style} needs a capable model behind --endpoint; the embedded one: likelihood")
+        raise OfflineError(
+            f"--style {style} needs a capable model behind --endpoint; the embedded one takes only likelihood"
+        )
 
 
 def run_stage(
@@ -183,9 +191,9 @@ def run_stage(
         total = min(expected, before + (budget.max_judgements or expected))
         bounds: dict[str, Any] = {"console": console, "within_s": budget.max_seconds, "before": before}
         interruption: KeyboardInterrupt | None = None
-        with progress(STAGE, total, "judged", **bounds) as told:
+        with progress(STAGE, total, "judged", **bounds) as bar:
             judge = Judge(scorer, dataset.items, cache, budget)
-            judge.on_progress = told.advance
+            judge.on_progress = bar.advance
             try:
                 preferences = distil(dataset, embeddings, judge, config)
                 ended = judge.stopped or "every question was asked"

@@ -32,13 +32,13 @@ _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
     403: "refused the key",
-    404: "knows no such model or path; check --model, and whether --endpoint ends in /v1",
+    404: "does not know this model or path; check --model, and whether --endpoint ends in /v1",
 }
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Which server and model, and how much may be asked of it. Of the key only its variable's name is here."""
+    """Server, model, and limits on its use. The key is not here, only the name of the variable that holds it."""
 
     base_url: str
     model: str
@@ -218,7 +218,7 @@ class EndpointLLM:
                     await asyncio.sleep(wait_s)
         raise OfflineError(
             f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); "
-            "what was judged is kept: run the same command again once it is there"
+            "what was judged is kept: run the same command again once it answers"
         )
 
     def _reserve(self, estimate: int) -> None:
@@ -255,16 +255,16 @@ class EndpointLLM:
     def _problem(self, reply: httpx.Response) -> str:
         if reply.status_code in _RETRIED:
             return f"HTTP {reply.status_code}"
-        known = _FATAL.get(reply.status_code)
-        said = known or " ".join(reply.text[:300].split())
+        reason = _FATAL.get(reply.status_code)
+        message = reason or " ".join(reply.text[:300].split())
         if self._secret:
-            said = said.replace(self._secret, "***")
-        hint = f" in ${self.config.api_key_env}; put a key of this server there" if known == _FATAL[401] else ""
-        raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {said}{hint}")
+            message = message.replace(self._secret, "***")
+        hint = f" in ${self.config.api_key_env}; put a key of this server there" if reason == _FATAL[401] else ""
+        raise OfflineError(f"the server at {self.config.base_url} answered HTTP {reply.status_code}: {message}{hint}")
 
 
 def require_server(base_url: str) -> None:
-    """Told before any work is done for it; whatever is answered will do.
+    """Check that a server answers, before any work is done for it; any answer will do.
 
     Raises:
         OfflineError: nobody listens at this address.
@@ -273,7 +273,7 @@ def require_server(base_url: str) -> None:
         httpx.get(base_url, timeout=5.0)
     except httpx.ConnectError:
         raise OfflineError(f"no server answers at --endpoint {base_url}; start it, or check the address") from None
-    except (httpx.HTTPError, httpx.InvalidURL):  # told by whoever asks the first question
+    except (httpx.HTTPError, httpx.InvalidURL):  # the first question reports it
         pass
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong offline because of what the user gave us; the command line shows the message alone."""
+"""Errors that the user's input can cause offline; the command line shows only the message."""
 
 
 class OfflineError(Exception):

@@ -37,7 +37,7 @@ _Arm = Annotated[
 _LoggedArm = Annotated[ArmName | None, typer.Option(help="Use only what this arm served.", rich_help_panel=_JUDGED)]
 _KeepUnverified = Annotated[
     bool,
-    typer.Option(help="Also use slates whose available items are known only nearly.", rich_help_panel=_JUDGED),
+    typer.Option(help="Also use slates whose available items are known only approximately.", rich_help_panel=_JUDGED),
 ]
 _Folds = Annotated[
     int, typer.Option(min=2, help="Folds of the reward model's cross-fitting.", rich_help_panel=_ESTIMATED)

@@ -29,7 +29,7 @@ _NAMES = 128  # items whose mere names are judged, spread over the catalogue's b
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop asking; None is no limit. Judgements found in the cache cost nothing."""
+    """Limits on asking; None is no limit. Judgements found in the cache cost nothing."""
 
     max_seconds: float | None = None
     max_judgements: int | None = None
@@ -46,7 +46,7 @@ class Judge:
     """Asks a scorer about items, never the same thing twice, within a budget that runs from now.
 
     Closing it ends the scorer and frees the cache. `judged` counts the judgements made (not found in the cache);
-    `on_progress` is told of each batch of them.
+    `on_progress` is called after each batch of them.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Judge:
         return found + self.ask(_chunks(history, others, "baseline") if history else [], within=within)
 
     def names(self, *, within: Budget | None = None) -> list[Judgement]:
-        """How likely the mere names of some items are, for likelihoods; what a prior has of it is no taste."""
+        """Score the mere names of some items, for likelihoods; what a prior shares with these scores is not taste."""
         if self.scorer.style != "likelihood":
             return []
         first = list(self._items)[:_TYPICAL_FROM]
@@ -160,7 +160,7 @@ class Judge:
     def _plan(
         self, questions: Sequence[Question], keys: Sequence[Sequence[str]], limit: int | None
     ) -> list[tuple[Question, dict[str, str]]]:
-        """What is not known yet, each text once: (question, key -> item id), at most `limit` items in all."""
+        """List judgements that the cache lacks, each text once: (question, key -> item id), at most `limit` items."""
         plan: list[tuple[Question, dict[str, str]]] = []
         planned: set[str] = set()
         for question, per_question in zip(questions, keys, strict=True):

@@ -21,7 +21,7 @@ Role = Literal["prior", "baseline", "user", "name"]
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask: a user state, oldest first, and the candidates. A response is +1 (liked) or -1 (disliked)."""
+    """User state, oldest first, and the candidates to judge. A response is +1 (liked) or -1 (disliked)."""
 
     history: tuple[tuple[str, int], ...]
     candidates: tuple[str, ...]

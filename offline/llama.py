@@ -31,7 +31,7 @@ class _Batch(NamedTuple):
     tokens: list[int]
     positions: list[int]
     sequences: list[list[int]]  # which candidates (1 ..) pass through each token
-    wanted: list[tuple[int, int, int]]  # candidate, next token, the place in the batch that predicts it
+    targets: list[tuple[int, int, int]]  # candidate, next token, the place in the batch that predicts it
 
 
 class GgufEngine:
@@ -102,7 +102,7 @@ class GgufEngine:
             self._lib.llama_kv_cache_seq_cp(self._context, 0, sequence, -1, -1)
         self._decode(batch.tokens, batch.positions, batch.sequences, [True] * len(batch.tokens))
         normalisers: dict[int, float] = {}
-        for candidate, token, place in batch.wanted:
+        for candidate, token, place in batch.targets:
             row = self._row(place)
             if place not in normalisers:
                 normalisers[place] = _log_sum_exp(row)
@@ -111,15 +111,19 @@ class GgufEngine:
             self._lib.llama_kv_cache_seq_rm(self._context, sequence, -1, -1)
 
     def _decode(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[list[int]], wanted: Sequence[bool]
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[list[int]],
+        needed: Sequence[bool],
     ) -> None:
         batch = self._api.llama_batch_init(len(tokens), 0, _N_SEQUENCES + 1)
         try:
             batch.n_tokens = len(tokens)
-            for i, (token, position, passing, want) in enumerate(
-                zip(tokens, positions, sequences, wanted, strict=True)
+            for i, (token, position, passing, has_logits) in enumerate(
+                zip(tokens, positions, sequences, needed, strict=True)
             ):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, position, want
+                batch.token[i], batch.pos[i], batch.logits[i] = token, position, has_logits
                 batch.n_seq_id[i] = len(passing)
                 for j, sequence in enumerate(passing):
                     batch.seq_id[i][j] = sequence
@@ -154,7 +158,7 @@ def _batches(titles: Sequence[Sequence[int]], start: int) -> Iterator[_Batch]:
                 batch.positions.append(start + depth - 1)
                 batch.sequences.append([])
             batch.sequences[place].append(n_sequences)
-            batch.wanted.append((candidate, title[depth], place))
+            batch.targets.append((candidate, title[depth], place))
     if batch.tokens:
         yield batch
 

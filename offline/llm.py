@@ -22,7 +22,7 @@ class Ask(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How much a candidate suits the user: mean log-probability per token (likelihood) or a logit (judge, choose)."""
+    """Score of a candidate for the user: mean log-probability per token (likelihood) or a logit (judge, choose)."""
 
     value: float
     n_tokens: int

@@ -42,7 +42,7 @@ _SMALLEST_SCALE = 1e-6
 
 
 class Prior(NamedTuple):
-    """How much people like an item whoever they are: raw (as `evidence`) and as a z-score."""
+    """Liking of an item that all people share: raw (as `evidence`) and as a z-score."""
 
     value: float
     z: float

@@ -48,7 +48,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What came out, ready for a snapshot."""
+    """Results of pre-training, ready for a snapshot."""
 
     projection: TextProjection
     actor: ItemScorer  # and critic: one network
@@ -86,7 +86,7 @@ class _Personal:
         return cls(features, z)
 
     def trust(self, start: Tensor, seed: int) -> Trust:
-        """Whether judgements follow closeness of texts at all."""
+        """Measure how far judgements follow closeness of texts."""
         close = [x @ start for x in self.features]
         return with_closeness([z.numpy() for z in self.z], [c.numpy() for c in close], seed)
 
@@ -115,9 +115,9 @@ def pretrain(
     named = [item_id for item_id in preferences.names if item_id in priors]
     names = with_names([priors[i].value for i in named], [preferences.names[i] for i in named])
     alignment = Alignment(names, by_text, personal.trust(start, config.seed))
-    told = personal.weights(start) if alignment.uses_personal else start
+    weights = personal.weights(start) if alignment.uses_personal else start
     actor = ItemScorer(config.network, text)
-    _write(actor, config.prior_weight * alignment.prior_share * z, config.personal_weight * told.float())
+    _write(actor, config.prior_weight * alignment.prior_share * z, config.personal_weight * weights.float())
     return Pretrained(projection, actor, alignment)
 
 
@@ -136,16 +136,16 @@ def _prior(priors: Mapping[str, Prior], index: Mapping[str, int], text: Tensor, 
 
 
 @torch.no_grad()
-def _write(actor: ItemScorer, item: Tensor, told: Tensor) -> None:
-    """Make the network say f: `item` [A] as its biases, what texts tell as their slope, `told` [text_dim + 2]."""
+def _write(actor: ItemScorer, item: Tensor, weights: Tensor) -> None:
+    """Write f into the network: `item` [A] as slope of texts and biases for the rest, `weights` [text_dim + 2]."""
     text = actor.text
     slope = torch.linalg.solve(text.T @ text + _RIDGE * torch.eye(text.shape[1]), text.T @ (item - item.mean()))
     actor.text_bias.weight.copy_(slope.unsqueeze(0))
     actor.id_bias.copy_(item - item.mean() - text @ slope)
-    products = told[2 : 2 + actor.config.dim]
+    products = weights[2 : 2 + actor.config.dim]
     # Profiles are of liked items, of the last liked, of disliked and of ignored ones.
     for profile, share in ((0, 1.0), (2, -DISLIKE), (3, -SILENCE)):
-        actor.gain[profile] = share * told[0]
+        actor.gain[profile] = share * weights[0]
         actor.mixing[profile].diagonal()[: len(products)].copy_(share * products)
-    actor.repeat.copy_(torch.stack([told[1], -SILENCE * told[1], torch.zeros(())]))
+    actor.repeat.copy_(torch.stack([weights[1], -SILENCE * weights[1], torch.zeros(())]))
     actor.leave.copy_(torch.tensor(LEAVE))

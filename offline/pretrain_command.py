@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STAGE = "pretrain"
 SNAPSHOT = "snapshot"
-_TASTE = "What the policy is like"
+_TASTE = "Policy"
 
 
 _Run = Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset and RUN/distil, writes RUN/snapshot.")]

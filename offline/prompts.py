@@ -1,12 +1,12 @@
-"""What the language model reads. Item texts are untrusted: `sanitise` keeps each inside its place in a prompt.
+"""Prompts for the language model. Item texts are untrusted: `sanitise` keeps each inside its place in a prompt.
 
 ``likelihood``: how probable is the item's name as the next words of a sentence about this user; small models that
-cannot answer questions can still be listened to. ``judge`` and ``choose``: a capable instruct model is asked, with
-every untrusted text as a JSON string. Without a history the prompts say nothing of the user: what an item scores then
-is its prior.
+cannot answer questions can do this. ``judge`` and ``choose``: a capable instruct model is asked, with every untrusted
+text as a JSON string. Without a history the prompts say nothing of the user: an item's score is then its prior.
 
 The likelihood wording was chosen on MovieLens: quoted names with the year, after "People who enjoyed ... also enjoyed",
-told liked films from random ones best; without the year much worse, since a model that knows a film knows its year.
+separated liked films from random ones best; without the year it did much worse, since a model that knows a film knows
+its year.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def likelihood_prefix(scenario: Scenario, history: Sequence[Shown], name_only: b
 
 
 def likelihood_continuation(text: str) -> str:
-    """What is scored after `likelihood_prefix`: the item's name and its closing quote."""
+    """Return the text that is scored after `likelihood_prefix`: the item's name and its closing quote."""
     return f'{sanitise(text)}"'
 
 

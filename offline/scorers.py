@@ -1,4 +1,4 @@
-"""Which language model is asked: its configuration, kept in the manifest so that later stages ask the same one."""
+"""Choice of the language model: its configuration, kept in the manifest so that later stages ask the same one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ScorerConfig:
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> ScorerConfig:
-        """What `asdict` gave, as a manifest holds it."""
+        """Rebuild a configuration from its `asdict` form, as a manifest holds it."""
         endpoint = recorded["endpoint"]
         return cls(**{**recorded, "endpoint": EndpointConfig(**endpoint) if endpoint else None})
 

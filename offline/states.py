@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StateConfig:
-    """What histories look like, and which candidates are judged for each."""
+    """Shape of the sampled histories, and choice of the candidates that are judged for each."""
 
     max_history: int = 10
     two_tastes_prob: float = 0.5
@@ -54,9 +54,9 @@ def _sample_state(embeddings: Embeddings, anchor_prob: Scores, config: StateConf
     tastes = rng.choice(n_items, size=n_tastes, p=anchor_prob)
     liked: list[int] = []
     for k, anchor in enumerate(tastes):
-        wanted = (size - n_disliked) * (k + 1) // n_tastes - len(liked)
+        limit = (size - n_disliked) * (k + 1) // n_tastes - len(liked)
         near = np.argsort(-(embeddings @ embeddings[anchor]), kind="stable")[: config.neighbours]
-        liked += near[_draw(anchor_prob[near], np.isin(near, liked), wanted, rng)].tolist()
+        liked += near[_draw(anchor_prob[near], np.isin(near, liked), limit, rng)].tolist()
     # Dislikes: known items from the half of the catalogue that is farthest from every taste.
     closeness = (embeddings @ embeddings[tastes].T).max(axis=1)
     near_or_liked = (closeness > np.median(closeness)) | np.isin(np.arange(n_items), liked)
@@ -101,8 +101,8 @@ def sample_candidates(
         (np.full(n_items, 1.0 / n_items), config.candidates - n_similar - n_prior),
     )
     chosen: list[int] = []
-    for prob, wanted in parts:
-        drawn = _draw(prob, taken, wanted, rng)
+    for prob, limit in parts:
+        drawn = _draw(prob, taken, limit, rng)
         taken[drawn] = True
         chosen += drawn
     return chosen
@@ -119,10 +119,10 @@ def _softmax(logits: Scores) -> Scores:
     return np.asarray(weights / weights.sum())
 
 
-def _draw(prob: Scores, taken: npt.NDArray[np.bool_], wanted: int, rng: np.random.Generator) -> list[int]:
-    """At most `wanted` different indices that are not taken, in proportion to `prob`."""
+def _draw(prob: Scores, taken: npt.NDArray[np.bool_], limit: int, rng: np.random.Generator) -> list[int]:
+    """Draw at most `limit` different indices that are not taken, in proportion to `prob`."""
     weights = np.where(taken, 0.0, prob)
-    n = min(wanted, int((weights > 0).sum()))
+    n = min(limit, int((weights > 0).sum()))
     if n <= 0:
         return []
     drawn: list[int] = rng.choice(len(prob), size=n, replace=False, p=weights / weights.sum()).tolist()

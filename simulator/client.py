@@ -47,7 +47,7 @@ def check_url(url: str, allow_remote: bool) -> None:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SimulatorError(f"--url {url}: expected http://HOST:PORT")
     if not allow_remote and not is_loopback(url):
-        raise SimulatorError(f"--url {url}: {parsed.host} is not this machine; say --allow-remote if you mean it")
+        raise SimulatorError(f"--url {url}: {parsed.host} is not this machine; add --allow-remote to use it")
 
 
 def is_loopback(url: str) -> bool:

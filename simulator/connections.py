@@ -36,7 +36,7 @@ class KeptConnections(httpx.AsyncBaseTransport):
         except (OSError, asyncio.IncompleteReadError) as error:
             raise httpx.NetworkError(type(error).__name__, request=request) from None
         except (asyncio.LimitOverrunError, ValueError, KeyError) as error:
-            raise httpx.RemoteProtocolError(f"not an answer of ours: {error!r}", request=request) from None
+            raise httpx.RemoteProtocolError(f"not an answer of the service: {error!r}", request=request) from None
         else:
             if keep:
                 self._idle.append(connection)
@@ -75,7 +75,7 @@ async def _exchange(
     headers = []
     for name, _, value in (entry.partition(b":") for entry in fields):
         headers.append((name.strip().lower(), value.strip()))
-    known = dict(headers)
-    body = await reader.readexactly(int(known[b"content-length"]))
-    keep = status.startswith(b"HTTP/1.1") and known.get(b"connection", b"").lower() != b"close"
+    by_name = dict(headers)
+    body = await reader.readexactly(int(by_name[b"content-length"]))
+    keep = status.startswith(b"HTTP/1.1") and by_name.get(b"connection", b"").lower() != b"close"
     return httpx.Response(int(status.split()[1]), headers=headers, stream=httpx.ByteStream(body)), keep

@@ -43,23 +43,21 @@ _STOP_S = 30.0
 
 _Run = Annotated[Path, typer.Option(help="Folder of the run.")]
 _DistilSeconds = Annotated[
-    float, typer.Option(min=10, help="Seconds for asking the language model.", rich_help_panel=_TIMES)
+    float, typer.Option(min=10, help="Seconds of asking the language model.", rich_help_panel=_TIMES)
 ]
 _LoadSeconds = Annotated[float, typer.Option(min=5, help="Seconds of the simulated users.", rich_help_panel=_TIMES)]
 _Concurrency = Annotated[int, typer.Option(min=1, help="Simulated users at a time.")]
 _Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes 8000, or any that is free.")]
-_World = Annotated[
-    WorldName, typer.Option(help="How simulated users take what they are shown; docs/experiments.md tells.")
-]
+_World = Annotated[WorldName, typer.Option(help="Behaviour of simulated users; see docs/experiments.md.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 _Stay = Annotated[
     bool | None,
     typer.Option(
-        help="Serve on until Ctrl-C once the users are done.", show_default="in a terminal", rich_help_panel=_ENDS
+        help="Keep serving until Ctrl-C after the users are done.", show_default="in a terminal", rich_help_panel=_ENDS
     ),
 ]
 _PrepareOnly = Annotated[
-    bool, typer.Option(help="Stop once the snapshot is there to be served.", rich_help_panel=_ENDS)
+    bool, typer.Option(help="Stop when the snapshot is ready to be served.", rich_help_panel=_ENDS)
 ]
 _InstallSeconds = Annotated[
     float, typer.Option(min=0, help="Seconds that the installation took, for the summary.", rich_help_panel=_TIMES)
@@ -186,16 +184,18 @@ def _command(package: str, *arguments: str) -> None:
     if code == exits.INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        exits.tell(f"`python -m {package} {arguments[0]}` ended with code {code}; the same demo goes on from there")
+        exits.tell(
+            f"`python -m {package} {arguments[0]}` ended with code {code}; run the same demo again to go on from there"
+        )
         raise typer.Exit(code if code > 0 else exits.FAILED)
 
 
 def _free_port() -> int:
     """The service's usual one, unless something listens there."""
-    for wanted in (8000, 0):
+    for candidate in (8000, 0):
         with contextlib.suppress(OSError), socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind(("127.0.0.1", wanted))
+            free.bind(("127.0.0.1", candidate))
             port: int = free.getsockname()[1]
             return port
     raise SimulatorError("no port is free on this machine")

@@ -13,7 +13,7 @@ _STYLE = """
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem; max-width: 72rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.verdict { font-size: 1.15rem; border-left: 4px solid var(--mark); padding-left: .8rem; }
+p.headline { font-size: 1.15rem; border-left: 4px solid var(--mark); padding-left: .8rem; }
 .faint, figcaption, caption { color: var(--faint); font-size: .875rem; }
 figure { margin: 1rem 0; } img { width: 100%; height: auto; display: block; }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem 2.5rem; }

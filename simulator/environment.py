@@ -27,7 +27,7 @@ from simulator.users import Floats, UserModel, sigmoid
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """How sessions go: by default in the world of boredom; `world_kinds.WORLDS` has the others.
+    """Rules of a session, by default in the world of boredom; `world_kinds.WORLDS` has the others.
 
     Windows count turns; with `slate_size` 1 a turn is an item, as in EasyRL4Rec. A rule that is None is off.
     """
@@ -77,7 +77,7 @@ class World:
 
     @cached_property
     def drift(self) -> Drift | None:
-        """How tastes move from session to session; None where they stay."""
+        """Change of tastes from session to session; None where they stay."""
         return None if self.config.drift_period is None else Drift(self.users, self.config.drift_period)
 
     @property
@@ -223,7 +223,7 @@ class SessionBatch:
         return np.where(spent, np.float32(0), response_probability(affinity, self.shift(items, rows)))
 
     def shift(self, items: Indices | None, rows: Indices) -> Floats:
-        """By how many logits the session so far moves each item; [n, m], all items where `items` is None."""
+        """Compute the logits by which the session so far moves each item; [n, m], all items where `items` is None."""
         config, vectors = self.world.config, self.world.users.item_vectors
         shown, responses, age = self._window(rows, config.satiation_window)
         moves = np.where(responses, config.attraction or 0.0, -(config.aversion or 0.0)) - config.satiation

@@ -1,4 +1,4 @@
-"""What can go wrong in the simulator because of what the user gave us; the command line shows the message alone."""
+"""Errors that the user's input can cause in the simulator; the command line shows only the message."""
 
 
 class SimulatorError(Exception):

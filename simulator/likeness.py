@@ -1,4 +1,4 @@
-"""How close items are: exposure to what was shown, the leave rule's window, and what is too close.
+"""Closeness of items: exposure to what was shown, the leave rule's window, and the distance that is too close.
 
 Vectors are unit vectors in the truth's own space.
 """
@@ -27,7 +27,7 @@ def exposure_to(candidates: Floats, shown: Floats, weights: Floats) -> Floats:
 
 
 def leave_window_length(turn: Indices, n: int, window: LeaveWindow) -> Indices:
-    """How many turns back from turn t (0-based, elementwise) the leave rule looks.
+    """Count the turns back from turn t (0-based, elementwise) that the leave rule looks at.
 
     `corrected`: seq[max(0, t-n):t]. `upstream`: EasyRL4Rec's slice seq[t-n:t] of a list of length t, whose negative
     start counts from the end: seq[max(0, 2t-n):t] for 0 < t < n, so that it sees little or nothing early on.

@@ -28,7 +28,7 @@ _GRACE_S = 5.0  # for running sessions to end by themselves once no new ones sta
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """How much load and for how long; at least one of `sessions` and `max_seconds` bounds it."""
+    """Amount and duration of load; at least one of `sessions` and `max_seconds` bounds it."""
 
     sessions: int | None = None
     max_seconds: float | None = None
@@ -239,7 +239,7 @@ def _user_id(seed: int, n: int) -> str:
 
 
 def _raise_first(task: asyncio.Task[None]) -> None:
-    """What ended the task early, out of its group: several sessions may have failed of the same cause at once."""
+    """Raise the error that ended the task early, out of its group: several sessions may fail at once."""
     error: BaseException | None = task.exception()
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

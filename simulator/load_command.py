@@ -33,7 +33,7 @@ _VISITS, _TRUTH, _SERVICE = "How they visit", "Who they are", "The service"
 
 def users(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="Where the fitted users go, such as RUN/users.safetensors.")],
+    out: Annotated[Path, typer.Option(help="File for the fitted users, such as RUN/users.safetensors.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
 ) -> None:
     """Fit the synthetic users' hidden taste on what real users did, and say how well it predicts them.
@@ -50,8 +50,8 @@ def users(
     """
     from simulator.worlds import build_world
 
-    with progress("fitting users", None, "epochs") as told:
-        world = build_world(read_dataset(dataset), seed=seed, progress=told.reach)
+    with progress("fitting users", None, "epochs") as bar:
+        world = build_world(read_dataset(dataset), seed=seed, progress=bar.reach)
     world.users.save(out)
     Console().print(
         f"{world.n_users} users, {world.n_items} items; held-out AUC {world.users.auc:.3f}, mean probability of a"
@@ -59,17 +59,19 @@ def users(
     )
 
 
-_Out = Annotated[Path, typer.Option(help="Where the report goes, such as RUN/load.")]
+_Out = Annotated[Path, typer.Option(help="Folder of the report, such as RUN/load.")]
 _Url = Annotated[str, typer.Option(help="The running service.", rich_help_panel=_SERVICE)]
 _Users = Annotated[
     Path | None,
     typer.Option(
-        help="Fitted users; made if absent.", rich_help_panel=_TRUTH, show_default="a cache beside the data set"
+        help="File of the fitted users; written if absent.",
+        rich_help_panel=_TRUTH,
+        show_default="a cache beside the data set",
     ),
 ]
-_Sessions = Annotated[int | None, typer.Option(min=1, help="Stop after so many sessions.", rich_help_panel=_VISITS)]
+_Sessions = Annotated[int | None, typer.Option(min=1, help="Stop after this many sessions.", rich_help_panel=_VISITS)]
 _MaxSeconds = Annotated[
-    float | None, typer.Option(min=0.1, help="Stop after so many seconds.", rich_help_panel=_VISITS)
+    float | None, typer.Option(min=0.1, help="Stop after this many seconds.", rich_help_panel=_VISITS)
 ]
 _Concurrency = Annotated[
     int, typer.Option(min=1, help="Users at a time; with --rate, connections.", rich_help_panel=_VISITS)
@@ -94,11 +96,13 @@ _ThinkSeconds = Annotated[
 ]
 _World = Annotated[
     WorldName,
-    typer.Option(help="How they take what they are shown; docs/experiments.md tells.", rich_help_panel=_TRUTH),
+    typer.Option(help="Behaviour of the users; see docs/experiments.md.", rich_help_panel=_TRUTH),
 ]
 _Seed = Annotated[
     int,
-    typer.Option(min=0, help="Seed of users, luck and arrivals; one seed, one visit.", rich_help_panel=_TRUTH),
+    typer.Option(
+        min=0, help="Seed of users, chance and arrivals; a service takes each seed once.", rich_help_panel=_TRUTH
+    ),
 ]
 _BaselineSessions = Annotated[
     int, typer.Option(min=2, help="Sessions of each reference policy.", rich_help_panel=_TRUTH)
@@ -108,7 +112,7 @@ _ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         envvar="IALP_API_KEY_FILE",
-        help="File with a key of the service; or put it in IALP_API_KEY.",
+        help="File with a key of the service; alternatively, set IALP_API_KEY.",
         rich_help_panel=_SERVICE,
     ),
 ]
@@ -179,8 +183,8 @@ def load(
 def _check_complete(run: Load, statuses: Mapping[tuple[str, str], int], interrupted: bool) -> None:
     if not any(record.complete for record in run.records):
         if interrupted:
-            raise SimulatorError("interrupted before a session came to its end; nothing is written")
-        raise SimulatorError(f"no session came to its end; answers by route and status: {_listed(statuses)}")
+            raise SimulatorError("interrupted before a session was completed; nothing is written")
+        raise SimulatorError(f"no session was completed; answers by route and status: {_listed(statuses)}")
 
 
 def _listed(statuses: Mapping[tuple[str, str], int]) -> str:
@@ -190,8 +194,8 @@ def _listed(statuses: Mapping[tuple[str, str], int]) -> str:
 def _reference(world: World, seed: int, n_sessions: int) -> dict[str, Interval]:
     from simulator.report import baselines
 
-    with progress("reference policies", 3 * n_sessions, "sessions") as told:
-        return baselines(world, seed, n_sessions, told.advance)
+    with progress("reference policies", 3 * n_sessions, "sessions") as bar:
+        return baselines(world, seed, n_sessions, bar.advance)
 
 
 def _world(data: Dataset, folder: Path, users: Path | None, name: WorldName) -> World:
@@ -201,9 +205,9 @@ def _world(data: Dataset, folder: Path, users: Path | None, name: WorldName) -> 
 
     rules = rules_of(data.name, name)
     if users is None or not users.exists():
-        with progress("fitting users", None, "epochs") as told:
+        with progress("fitting users", None, "epochs") as bar:
             cache = folder.parent if users is None else None
-            world = build_world(data, config=rules, cache=cache, progress=told.reach)
+            world = build_world(data, config=rules, cache=cache, progress=bar.reach)
         if users is not None:
             world.users.save(users)
         return world
@@ -246,18 +250,18 @@ async def _run(
         rng=np.random.default_rng([config.seed, 2]),
         api_key=api_key,
     )
-    with progress("load", config.sessions, "sessions", within_s=config.max_seconds) as told:
-        run = Load(world, tuple(item.item_id for item in data.items), client, config, _Rewards(told).add)
+    with progress("load", config.sessions, "sessions", within_s=config.max_seconds) as bar:
+        run = Load(world, tuple(item.item_id for item in data.items), client, config, _Rewards(bar).add)
         async with client:
             await run.run(stop)
     return run, dict(client.statuses), interrupted
 
 
 class _Rewards:
-    """Tells the mean reward so far by arm, with every session that is over."""
+    """Shows the mean reward so far by arm, with every session that is over."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, bar: Told) -> None:
+        self._bar = bar
         self._arms: dict[str, tuple[int, int]] = {}
 
     def add(self, record: SessionRecord) -> None:
@@ -266,12 +270,12 @@ class _Rewards:
             count, reward = self._arms.get(record.arm, (0, 0))
             self._arms[record.arm] = count + 1, reward + record.reward
         means = ", ".join(f"{arm} {reward / count:.2f}" for arm, (count, reward) in sorted(self._arms.items()))
-        self._told.advance(note=f"reward {means}" if means else "")
+        self._bar.advance(note=f"reward {means}" if means else "")
 
 
 def _write(report: Report, records: list[SessionRecord], out: Path, console: Console) -> None:
     # matplotlib takes a second to import, which nothing before this needs to wait for.
-    from simulator.page import page, verdict, with_range
+    from simulator.page import compare_arms, page, with_range
     from simulator.plot import draw
     from simulator.report import PAGE_FILE, PLOT_FILE, write_results
 
@@ -287,5 +291,5 @@ def _write(report: Report, records: list[SessionRecord], out: Path, console: Con
     for route, values in report.latency_ms.items():
         console.print(f"{route}: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in values.items()))
     console.print(f"{report.requests} requests, {report.requests_per_s:.0f}/s; {report.statuses}")
-    console.print(verdict(report))
+    console.print(compare_arms(report))
     console.print(f"report: {out / PAGE_FILE}", soft_wrap=True)

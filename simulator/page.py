@@ -23,7 +23,7 @@ def page(report: Report) -> str:
     marked = "\n".join(marks(PERSONS, WRITER))
     body = f"""<h1>Synthetic users against the running service</h1>
 <p class="faint">{escape(_facts(report))}</p>
-<p class="verdict">{escape(verdict(report))}</p>
+<p class="headline">{escape(compare_arms(report))}</p>
 <figure>
 <picture>
 <source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">
@@ -42,10 +42,10 @@ played on the same truth: random, the true popularity, and an oracle that knows 
     return document("ialp load report", body)
 
 
-def verdict(report: Report) -> str:
-    """One sentence: is the adaptive arm better by the end?"""
+def compare_arms(report: Report) -> str:
+    """Say in one sentence whether the adaptive arm is better by the end."""
     if report.gain is None:
-        return "Only one arm was met, so there is nothing to compare."
+        return "Only one arm served sessions, so there is nothing to compare."
     low, high = report.gain.low, report.gain.high
     if not math.isfinite(low):
         return "Too few sessions in the last quarter to compare the arms."

@@ -1,4 +1,4 @@
-"""What a run says: per arm what sessions earned, early and late, what was shown, how fast the service was."""
+"""Report of a run: per arm what sessions earned, early and late, what was shown, how fast the service was."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def baselines(
 ) -> dict[str, Interval]:
     """Reward per session of random, of true popularity and of the oracle, on users of the same world.
 
-    `progress` is told how many more sessions are over, of `n_sessions` for each of the three.
+    `progress` is called with the number of sessions just ended, of `n_sessions` for each of the three.
     """
     policies = {"random": random_policy(seed), "popularity": popularity_policy, "oracle": oracle_slate}
     return {name: mean_interval(rollout(world, p, seed, n_sessions, progress).reward) for name, p in policies.items()}
@@ -156,7 +156,7 @@ def _curve(own: Sequence[SessionRecord], places: Mapping[int, int], edges: Seque
 
 
 def _versions(complete: Sequence[SessionRecord]) -> list[tuple[int, int]]:
-    """Where each newer version was met first; the version tells when it was published, up to a session."""
+    """List where each newer version was met first, as (session, version): its publication, up to a session."""
     newest, met = -1, []
     for place, record in enumerate(complete):
         version = max(record.versions)

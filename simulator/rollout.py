@@ -39,7 +39,7 @@ def rollout(
 ) -> RolloutStats:
     """Play `n_sessions` sessions of users drawn at random with replacement; the same seed, the same users and luck.
 
-    `progress` is told how many more sessions are over.
+    `progress` is called with the number of sessions that have just ended.
     """
     assert n_sessions > 0
     rng = np.random.default_rng(seed)
@@ -129,8 +129,8 @@ class PopulationOracle:
             shown, responses = batch.shown[rows, turn - 1], batch.responses[rows, turn - 1]
             for slot in range(shown.shape[1]):
                 logits = truth.logits_by_item[np.maximum(shown[:, slot], 0)] + self._shift[rows, slot, None]
-                told = -np.logaddexp(0.0, np.where(responses[:, slot, None], -logits, logits))
-                self.log_belief[rows] += np.where(shown[:, slot, None] >= 0, told, 0.0)
+                log_likelihood = -np.logaddexp(0.0, np.where(responses[:, slot, None], -logits, logits))
+                self.log_belief[rows] += np.where(shown[:, slot, None] >= 0, log_likelihood, 0.0)
 
 
 CEILINGS: Mapping[str, Callable[[World], PolicyFn]] = {

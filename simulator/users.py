@@ -32,7 +32,7 @@ _TENSORS = ("user_factors", "user_bias", "item_factors", "item_bias")
 
 @dataclass(frozen=True)
 class UserModelConfig:
-    """How user truth is fitted.
+    """Settings for fitting user truth.
 
     `implicit`: every cell that was not liked is a negative (nobody knows who saw what). `explicit`: only the responses
     that were observed count, liked or not.

@@ -14,12 +14,12 @@ WorldName = Literal["boredom", "calm", "more", "drift"]
 BOREDOM: WorldName = "boredom"
 
 DEFAULT_WORLD: WorldName = "more"
-"""Of the demo, of `simulator load` and of whoever does not say; docs/experiments.md tells what decides it."""
+"""The world of the demo, of `simulator load` and of callers that name none; docs/experiments.md gives the reasons."""
 
 
 @dataclass(frozen=True)
 class WorldKind:
-    """What users do in such a world, its short title, and the rules that it has in place of boredom's."""
+    """Behaviour of users in such a world, its short title, and the rules that replace boredom's."""
 
     users: str
     title: str

@@ -39,7 +39,7 @@ PRESETS: Mapping[str, tuple[UserModelConfig, EnvironmentConfig]] = MappingProxyT
 
 
 def rules_of(dataset_name: str, world: WorldName = DEFAULT_WORLD) -> EnvironmentConfig:
-    """How sessions go in a world with the items and users of a data set."""
+    """Return the rules of sessions in a world with the items and users of a data set."""
     preset = PRESETS[dataset_name][1] if dataset_name in PRESETS else EnvironmentConfig()
     return replace(preset, **WORLDS[world].rules)
 

@@ -25,12 +25,12 @@ def clustered_mean(values: Floats, clusters: Ints, seed: int, draws: int = DRAWS
 
     Each draw takes as many clusters as there are, with replacement, and all values of each.
     """
-    told = ~np.isnan(values)
-    _, cluster = np.unique(clusters[told], return_inverse=True)
+    defined = ~np.isnan(values)
+    _, cluster = np.unique(clusters[defined], return_inverse=True)
     if not len(cluster):
         return Interval(float("nan"), float("nan"), float("nan"))
     counts = np.bincount(cluster).astype(np.float64)
-    sums = np.bincount(cluster, weights=values[told])
+    sums = np.bincount(cluster, weights=values[defined])
     mean, n = float(sums.sum() / counts.sum()), len(counts)
     if n < 2:
         return Interval(mean, float("nan"), float("nan"))

@@ -21,7 +21,7 @@ class Collected:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Collected:
-        """Of two with the same name the later stands."""
+        """Collect records; of two with the same data set, protocol, variant and method the later one is kept."""
         by_name = {(r.dataset, r.protocol, r.variant, r.method): r for r in records}
         return cls(tuple(by_name.values()))
 
@@ -49,7 +49,7 @@ class Collected:
 
 
 def method_of(record: Record) -> dict[str, object]:
-    """What a record says of its method."""
+    """Return the method's part of a record's configuration."""
     return dict(record.configuration["method"])
 
 

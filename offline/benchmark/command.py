@@ -35,7 +35,7 @@ def _complete(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 _Data = Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=_FILES)]
-_Work = Annotated[Path, typer.Option(help="Where judgements and embeddings are kept.", rich_help_panel=_FILES)]
+_Work = Annotated[Path, typer.Option(help="Folder where judgements and embeddings are kept.", rich_help_panel=_FILES)]
 _Results = Annotated[
     Path | None,
     typer.Option(
@@ -50,7 +50,7 @@ _Page = Annotated[
 _Datasets = Annotated[
     str,
     typer.Option(
-        help="Only these, by comma; * is a wildcard.",
+        help="Only these, separated by commas; * is a wildcard.",
         rich_help_panel=_CHOICE,
         autocompletion=_complete(list(SOURCES)),
     ),
@@ -63,19 +63,21 @@ _Protocols = Annotated[
         autocompletion=_complete(PROTOCOLS),
     ),
 ]
-_Methods = Annotated[str, typer.Option(help="Only these, by comma.", rich_help_panel=_CHOICE)]
+_Methods = Annotated[
+    str, typer.Option(help="Only these, separated by commas; * is a wildcard.", rich_help_panel=_CHOICE)
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of cuts, folds, ties and bootstrap.", rich_help_panel=_CHOICE)]
 _JudgeSeconds = Annotated[
     float | None,
     typer.Option(
         min=1,
-        help="Stop asking it about a data set after so long.",
+        help="Stop asking it about a data set after so many seconds.",
         rich_help_panel=_MODEL,
         show_default="asks all",
     ),
 ]
-_Quick = Annotated[bool, typer.Option(help="One data set, held out, few methods: two minutes.")]
-_Again = Annotated[bool, typer.Option(help="Also judge what has a result; it is replaced.")]
+_Quick = Annotated[bool, typer.Option(help="Only one data set, held-out likes and a few methods: two minutes.")]
+_Again = Annotated[bool, typer.Option(help="Also judge what already has a result, and replace it.")]
 
 
 def command(
@@ -136,13 +138,13 @@ def judge_and_keep(tasks: Sequence[Task], options: Options, results: Path, conso
     from offline.benchmark.run import judge_missing
 
     torch.set_num_threads(1)
-    known = {record.key for record in read_records(results)}
-    missing = [task for task in tasks if again or task.key not in known]
-    console.print(f"{len(tasks)} results planned, {len(tasks) - len(missing)} of them are there", highlight=False)
-    with progress("benchmark", len(missing), "results", console=console) as told:
-        for record in judge_missing(missing, options, console, lambda what: told.advance(0, what=what)):
+    finished = {record.key for record in read_records(results)}
+    missing = [task for task in tasks if again or task.key not in finished]
+    console.print(f"{len(tasks)} results planned, {len(tasks) - len(missing)} of them exist already", highlight=False)
+    with progress("benchmark", len(missing), "results", console=console) as bar:
+        for record in judge_missing(missing, options, console, lambda what: bar.advance(0, what=what)):
             keep(results, record)
-            told.advance()
+            bar.advance()
             console.print(_line(record), highlight=False, soft_wrap=True)
 
 
@@ -152,11 +154,11 @@ def chosen_names(option: str, patterns: str, names: Sequence[str]) -> list[str]:
     Raises:
         OfflineError: a pattern matches none.
     """
-    wanted = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in wanted:
+    globs = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in globs:
         if not any(fnmatch(name, pattern) for name in names):
             raise OfflineError(f"{option} {pattern}: matches none of {', '.join(names)}")
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in wanted)]
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in globs)]
 
 
 def quick_table(records: Sequence[Record]) -> Table:

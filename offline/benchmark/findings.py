@@ -1,4 +1,4 @@
-"""What the numbers say, in words that follow from them."""
+"""Findings of the page in words, derived from the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from offline.benchmark.bootstrap import Interval
 from offline.benchmark.collected import Collected, dataset_title, difference, metric, title_of
 from offline.benchmark.records import Record
 
-# The newest first: what is told of is the pre-training that is in the code, or the last that was.
+# The newest first: the page describes the pre-training that is in the code, or the last that was.
 _OURS = ("pretrained", "pretrained_old")
 _CHANCE = 0.5
 
@@ -34,11 +34,11 @@ def learner_in_words(collected: Collected) -> str:
             continue
         value = ours.metrics["ndcg"][0]
         best = max(rivals, key=lambda record: record.metrics["ndcg"][0])
-        told = (
+        gain = (
             f"NDCG@10 {value:.3f}, {value / best.metrics['ndcg'][0]:.2f} times that of the best other, {title_of(best)}"
         )
         against = _against(ours, "item_knn", "item-kNN", "ndcg", "NDCG@10")
-        lines.append(f"- **{dataset_title(dataset)}**: {'; '.join([told, *against])}.\n")
+        lines.append(f"- **{dataset_title(dataset)}**: {'; '.join([gain, *against])}.\n")
     return "\nThe learner (each like is ranked, then learned):\n\n" + "".join(lines) if lines else ""
 
 
@@ -66,7 +66,7 @@ def _against(record: Record, reference: str, title: str, name: str, what: str) -
 def _compared(found: Interval) -> str:
     if found.low > 0:
         return "**above**"
-    return "**below**" if found.high < 0 else "not told from"
+    return "**below**" if found.high < 0 else "not distinguishable from"
 
 
 def sameness_in_words(collected: Collected) -> str:
@@ -76,29 +76,29 @@ def sameness_in_words(collected: Collected) -> str:
     more = _count(records, "nearest_more")
     recent, later = _count(records, "nearest_recent"), _count(records, "nearest_later")
     shares = [record.metrics["nearest_share"][0] for record in records]
-    said = (
-        f"{_verdict(more, 'People want more of the same', 'People want something else')}: the next like is closer to"
+    text = (
+        f"{_conclude(more, 'People want more of the same', 'People want something else')}: the next like is closer to"
         f" the last four than equally popular items are in {more[0]} of {more[2]} comparisons (each data set, by texts"
         f" and by co-likes), and is the closer one of a pair in {min(shares):.0%} to {max(shares):.0%} of cases."
     )
     if recent[2]:
-        said += (
-            f" {_verdict(recent, 'They do not tire of it', 'They tire of it')} within what these logs can show: where"
+        text += (
+            f" {_conclude(recent, 'They do not tire of it', 'They tire of it')} within what these logs can show: where"
             f" the order is known, it is closer to the last likes than to earlier ones of the same user in {recent[0]}"
             f" of {recent[2]} comparisons, farther in {recent[1]}."
         )
     if later[2]:
-        said += f" After an hour's pause it is still closer than equally popular items in {later[0]} of {later[2]}."
-    return said + "\n"
+        text += f" After an hour's pause it is still closer than equally popular items in {later[0]} of {later[2]}."
+    return text + "\n"
 
 
 def _count(records: Sequence[Record], name: str) -> tuple[int, int, int]:
-    """How many intervals lie above 0, below 0, and how many there are."""
+    """Count the intervals above 0, those below 0, and all of them."""
     found = [value for record in records if (value := metric(record, name)) is not None]
     return sum(value.low > 0 for value in found), sum(value.high < 0 for value in found), len(found)
 
 
-def _verdict(count: tuple[int, int, int], yes: str, no: str) -> str:
+def _conclude(count: tuple[int, int, int], yes: str, no: str) -> str:
     above, below, n = count
     if above == n:
         return yes

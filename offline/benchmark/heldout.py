@@ -34,7 +34,7 @@ PerUser = dict[str, Floats]  # metric -> [cases], NaN where it is not defined
 
 
 class AnyCase(Protocol):
-    """What a case of either kind tells a method."""
+    """Fields of a case, of either kind, that a method may read."""
 
     @property
     def user(self) -> int: ...
@@ -49,7 +49,7 @@ class Trial:
     """A data set ready to judge: its cases, what methods are fitted to, and the measure of a case's scores [A]."""
 
     cases: Sequence[AnyCase]
-    known: Sequence[UserLog]  # of all users: what a deployment would have
+    logs: Sequence[UserLog]  # of all users, without what a deployment would not have
     folds: Ints  # [all users]
     measures: Sequence[Callable[[Scores], dict[str, float]]]  # one a case
 
@@ -123,7 +123,7 @@ def evaluate(
     for fold in range(FOLDS):
         chosen = np.flatnonzero(fold_of_case == fold)
         if len(chosen):
-            ranker = fit([log.likes for user, log in enumerate(trial.known) if trial.folds[user] != fold])
+            ranker = fit([log.likes for user, log in enumerate(trial.logs) if trial.folds[user] != fold])
             for start in range(0, len(chosen), _BATCH):
                 batch = chosen[start : start + _BATCH].tolist()
                 scores = _scores(ranker, [trial.cases[i] for i in batch], dislikes)

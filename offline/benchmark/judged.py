@@ -52,14 +52,14 @@ class Pretrained:
 
     @torch.inference_mode()
     def rank_answers(self, histories: Sequence[Sequence[Answer]]) -> Scores:
-        said = {True: Response.POSITIVE, False: Response.NEGATIVE}
-        states = [[Interaction(item, said[liked]) for item, liked in history] for history in histories]
+        responses = {True: Response.POSITIVE, False: Response.NEGATIVE}
+        states = [[Interaction(item, responses[liked]) for item, liked in history] for history in histories]
         scores: Scores = self._network(pack_states(states, self._network.config.max_history)).numpy()
         return scores
 
 
 def judgements(context: Context) -> Preferences:
-    """What the packaged Gemma says of the items and of sampled states; asked once, then read from the run's folder.
+    """Ask the packaged Gemma about the items and sampled states, or read its judgements from the run's folder.
 
     Raises:
         OfflineError: the model is needed and its package is not installed, or no item has a prior.

@@ -29,7 +29,7 @@ def paired_auc(positives: Scores, negatives: Scores) -> float:
 
 
 def match_popular(positives: Ints, candidates: Ints, popularity: Floats, n: int, rng: np.random.Generator) -> Ints:
-    """For each positive [P] the `n` candidates next to it in the ranking by popularity [A]; [P, n'], n' <= n.
+    """Choose for each positive [P] the `n` candidates next to it in the popularity ranking [A]; [P, n'], n' <= n.
 
     Equally popular items stand in random order in that ranking, so that a tie favours nobody.
     """
@@ -47,7 +47,7 @@ def match_popular(positives: Ints, candidates: Ints, popularity: Floats, n: int,
 
 
 def place_of(scores: Scores, target: int, candidates: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """How many other candidates [A] score higher than the target, and how many the same."""
+    """Count the other candidates [A] that score higher than the target, and those that score the same."""
     others = scores[candidates]
     higher, same = int((others > scores[target]).sum()), int((others == scores[target]).sum())
     return higher, same - int(candidates[target])

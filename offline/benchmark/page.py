@@ -34,9 +34,9 @@ HEAD = """\
 python -m offline benchmark --data ../shared/data --page docs/people.md
 ```
 
-Public logs of what people did are the judge here; nothing is simulated. Methods rank all items after a user's history,
-and count as good where they rank high what that user liked next. The first question is whether the pre-trained policy,
-which has seen no log at all, knows people's taste: better than chance, than popularity, than closeness of texts.
+Methods are judged here by public logs of what people did; nothing is simulated. A method ranks all items after a user's
+history, and is good where it ranks high what that user liked next. The first question is whether the pre-trained
+policy, which has seen no log at all, knows people's taste better than chance, popularity and closeness of texts.
 """
 
 READING = """\
@@ -53,17 +53,19 @@ READING = """\
   the next like or ("all held out") for all five. Ties count as the mean over all orders of what is tied.
 - **Coat**: users rated 24 coats of their own choice (the history) and 16 that were drawn uniformly at random for them
   (the test). So these ratings are free of what people choose to look at. AUC is of liked (4 or more) against other
-  random coats, P@3 the share of liked ones among the first three of the 16. Who liked none or all is left out.
-- **Fitted to logs**: five folds by user. Whoever is judged is in no log that a method was fitted to (strong
-  generalisation); their history is input only. Those logs reach beyond the cut in time, which favours these methods.
+  random coats, P@3 the share of liked ones among the first three of the 16. Users who liked none or
+  all are left out.
+- **Fitted to logs**: five folds by user. A method is never fitted to the log of a user on whom it is judged (strong
+  generalisation); that user's history is input only. The fitted logs reach beyond the cut in time, which favours these
+  methods.
 - **Prequential**: likes of all users in order of time, in blocks of 100. Each is ranked after its user's history so far
   (what was liked in the same second is not known yet), and only then is its block learned. The first tenth is learned
   and does not count. Where only the order within users is known (Industry), users are interleaved at random. Item-kNN
   and popularity learn every block, EASE and iALS are fitted again every 10 blocks, SASRec trains on every 40. A user
   without any history is a cold start; methods that know only items get popularity's ranking there.
-- **Intervals** are 95%, by a bootstrap over users (1,000 draws), each drawn with all that is theirs. "x ± y" shows half
+- **Intervals** are 95%, by a bootstrap over users (1,000 draws), each drawn with all their cases. "x ± y" shows half
   of the interval's width. **Differences** are paired: taken user by user (event by event), then averaged; bold ones
-  have an interval that leaves out 0. Nothing is corrected for their number.
+  have an interval that leaves out 0. The intervals are not corrected for the number of comparisons.
 - **Settings.** Item-kNN's shrinkage, EASE's ridge and iALS's factors, weights and regularisation were chosen from
   small grids on MovieLens latest-small with another seed, so there they are slightly favoured. SASRec has one block and
   common sizes, was not tuned, and stops when some of its own users, held out for that, are predicted no better. Texts

@@ -1,4 +1,4 @@
-"""How the plots of the page look, and files that are the same for the same records."""
+"""Style of the page's plots; the same records give the same files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STYLE: dict[Any, Any] = {
 
 
 def line_colour(method: str) -> str:
-    """The same in every plot; methods of ours that have no colour of their own get that of `live`."""
+    """Return the method's colour, the same in every plot; our methods without a colour get that of `live`."""
     return LINE_COLOURS.get(method, LINE_COLOURS["live"])
 
 

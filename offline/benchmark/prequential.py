@@ -32,7 +32,7 @@ class Events(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranked:
-    """How the events after the warm-up were ranked."""
+    """Metrics of the events ranked after the warm-up."""
 
     users: Ints  # [n]
     is_cold: Bools  # [n] nothing was known of the user
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def _history(past: list[tuple[int, int]], item: int, at: int) -> tuple[int, ...]:
-    """What a user liked before the time `at`; the event itself goes to their past."""
+    """Return the items that a user liked before the time `at`, and add the event itself to their past."""
     history = tuple(earlier for earlier, when in past if when < at)
     past.append((item, at))
     return history

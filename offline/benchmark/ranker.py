@@ -40,7 +40,7 @@ class Learner(Ranker, Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What methods may know of a data set before any log: its texts, and where judgements are kept."""
+    """Inputs that methods may use before any log: a data set's texts, and the folder where judgements are kept."""
 
     dataset: Dataset
     embeddings: Embeddings  # [A, d]

@@ -47,9 +47,9 @@ class Record:
 def record_key(
     dataset: str, protocol: Protocol, variant: Variant, method: str, seed: int, configuration: Mapping[str, Any]
 ) -> str:
-    """The same for two results exactly where they would be equal under the same code."""
-    wanted = json.dumps([dataset, protocol, variant, method, seed, configuration], sort_keys=True)
-    return hashlib.sha256(wanted.encode()).hexdigest()[:20]
+    """Hash all that a result depends on except the code."""
+    inputs = json.dumps([dataset, protocol, variant, method, seed, configuration], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:20]
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -26,12 +26,12 @@ REFERENCES = ("popularity", "text_mean", "item_knn")
 CURVE_POINTS = 20
 _SAMENESS_KINDS: tuple[sameness.Closeness, ...] = ("text", "co_likes")
 
-Progress = Callable[[str], None]  # told what is judged now
+Progress = Callable[[str], None]  # called with the name of what is judged now
 
 
 @dataclass(frozen=True)
 class Options:
-    """What of all there is."""
+    """Folders, seed and limits of a benchmark run."""
 
     data: Path
     work: Path
@@ -127,9 +127,9 @@ class Bench:
             code=code_version(),
             n=len(values.users),
             n_users=len(np.unique(values.users)),
-            metrics=_told(values.metrics, values.users, seed),
+            metrics=_intervals(values.metrics, values.users, seed),
             differences={
-                reference: _told(
+                reference: _intervals(
                     {name: column - other.metrics[name] for name, column in values.metrics.items()}, values.users, seed
                 )
                 for reference, other in against.items()
@@ -150,7 +150,7 @@ class Bench:
             else:
                 kind = next(kind for kind in _SAMENESS_KINDS if kind == method)
                 found = sameness.measure(self._load().logs, self.context().embeddings, kind, self._options.seed)
-                users, metrics, curve = found.users, _as_known(found.values, self.source), []
+                users, metrics, curve = found.users, _drop_unmeasured(found.values, self.source), []
             self._values[key] = Values(users, metrics, time.process_time() - before, curve)
         return self._values[key]
 
@@ -178,7 +178,7 @@ class Bench:
         return ranked.users, metrics, [round(float(stretch.mean()), 5) for stretch in stretches]
 
     def context(self) -> Context:
-        """What methods may know."""
+        """Return the methods' inputs, prepared at the first call."""
         if self._context is None:
             options, loaded = self._options, self._load()
             run = options.work / self.source.name
@@ -194,7 +194,7 @@ class Bench:
 
 
 def judge_missing(
-    tasks: Sequence[Task], options: Options, console: Console, told: Progress = lambda what: None
+    tasks: Sequence[Task], options: Options, console: Console, report: Progress = lambda what: None
 ) -> Iterator[Record]:
     """The records of all tasks, data set by data set; data that are not there are skipped with a line."""
     bench: Bench | None = None
@@ -209,7 +209,7 @@ def judge_missing(
             continue
         if bench is None or bench.source is not source:
             bench = Bench(source, options, console)
-        told(f"{source.name} {task.protocol} {task.method}")
+        report(f"{source.name} {task.protocol} {task.method}")
         yield bench.judge(task)
 
 
@@ -219,13 +219,13 @@ def _embedded(loaded: Loaded, folder: Path, console: Console) -> Embeddings:
         return kept_embeddings(loaded.dataset, folder)
 
 
-def _as_known(values: Mapping[str, Floats], source: Source) -> dict[str, Floats]:
-    """What a log can tell: nothing is recent where it knows no order, and no sitting is over where it knows no time."""
-    untold = {"time": (), "order": ("_later",), "none": ("_later", "_recent")}[source.order]
-    return {name: column for name, column in values.items() if not name.endswith(untold)}
+def _drop_unmeasured(values: Mapping[str, Floats], source: Source) -> dict[str, Floats]:
+    """Drop the columns that the log cannot give: `_later` without times, and `_recent` without an order either."""
+    missing = {"time": (), "order": ("_later",), "none": ("_later", "_recent")}[source.order]
+    return {name: column for name, column in values.items() if not name.endswith(missing)}
 
 
-def _told(columns: Mapping[str, Floats], users: Ints, seed: int) -> dict[str, list[float]]:
+def _intervals(columns: Mapping[str, Floats], users: Ints, seed: int) -> dict[str, list[float]]:
     """Mean, low and high of each metric that is defined for anybody."""
     return {
         name: [round(end, 5) for end in clustered_mean(column, users, seed)]

@@ -90,7 +90,7 @@ def unbiased_cases(logs: Sequence[UserLog], source: Source) -> list[UnbiasedCase
 
 
 def without_random(log: UserLog) -> UserLog:
-    """What of a log a deployment would have: items that users came to themselves."""
+    """Leave out the items shown at random: a deployment's log holds only items that users came to themselves."""
     own = ~log.is_random
     return UserLog(log.items[own], log.liked[own], log.disliked[own], log.is_random[own], log.times[own])
 

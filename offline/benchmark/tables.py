@@ -74,7 +74,7 @@ def difference_table(collected: Collected, dataset: str, protocol: Protocol, col
 
 
 def dislikes_table(collected: Collected) -> str:
-    """What dislikes in the history change: with them minus without them."""
+    """Table of the metrics with dislikes in the history minus those without them."""
     rows = []
     for dataset in collected.datasets("held-out"):
         for record in collected.of_protocol(dataset, "held-out", "answers"):

@@ -53,8 +53,8 @@ def run(inputs: Inputs, console: Console) -> Evaluation:
     """
     log = read_log(inputs.log)
     target = open_target(inputs.snapshot, inputs.arm, inputs.items)
-    with progress("replaying the log", len(log.slates), "slates", console=console) as told:
-        evaluation = evaluate(log, target, inputs.config, told.advance)
+    with progress("replaying the log", len(log.slates), "slates", console=console) as bar:
+        evaluation = evaluate(log, target, inputs.config, bar.advance)
     if inputs.obp_out is not None:
         kept, _ = usable(log, inputs.config)
         save_bandit_feedback(bandit_feedback(index_log(kept, target), target), inputs.obp_out)
@@ -97,7 +97,7 @@ def _print(console: Console, what: str, evaluation: Evaluation) -> None:
         if seen[f"ess_{unit}s"] < LEAST_SAMPLE:
             times = LEAST_SAMPLE / max(seen[f"ess_{unit}s"], 1e-9)
             more = f"about {times:.0f} times as many impressions" if times < _MANY else "a log of a policy like it"
-            console.print(f"what it would earn per {unit} the log cannot tell yet: that takes {more}")
+            console.print(f"the log is too small to tell what it would earn per {unit}: that takes {more}")
     for name in ("unverified", "slots_without_row"):
         if counts[name]:
             console.print(f"{name.replace('_', ' ')}: {counts[name]}")

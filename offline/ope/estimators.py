@@ -1,4 +1,4 @@
-"""What a target policy would earn, from rewards logged under another policy. Pure functions of arrays.
+"""Estimators of what a target policy would earn, from rewards logged under another policy. Pure functions of arrays.
 
 n logged slots, each with reward r, ratio w = pi(a | s, slots above) / mu(a | s, slots above), and two predictions of a
 reward model: q_logged = q(s, a) of the item shown, q_target = sum_a pi(a | s, slots above) q(s, a). Values are reward

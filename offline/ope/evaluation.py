@@ -27,13 +27,13 @@ from service.policy.sampling import Probs
 
 @dataclass(frozen=True)
 class OpeConfig:
-    """How to estimate; goes into the manifest."""
+    """Settings of the estimation; stored in the manifest."""
 
     folds: int = 5  # of the reward model's cross-fitting
     switch_tau: float | None = None  # ratio above which switch-DR trusts the reward model; None: default_tau
     bootstrap: int = 0  # draws of the cluster bootstrap; 0: normal intervals only
     logged_arm: str | None = None  # use only what this arm served
-    keep_unverified: bool = False  # use slates whose available items are known only nearly
+    keep_unverified: bool = False  # use slates whose available items are known only approximately
     seed: int = 0
 
 
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the log says of the target."""
+    """Estimates of the target's reward from the log, with counts and diagnostics."""
 
     counts: dict[str, int]
     per_slot: dict[str, Row]
@@ -151,15 +151,18 @@ def per_slate_terms(rewards: Probs, ratios: Probs) -> dict[str, Terms]:
 
 
 class _Sample(NamedTuple):
-    """How many equally weighted rows an estimator's weights are worth, and the span of what a row may earn."""
+    """Effective sample size of an estimator, in equally weighted rows, and the span of what a row may earn."""
 
     ess: float
     span: float
 
 
 def sample(name: str, rewards: Probs, ess: float, largest: float) -> _Sample:
-    """Of an estimator by its name; `ess` is that of the ratios, which not all estimators use, `largest` a reward that a
-    response may have, though none had it here."""
+    """Return the effective sample size and the span of the estimator `name`.
+
+    `ess` is that of the ratios, which not all estimators use; `largest` is a reward that a response may have, though
+    none had it here.
+    """
     span = max(largest, float(rewards.max())) - min(0.0, float(rewards.min()))
     return _Sample(float(len(rewards)) if name in ("logged", "dm") else ess, span)
 

@@ -20,11 +20,12 @@ _COUNTS = ("n_rounds", "n_actions")
 
 
 def bandit_feedback(indexed: IndexedLog, target: Target) -> dict[str, Any]:
-    """What `service.policy.bandit_feedback` says, with the target's text, and the context as an array: an action is a
-    row of `target.item_ids`.
+    """Run `service.policy.bandit_feedback` with the target's text, and join its context into one array.
+
+    An action is a row of `target.item_ids`.
     """
-    made = core.bandit_feedback([indexed], target.text.numpy().astype(np.float64))
-    return made | {"context": made["context"].whole()}
+    feedback = core.bandit_feedback([indexed], target.text.numpy().astype(np.float64))
+    return feedback | {"context": feedback["context"].whole()}
 
 
 def save_bandit_feedback(feedback: dict[str, Any], path: Path) -> None:

@@ -40,13 +40,13 @@ def read_log(path: Path) -> Log:
         raise OfflineError(f"{path}: metadata: `catalogue` is missing; export the log again") from None
     if len(set(catalogue)) != len(catalogue):
         raise OfflineError(f"{path}: metadata: `catalogue` names an item twice; export the log again")
-    known = frozenset(catalogue)
+    item_ids = frozenset(catalogue)
     slates: list[LoggedSlate] = []
     for number, row in enumerate(rows):
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
         }
-        problem = _misshapen(values) or _impossible(values, known)
+        problem = _misshapen(values) or _impossible(values, item_ids)
         if problem is not None:
             raise OfflineError(f"{path}: row {number}: {problem}")
         slates.append(LoggedSlate(**values))
@@ -67,7 +67,7 @@ def read_items(path: Path) -> tuple[tuple[str, ...], list[list[float]]]:
         if row["item_id"] is None:
             raise OfflineError(f"{path}: row {number}: item_id: is missing")
         if embedding is None or not all(value is not None and math.isfinite(value) for value in embedding):
-            raise OfflineError(f"{path}: row {number}: embedding: holds what is no number")
+            raise OfflineError(f"{path}: row {number}: embedding: holds a value that is not a number")
         if embeddings and len(embedding) != len(embeddings[0]):
             raise OfflineError(f"{path}: row {number}: embedding: {len(embedding)} values, not {len(embeddings[0])}")
         ids.append(row["item_id"])
@@ -143,7 +143,7 @@ def _impossible(row: dict[str, Any], catalogue: frozenset[str]) -> str | None:
         if not all(map(math.isfinite, row[name])):
             return f"{name}: not a finite number"
     if len(set(row["items"])) != len(row["items"]):
-        return "items: an item stands in two slots"
+        return "items: an item is in two slots"
     unknown = [item for item in row["items"] if item not in catalogue]
     if unknown:
         return f"items: {unknown[0]!r} is not in the log's catalogue"

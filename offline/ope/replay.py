@@ -68,12 +68,12 @@ def slots_of(probs: Probs, values: Probs, shown: npt.NDArray[np.int64], model: R
     """
     left = left_at_slots(probs, shown)
     possible = left > 0
-    known = shown != EMPTY_SLOT
-    at = np.where(known, shown, 0)
-    chosen = np.where(known, np.take_along_axis(probs, at, axis=1), 0.0)
+    filled = shown != EMPTY_SLOT
+    at = np.where(filled, shown, 0)
+    chosen = np.where(filled, np.take_along_axis(probs, at, axis=1), 0.0)
     conditional = np.divide(chosen, left, out=np.zeros_like(left), where=possible)
     mean = np.divide(left_at_slots(probs * values, shown), left, out=np.zeros_like(left), where=possible)
-    q_logged = np.where(known, np.take_along_axis(values, at, axis=1) + model.slot, 0.0)
+    q_logged = np.where(filled, np.take_along_axis(values, at, axis=1) + model.slot, 0.0)
     return Replayed(conditional, q_logged, np.where(possible, mean + model.slot, 0.0))
 
 
@@ -82,9 +82,9 @@ def left_at_slots(values: Probs, shown: npt.NDArray[np.int64]) -> Probs:
 
     Adds up what is left instead of taking off what was shown, which would cancel where that is nearly everything.
     """
-    known = shown != EMPTY_SLOT
-    own = np.where(known, np.take_along_axis(values, np.where(known, shown, 0), axis=1), 0.0)
+    filled = shown != EMPTY_SLOT
+    own = np.where(filled, np.take_along_axis(values, np.where(filled, shown, 0), axis=1), 0.0)
     rest = values.copy()
-    rows, slots = np.nonzero(known)
+    rows, slots = np.nonzero(filled)
     rest[rows, shown[rows, slots]] = 0.0
     return np.asarray(rest.sum(1, keepdims=True) + np.cumsum(own[:, ::-1], axis=1)[:, ::-1])

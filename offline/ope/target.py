@@ -70,8 +70,8 @@ def _with_newer(item_ids: tuple[str, ...], folder: Path, items: Path) -> tuple[t
     missing = next((item for item in item_ids if item not in place), None)
     if missing is not None:
         raise OfflineError(f"{items}: item_id: {missing!r} of {folder} is missing; export both from one service")
-    known = frozenset(item_ids)
-    ids = (*item_ids, *(item for item in found if item not in known))
+    of_snapshot = frozenset(item_ids)
+    ids = (*item_ids, *(item for item in found if item not in of_snapshot))
     return ids, np.array([rows[place[item]] for item in ids], np.float32)
 
 

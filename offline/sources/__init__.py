@@ -1,4 +1,4 @@
-"""Where data sets come from: one file per family of public data, and the user's own catalogue."""
+"""Sources of data sets: one file per family of public data, and the user's own catalogue."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def load_catalogue(
     index: dict[Hashable, int] = {}
     for line, item in _parsed(items_path, _item, problems):
         if item.item_id in index:
-            problems.append(RowProblem(str(items_path), line, "id", f"{item.item_id!r} stands in the file twice"))
+            problems.append(RowProblem(str(items_path), line, "id", f"{item.item_id!r} is in the file twice"))
             continue
         index[item.item_id] = len(items)
         items.append(item)
@@ -104,7 +104,7 @@ def _observation(line: int, row: Mapping[str, Any], liked_at: float | None) -> O
         positive = liked_at is None or value >= liked_at
     else:
         if (word := str(liked).lower()) not in _TRUTH:
-            raise _BadField("liked", f"{word[:80]!r} is none of true, false, 1, 0")
+            raise _BadField("liked", f"{word[:80]!r} is not one of true, false, 1, 0")
         positive = _TRUTH[word]
     return Observation(user, item, value, positive, int(time))
 
@@ -163,7 +163,7 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
                 if None in row or None in row.values():
-                    message = f"has not as many fields as the header ({len(reader.fieldnames or [])})"
+                    message = f"does not have as many fields as the header ({len(reader.fieldnames or [])})"
                     problems.append(RowProblem(str(path), reader.line_num, "row", message))
                 else:
                     yield reader.line_num, row

@@ -38,7 +38,7 @@ def load_coat(folder: Path) -> Dataset:
 
 
 def load_coat_parts(folder: Path) -> tuple[Dataset, npt.NDArray[np.bool_]]:
-    """The same, and for each interaction whether its item was drawn uniformly at random for the user (the test matrix).
+    """Load Coat, and mark the interactions whose item was drawn uniformly at random for the user (the test matrix).
 
     Raises:
         OfflineError: as `load_coat`.

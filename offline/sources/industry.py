@@ -14,7 +14,7 @@ SCENARIO = Scenario(noun="product", nouns="products", liked="bought", disliked="
 
 
 def load_industry(folder: Path, min_interactions: int = 10) -> Dataset:
-    """Products bought at least `min_interactions` times and their buyers; categories are the brand, then the shelf.
+    """Products bought at least `min_interactions` times and their buyers; categories: the brand, then the given ones.
 
     Buying is liking; `time` is the order within the user. The root category, the same for all, is left out.
 
@@ -33,13 +33,13 @@ def load_industry(folder: Path, min_interactions: int = 10) -> Dataset:
     items: list[Item] = []
     index: dict[Hashable, int] = {}
     for path, line, row in _objects(folder / "items.jsonl.gz", problems):
-        number, title, shelf = row.get("item_id"), row.get("title"), row.get("categories")
-        if not isinstance(number, int) or not isinstance(title, str) or not title or not isinstance(shelf, list):
+        number, title, categories = row.get("item_id"), row.get("title"), row.get("categories")
+        if not isinstance(number, int) or not isinstance(title, str) or not title or not isinstance(categories, list):
             problems.append(RowProblem(path, line, "row", "needs item_id (number), title (text) and categories (list)"))
         elif number in kept:
             index[number] = len(items)
             brand = str(row.get("brand") or "")
-            items.append(Item(str(number), title, tuple(c for c in (brand, *map(str, shelf[1:])) if c)))
+            items.append(Item(str(number), title, tuple(c for c in (brand, *map(str, categories[1:])) if c)))
     return Dataset("industry", SCENARIO, tuple(items), index_observations(observations, index), tuple(problems))
 
 

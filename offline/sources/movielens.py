@@ -73,7 +73,7 @@ def load_movielens100k(folder: Path) -> Dataset:
         # The flag "unknown" says that there is no genre.
         names = tuple(g for g, flag in zip(genres, row[5:], strict=True) if flag and g != "unknown")
         items.append(Item(str(row[0]), readable_title(row[1]), names))
-    ratings = {"user": number_within(1, 10**9), "item": _known(index), "rating": number_within(1, 5), "time": int}
+    ratings = {"user": number_within(1, 10**9), "item": _one_of(index), "rating": number_within(1, 5), "time": int}
     observations = [
         Observation(user, item, rating, rating >= LIKED_RATING, time)
         for _, (user, item, rating, time) in read_table(folder / "u.data", ratings, problems, separator="\t")
@@ -91,7 +91,7 @@ def readable_title(title: str) -> str:
     return f"{main} ({year[1]})" if year else main
 
 
-def _known(index: Mapping[Hashable, int]) -> Any:
+def _one_of(index: Mapping[Hashable, int]) -> Any:
     def convert(cell: str) -> int:
         if int(cell) not in index:
             raise ValueError(cell)

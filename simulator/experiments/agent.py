@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What everybody knows before the first user comes: A items with texts, and how the service shows them."""
+    """Facts known before the first user comes: A items with texts, the length of a slate and of a session."""
 
     name: str
     scenario: Scenario
@@ -59,7 +59,7 @@ class Slates(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What followed a turn."""
+    """Result of a turn."""
 
     rewards: Floats  # [n, K] 0 or 1
     ended: Bools  # [n] no further turn: the user left, or the session was at its last turn

@@ -12,12 +12,14 @@ from simulator.experiments.files import names_of
 PLAYED, FILES = "What is played", "Files"
 
 Data = Annotated[Path, typer.Option(help="Folder with the folders of public data.", rich_help_panel=FILES)]
-Work = Annotated[Path, typer.Option(help="Where data sets, judgements and policies are kept.", rich_help_panel=FILES)]
+Work = Annotated[
+    Path, typer.Option(help="Folder where data sets, judgements and policies are kept.", rich_help_panel=FILES)
+]
 Results = Annotated[Path, typer.Option(help="Folder of the results, one .jsonl an environment.", rich_help_panel=FILES)]
 Environments = Annotated[
     str,
     typer.Option(
-        help="Only these environments, by comma; * is a wildcard.",
+        help="Only these environments, separated by commas; * is a wildcard.",
         rich_help_panel=PLAYED,
         autocompletion=names_of("environments"),
     ),
@@ -25,7 +27,7 @@ Environments = Annotated[
 Methods = Annotated[
     str,
     typer.Option(
-        help="Only these methods, by comma; * is a wildcard.",
+        help="Only these methods, separated by commas; * is a wildcard.",
         rich_help_panel=PLAYED,
         autocompletion=names_of("methods"),
     ),

@@ -12,7 +12,7 @@ from simulator.experiments.results import Measure, Results
 
 
 class Question(NamedTuple):
-    """What is measured of which two methods."""
+    """Measure and the two methods that it compares."""
 
     what: str
     a: str

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every run goes, unless a method says otherwise."""
+    """Length and seeds of every run, unless a method says otherwise."""
 
     sessions: int = 10_000
     seeds: int = 10
@@ -30,10 +30,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """Where a data set comes from, and how its users are.
+    """Data set of an environment, and the rules that its users follow.
 
-    An environment with a `base` is another world of that environment's data set: it has all that it does not say of its
-    own from there, and shares what is prepared (fitted users, judgements, pre-trained policies).
+    An environment with a `base` is another world of that environment's data set: it takes all that it
+    does not set itself from there, and shares what is prepared (fitted users, judgements, pre-trained policies).
     """
 
     title: str
@@ -46,7 +46,7 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """Who judges: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
+    """Kind of judge: a language model (packaged Gemma, or a GGUF file), texts alone, or a simulated judge."""
 
     kind: str = "gguf"  # gguf | text | synthetic
     gguf: str | None = None  # a packaged model's name, or a file; the packaged Gemma if not given
@@ -165,9 +165,9 @@ def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> 
 
 def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """The dataclass `kind` of a table's values; raises SimulatorError where one is unknown or missing."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(table.keys() - known):
-        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(table.keys() - names):
+        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
     try:
         return kind(**table)
     except TypeError as error:

@@ -1,12 +1,12 @@
-"""What a bad version costs before it is rolled back: the worker's watch, on users whose truth is known.
+"""Cost of a bad version before it is rolled back: the worker's watch, on users whose truth is known.
 
 A deployment in short: users are split into a frozen control and an adaptive arm by the service's own hash, the learner
-publishes a version every so many slates, `service.worker.arm_watch` watches what serves, and its verdict rolls back as
-the worker does. Into this comes a fault:
+publishes a version every so many slates, `service.worker.arm_watch` watches what serves, and a regression that it
+finds is rolled back as the worker does. Into this comes a fault:
 
-- `bad_update`: from one version on, a sign error turns the order of the adaptive arm's items round, the least likely
-  one for the likeliest (which neither weights nor entropy show; the gate's estimate would, but is passed over here);
-- `taste_shift`: all users' tastes turn round over night: the most popular item becomes the least popular, and so on;
+- `bad_update`: from one version on, a sign error reverses the order of the adaptive arm's items, the least likely one
+  for the likeliest (which neither weights nor entropy show; the gate's estimate would, but is passed over here);
+- `taste_shift`: all users' tastes are reversed over night: the most popular item becomes the least popular, and so on;
 - `none`: nothing, for as long as the others; a roll-back is a false alarm.
 """
 
@@ -37,7 +37,7 @@ _LOOK_EVERY = 32  # slates between looks at the arms, as in the worker
 
 @dataclass(frozen=True)
 class Plan:
-    """One deployment's life. Defaults of the watch, the arms and the versions are the service's."""
+    """Course of one deployment. Defaults of the watch, the arms and the versions are the service's."""
 
     fault: Fault
     seed: int
@@ -53,8 +53,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What came of it. Rewards are per slate; lost is what the adaptive arm earned less than the control would have."""
+class DeploymentResult:
+    """Outcome of a deployment. Rewards are per slate; `lost`: how much more the control's policy would have earned."""
 
     plan: Mapping[str, Any]
     fault_at: int | None  # slate of the first version or user that the fault touched
@@ -87,14 +87,14 @@ class _Deployment(LearnedAgent):
         if serve:
             self.live = self.version
 
-    def slates(self, asked: Sessions, control: Bools) -> Slates:
+    def slates(self, requests: Sessions, control: Bools) -> Slates:
         """[n] sessions, of which `control` get the frozen policy."""
-        self._states = states_of(asked)
-        available = ~asked.seen
+        self._states = states_of(requests)
+        available = ~requests.seen
         live, frozen = self.versions[self.live], self.versions[1]
         probs = live.distributions(self._states, available).probs
         if self.live >= self.first_broken:
-            probs = order_turned_round(probs, available)
+            probs = reverse_order(probs, available)
         if control.any():
             probs[control] = frozen.distributions(self._states, available, Arm.CONTROL).probs[control]
         drawn = sample_slates(probs, self._slate_size, self._rng)
@@ -118,12 +118,12 @@ class _Tally:
         return round(float(control), 4), round(float(adaptive), 4)
 
 
-def live_through(world: World, setting: Setting, plan: Plan) -> Told:
-    """Play one deployment's life."""
-    return _Life(world, setting, plan).play()
+def simulate(world: World, setting: Setting, plan: Plan) -> DeploymentResult:
+    """Simulate one deployment."""
+    return _Simulation(world, setting, plan).play()
 
 
-class _Life:
+class _Simulation:
     def __init__(self, world: World, setting: Setting, plan: Plan) -> None:
         self.world, self.plan = world, plan
         self.deployment = _Deployment(setting)
@@ -141,7 +141,7 @@ class _Life:
         """Before, during, after."""
         return 2 if self.retreated_at is not None else 0 if self.fault_at is None else 1
 
-    def play(self) -> Told:
+    def play(self) -> DeploymentResult:
         plan = self.plan
         users = np.random.default_rng([plan.seed, 0]).integers(self.world.n_users, size=plan.n_sessions)
         batch = SessionBatch(self.world, np.random.default_rng([plan.seed, 1]))
@@ -153,7 +153,7 @@ class _Life:
         served = None if self.retreated_at is None else "the frozen policy" if self.frozen else "an older version"
         tally = self.tally
         control, adaptive = tally.means(1)
-        return Told(
+        return DeploymentResult(
             plan=asdict(plan),
             fault_at=self.fault_at,
             retreated_at=self.retreated_at,
@@ -171,18 +171,18 @@ class _Life:
             self.deployment.first_broken = self.deployment.version + 1
             self.deployment.publish(serve=True)
         elif self.plan.fault == "taste_shift":
-            batch.world = turned_round(self.world)
+            batch.world = reverse_popularity(self.world)
 
     def _wave(self, batch: SessionBatch) -> None:
         live = np.arange(len(batch.users))
         for turn in range(batch.world.config.max_turn):
-            asked = Sessions(batch.shown[live, :turn], batch.responses[live, :turn], batch.seen[live])
+            requests = Sessions(batch.shown[live, :turn], batch.responses[live, :turn], batch.seen[live])
             # After the kill switch everybody gets the frozen policy, but users stay in their arms.
             control = self.is_control[batch.users[live]]
-            slates = self.deployment.slates(asked, control | self.frozen)
+            slates = self.deployment.slates(requests, control | self.frozen)
             rewards, done = batch.show(slates.items, live)
             if self.plan.learns:
-                self.deployment.observe(asked, slates, Outcome(rewards, done))
+                self.deployment.observe(requests, slates, Outcome(rewards, done))
             earned = rewards.sum(1).astype(np.float64)
             self.tally.add(self.phase, control, earned)
             self._watch(batch.users[live], control, earned)
@@ -197,13 +197,13 @@ class _Life:
             self.arm_watch.add(arm, self.deployment.live, self.names[user], float(reward))
             self.slates += 1
             if self.slates % _LOOK_EVERY == 0 and self.plan.watched and self.retreated_at is None:
-                accused = self.arm_watch.accusation()
-                if accused is not None:
-                    self._retreat(accused.since_version)
+                regression = self.arm_watch.accusation()
+                if regression is not None:
+                    self._roll_back(regression.since_version)
 
-    def _retreat(self, accused: int) -> None:
-        target = self.arm_watch.safest(before=accused)
-        self.arm_watch.condemn(accused, self.deployment.version)
+    def _roll_back(self, since_version: int) -> None:
+        target = self.arm_watch.safest(before=since_version)
+        self.arm_watch.condemn(since_version, self.deployment.version)
         self.frozen = target is None
         self.deployment.live = target or 1
         self.retreated_at = self.slates
@@ -215,8 +215,8 @@ class _Life:
             self.deployment.publish(serve=self.retreated_at is None)
 
 
-def order_turned_round(probs: npt.NDArray[np.float64], available: Bools) -> npt.NDArray[np.float64]:
-    """The same probabilities [B, A], the largest of the `available` ones for the item that had the smallest."""
+def reverse_order(probs: npt.NDArray[np.float64], available: Bools) -> npt.NDArray[np.float64]:
+    """Reverse the probabilities [B, A] among `available` items: the largest for the least likely, and so on."""
     turned = np.zeros_like(probs)
     for row, items in enumerate(available):
         places = np.flatnonzero(items)
@@ -225,8 +225,8 @@ def order_turned_round(probs: npt.NDArray[np.float64], available: Bools) -> npt.
     return turned
 
 
-def turned_round(world: World) -> World:
-    """The same users with the items' parts exchanged: the most popular one's for the least popular one's, and so on."""
+def reverse_popularity(world: World) -> World:
+    """Exchange the items' truths: the most popular item gets that of the least popular, and so on; users stay."""
     by_popularity = np.argsort(world.popularity, kind="stable")
     part_of = np.empty_like(by_popularity)
     part_of[by_popularity] = by_popularity[::-1]

@@ -44,14 +44,16 @@ class _Task:
 
 
 _Out = Annotated[
-    Path, typer.Option(help="Results, a line a run; what is there is not played again.", rich_help_panel=FILES)
+    Path, typer.Option(help="Results, one line a run; finished runs are not played again.", rich_help_panel=FILES)
 ]
 _Seeds = Annotated[int, typer.Option(min=0, help="Runs of each fault in each environment.", rich_help_panel=PLAYED)]
 _Stationary = Annotated[
     int,
-    typer.Option(min=0, help="Runs in each in which both arms get the frozen policy.", rich_help_panel=PLAYED),
+    typer.Option(
+        min=0, help="Runs in each environment in which both arms get the frozen policy.", rich_help_panel=PLAYED
+    ),
 ]
-_Page = Annotated[Path | None, typer.Option(help="Document whose marked part is written.", rich_help_panel=FILES)]
+_Page = Annotated[Path | None, typer.Option(help="Document whose marked part is written anew.", rich_help_panel=FILES)]
 
 
 def degradation(
@@ -64,7 +66,7 @@ def degradation(
     page: _Page = Path("docs/reliability.md"),
     processes: Processes = None,
 ) -> None:
-    """Deployments with an injected bad update, with a shift of tastes, with nothing; watched as the worker does.
+    """Simulate deployments with a bad update, a shift of tastes or neither, watched as the worker does.
 
     Needs: what `experiment` needs.
 
@@ -94,19 +96,19 @@ def degradation(
         plans += [Plan("none", seed, n_sessions=1_000, fault_at=0, learns=False) for seed in range(stationary)]
         tasks += [_Task(name, plan, data, work, prior) for plan in plans]
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {_key(line["environment"], line["plan"]) for line in lines}
-    missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in known]
+    finished = {_key(line["environment"], line["plan"]) for line in lines}
+    missing = [task for task in tasks if _key(task.environment, asdict(task.plan)) not in finished]
     console.print(f"{len(tasks)} runs planned, {len(tasks) - len(missing)} of them have a result")
     context = multiprocessing.get_context("spawn")
     with (
-        progress("degradation", len(missing), "runs", console=console) as told,
+        progress("degradation", len(missing), "runs", console=console) as bar,
         ProcessPoolExecutor(processes or usable_cores(), mp_context=context, initializer=start_worker) as pool,
     ):
         try:
             for future in as_completed([pool.submit(_play, task) for task in missing]):
                 lines.append(future.result() | {"code": code_version()})
                 write_file(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
-                told.advance()
+                bar.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what has not begun would be waited for
             raise
@@ -123,11 +125,11 @@ def _play(task: _Task) -> dict[str, Any]:
 
     from simulator.experiments.agent import Setting
     from simulator.experiments.config import read_experiments
-    from simulator.experiments.degradation import live_through
+    from simulator.experiments.degradation import simulate
     from simulator.experiments.preparation import Prepared
 
     torch.set_num_threads(1)
     spec = read_experiments(EXPERIMENTS_FILE).environments[task.environment]
     prepared = Prepared(task.environment, spec, task.data, task.work)
     setting = Setting(prepared.catalogue, task.plan.seed, {"variant": "ap"}, {"prior": task.prior})
-    return {"environment": task.environment, **asdict(live_through(prepared.world, setting, task.plan))}
+    return {"environment": task.environment, **asdict(simulate(prepared.world, setting, task.plan))}

@@ -1,4 +1,4 @@
-"""What bad versions cost, from the results of `degradation`, as a part of docs/reliability.md."""
+"""Section of docs/reliability.md on the cost of bad versions, from the results of `degradation`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from simulator.sections import filled
 
 NAME, WRITER = "degradation", "python -m simulator degradation"
-_TOLD = {"bad_update": "bad update", "taste_shift": "shift of tastes", "none": "nothing"}
+_FAULTS = {"bad_update": "bad update", "taste_shift": "shift of tastes", "none": "nothing"}
 Line = dict[str, Any]
 
 
@@ -48,19 +48,19 @@ def _table(lives: Sequence[Line]) -> str:
     )
     rows = []
     for environment in dict.fromkeys(line["environment"] for line in lives):
-        for fault, told in _TOLD.items():
+        for fault, name in _FAULTS.items():
             of = [x for x in lives if (x["environment"], x["plan"]["fault"]) == (environment, fault)]
             watched = [x for x in of if x["plan"]["watched"]]
             if watched:
-                rows.append(_row(environment, told, watched, [x for x in of if not x["plan"]["watched"]]))
+                rows.append(_row(environment, name, watched, [x for x in of if not x["plan"]["watched"]]))
     return "\n".join([head, *rows])
 
 
-def _row(environment: str, told: str, watched: Sequence[Line], unwatched: Sequence[Line]) -> str:
+def _row(environment: str, name: str, watched: Sequence[Line], unwatched: Sequence[Line]) -> str:
     back = [x for x in watched if x["retreated_at"] is not None]
     cells = [
         environment,
-        told,
+        name,
         str(len(watched)),
         str(len(back)),
         f"{mean(x['retreated_at'] - x['fault_at'] for x in back):,.0f}" if back else "-",

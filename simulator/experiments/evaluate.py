@@ -1,4 +1,4 @@
-"""What a pre-trained snapshot is worth, on held-out preferences and in a simulated environment.
+"""Evaluation of a pre-trained snapshot, on held-out preferences and in a simulated environment.
 
 The user truth behind both comes from real interactions, which neither the language model nor pre-training saw.
 """
@@ -82,7 +82,7 @@ def _as_popular(
     popularity: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.bool_]:
-    """For each positive of a user the unrated item nearest in popularity (ties at random), [users, A]."""
+    """Choose for each positive of a user the unrated item nearest in popularity (ties at random), [users, A]."""
     chosen = np.zeros_like(positive)
     for row in range(len(positive)):
         candidates = np.flatnonzero(unrated[row])
@@ -129,7 +129,7 @@ def simulated(
 ) -> dict[str, RolloutStats]:
     """Sessions of the same users with: random, (true) popularity, the policy, and the oracle as the ceiling.
 
-    `progress` is told how many more sessions are over, of `n_sessions` for each of the four.
+    `progress` is called with the number of sessions just ended, of `n_sessions` for each of the four.
 
     Raises:
         SimulatorError: the data set has no interactions to make users from.

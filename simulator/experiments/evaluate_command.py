@@ -28,7 +28,7 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset, writes RUN/evaluate.")],
     snapshot: Annotated[Path | None, typer.Option(help="The snapshot's folder.", show_default="RUN/snapshot")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Simulated sessions of each policy.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of users and luck.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of users and chance.")] = 0,
 ) -> None:
     """Measure a snapshot in simulation: does it rank what people like, and what does it earn against random?
 
@@ -71,8 +71,8 @@ def in_simulation(run: Path, snapshot: Path | None, sessions: int, seed: int, co
             "`datasets --interactions` adds some, and --log evaluates from what a service logged"
         )
     held_out = held_out_preferences(policy, dataset.interactions, len(dataset.items), seed)
-    with progress("simulating", 4 * sessions, "sessions", console=console) as told:
-        played = simulated(policy, dataset, seed, sessions, cache=run, progress=told.advance)
+    with progress("simulating", 4 * sessions, "sessions", console=console) as bar:
+        played = simulated(policy, dataset, seed, sessions, cache=run, progress=bar.advance)
     rows = {name: _row(stats) for name, stats in played.items()}
     results: dict[str, Any] = {"version": loaded.manifest.version, "held_out": asdict(held_out), "simulated": rows}
     results["pretrained_over_random"] = rows["pretrained"]["reward"] / max(rows["random"]["reward"], 1e-9)

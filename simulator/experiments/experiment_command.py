@@ -46,10 +46,10 @@ def experiment(
     environments: Environments = "*",
     methods: Methods = "*",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=PLAYED, show_default="the file's")
+        int | None, typer.Option(min=1, help="Number of seeds.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     first_seed: Annotated[
-        int | None, typer.Option(min=0, help="The first of them.", rich_help_panel=PLAYED, show_default="the file's")
+        int | None, typer.Option(min=0, help="The first seed.", rich_help_panel=PLAYED, show_default="the file's")
     ] = None,
     sessions: Annotated[
         int | None,
@@ -58,7 +58,7 @@ def experiment(
         ),
     ] = None,
     processes: Processes = None,
-    again: Annotated[bool, typer.Option(help="Also run what has a result; it is replaced.")] = False,
+    again: Annotated[bool, typer.Option(help="Also run what already has a result, and replace it.")] = False,
 ) -> None:
     """Play environments x methods x seeds; what has a result already is not played again.
 
@@ -106,16 +106,16 @@ def play_missing(
     from simulator.experiments.record import read_records
     from simulator.experiments.runner import execute
 
-    known = {record.key for record in read_records(results)}
-    runs = [run for run in planned if again or run.key not in known]
+    finished = {record.key for record in read_records(results)}
+    runs = [run for run in planned if again or run.key not in finished]
     console.print(f"{len(planned)} runs planned, {len(planned) - len(runs)} of them have a result")
     results.mkdir(parents=True, exist_ok=True)
-    with progress("experiment", len(runs), "runs", console=console) as told:
+    with progress("experiment", len(runs), "runs", console=console) as bar:
         for run, record in execute(runs, experiments, data, work, processes or usable_cores()):
             _keep(results / f"{run.environment}.jsonl", record)
             reward, cpu = record.metrics["reward"], record.metrics["cpu_seconds"]
             last = f"{run.environment} {run.method} {run.seed}: {reward:.2f} ({cpu:.0f} s)"
-            told.advance()
+            bar.advance()
             console.print(last, highlight=False)
 
 

@@ -75,11 +75,11 @@ def _learning(results: Results, environment: str) -> Figure:
 
 def _lines(results: Results, environment: str) -> list[Runs]:
     """At most nine: the ceiling, the simplest, the strongest baseline, learners from scratch, and A-iALP's stages."""
-    wanted = ["oracle", "random", "popularity", "a2c", "boltzmann", "ialp_frozen", "ialp_ft", "ialp_ap"]
+    methods = ["oracle", "random", "popularity", "a2c", "boltzmann", "ialp_frozen", "ialp_ft", "ialp_ap"]
     strongest = results.strongest(environment, ("baseline",))
-    if strongest is not None and strongest.method not in wanted:
-        wanted.insert(3, strongest.method)
-    return [runs for method in wanted if (runs := results.runs(environment, method)) is not None]
+    if strongest is not None and strongest.method not in methods:
+        methods.insert(3, strongest.method)
+    return [runs for method in methods if (runs := results.runs(environment, method)) is not None]
 
 
 def _widening(curves: Floats) -> tuple[Floats, Floats]:

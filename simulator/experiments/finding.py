@@ -1,4 +1,4 @@
-"""What was found about one part of a goal: a number, its interval, and whether it is what the goal asks for."""
+"""Finding about one part of a goal: a number, its interval, and whether it is what the goal requires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulator.statistics import Interval
 Format = Callable[[float], str]
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """`uncertain`: the 95% interval reaches to the other side of what the goal asks for."""
 
     MET = "met"
@@ -29,17 +29,17 @@ class Finding:
 
     where: str  # environment's title, or "average"
     what: str  # in words
-    asked: str = ""
+    required: str = ""
     found: str = ""
-    verdict: Verdict = Verdict.INFORMATION
+    outcome: Outcome = Outcome.INFORMATION
     value: Interval | None = None
     note: str = ""
 
     @property
     def met(self) -> bool | None:
-        if self.verdict in (Verdict.NO_DATA, Verdict.INFORMATION):
+        if self.outcome in (Outcome.NO_DATA, Outcome.INFORMATION):
             return None
-        return self.verdict in (Verdict.MET, Verdict.MET_UNCERTAIN)
+        return self.outcome in (Outcome.MET, Outcome.MET_UNCERTAIN)
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class Goal:
 
     @property
     def parts(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.verdict is not Verdict.INFORMATION)
+        return tuple(finding for finding in self.findings if finding.outcome is not Outcome.INFORMATION)
 
     @property
-    def verdict(self) -> Verdict:
+    def outcome(self) -> Outcome:
         """One part that is not met suffices for "not met"."""
-        outcomes = [finding.met for finding in self.parts]
-        if any(outcome is False for outcome in outcomes):
-            return Verdict.NOT_MET
-        return Verdict.MET if outcomes and all(outcomes) else Verdict.NO_DATA
+        met = [finding.met for finding in self.parts]
+        if any(part is False for part in met):
+            return Outcome.NOT_MET
+        return Outcome.MET if met and all(met) else Outcome.NO_DATA
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a goal asks of a value."""
+    """Limit that a goal sets for a value."""
 
     limit: float
     show: Format
@@ -88,27 +88,27 @@ def judged(where: str, what: str, value: Interval, bound: Bound, note: str = "")
     met = bound.kept_by(value.mean)
     beyond_chance = not math.isnan(value.low) and bound.kept_by(value.low) == met == bound.kept_by(value.high)
     if met:
-        verdict = Verdict.MET if beyond_chance else Verdict.MET_UNCERTAIN
+        outcome = Outcome.MET if beyond_chance else Outcome.MET_UNCERTAIN
     else:
-        verdict = Verdict.NOT_MET if beyond_chance else Verdict.NOT_MET_UNCERTAIN
-    return Finding(where, what, bound.text, with_interval(value, bound.show), verdict, value, note)
+        outcome = Outcome.NOT_MET if beyond_chance else Outcome.NOT_MET_UNCERTAIN
+    return Finding(where, what, bound.text, with_interval(value, bound.show), outcome, value, note)
 
 
 def counted(
-    where: str, what: str, asked: str, found: str, met: bool, note: str = "", value: Interval | None = None
+    where: str, what: str, required: str, found: str, met: bool, note: str = "", value: Interval | None = None
 ) -> Finding:
     """The goal is itself a statement about significance, so that nothing is left uncertain."""
-    return Finding(where, what, asked, found, Verdict.MET if met else Verdict.NOT_MET, value, note)
+    return Finding(where, what, required, found, Outcome.MET if met else Outcome.NOT_MET, value, note)
 
 
 def noted(where: str, what: str, value: Interval, show: Format, note: str = "") -> Finding:
     """Worth knowing, but no part of the goal."""
-    return Finding(where, what, "", with_interval(value, show), Verdict.INFORMATION, value, note)
+    return Finding(where, what, "", with_interval(value, show), Outcome.INFORMATION, value, note)
 
 
 def missing(where: str, what: str, reason: str, part: bool = True) -> Finding:
-    """What cannot be said."""
-    return Finding(where, what, verdict=Verdict.NO_DATA if part else Verdict.INFORMATION, note=f"no data: {reason}")
+    """Make a finding without a value, for the reason given."""
+    return Finding(where, what, outcome=Outcome.NO_DATA if part else Outcome.INFORMATION, note=f"no data: {reason}")
 
 
 def with_interval(value: Interval, show: Format) -> str:

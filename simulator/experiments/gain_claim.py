@@ -25,8 +25,8 @@ from simulator.statistics import Interval
 ADAPTIVE = ("ialp_ft", "ialp_ap", "ialp_ap_fixed")  # A-iALP in its variants
 DEEP = "sb3_"
 STRANGERS = {
-    "population_oracle": "knows all users, not which has come",
-    "item_oracle": "knows all of items, nothing of users",
+    "population_oracle": "knows all users, but not which one has come",
+    "item_oracle": "knows everything of items, nothing of users",
 }
 GAIN = 1.236  # published: +23.6% on average over the three environments
 RIVALS = {
@@ -59,7 +59,7 @@ def gain_goal(results: Results) -> Goal:
 
 
 def _room(results: Results) -> list[Finding]:
-    """What knowing the truth without knowing the user earns from the first session on; a learner has less."""
+    """Compare policies that know the truth, but not the user, with others' methods: a learner can gain less."""
     strongest = {e: results.strongest(e, ("baseline",)) for e in ENVIRONMENTS}
     return [
         finding
@@ -106,7 +106,7 @@ def _better(results: Results, strongest: Mapping[str, Runs | None]) -> str | Non
 def _ahead(
     results: Results, environment: str, method: str | None, rival: Runs | None, what: str, ratios: dict[str, Interval]
 ) -> Finding:
-    """Of one environment; its ratio is added to `ratios`."""
+    """Compare the method with its rival in one environment, and add the ratio to `ratios`."""
     where = results.environment_title(environment)
     if method is None or rival is None:
         absent = "A-iALP" if method is None else "any rival"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.experiments.finding import Finding, Goal, Verdict
+from simulator.experiments.finding import Finding, Goal, Outcome
 from simulator.experiments.tables import NONE, table
 
-_BOLD = {Verdict.MET: "**met**", Verdict.NOT_MET: "**not met**"}
+_BOLD = {Outcome.MET: "**met**", Outcome.NOT_MET: "**not met**"}
 
 
 def goals_in_short(goals: Sequence[Goal]) -> str:
@@ -15,21 +15,21 @@ def goals_in_short(goals: Sequence[Goal]) -> str:
     rows = []
     for goal in goals:
         met = sum(finding.met is True for finding in goal.parts)
-        uncertain = sum("uncertain" in finding.verdict for finding in goal.parts)
-        unknown = sum(finding.verdict is Verdict.NO_DATA for finding in goal.parts)
+        uncertain = sum("uncertain" in finding.outcome for finding in goal.parts)
+        unknown = sum(finding.outcome is Outcome.NO_DATA for finding in goal.parts)
         counts = f"{met} of {len(goal.parts)} met"
         counts += f", {unknown} without data" if unknown else ""
         counts += f"; {uncertain} uncertain" if uncertain else ""
-        rows.append([goal.name, goal.text, _verdict(goal.verdict), counts])
-    return table(["", "goal", "verdict", "parts"], rows, left=4)
+        rows.append([goal.name, goal.text, _show(goal.outcome), counts])
+    return table(["", "goal", "outcome", "parts"], rows, left=4)
 
 
 def goal_in_detail(goal: Goal) -> str:
     """A line a part; what is no part of the goal follows with a column for each environment."""
-    head = ["environment", "measured", "asked", "found [95% interval]", "verdict", "note"]
-    rows = [[f.where, f.what, f.asked, f.found, _verdict(f.verdict), f.note] for f in goal.parts]
+    head = ["environment", "measured", "required", "found [95% interval]", "outcome", "note"]
+    rows = [[f.where, f.what, f.required, f.found, _show(f.outcome), f.note] for f in goal.parts]
     text = f"### {goal.name}\n\n{goal.text}\n\n{table(head, rows, left=6)}"
-    asides = [finding for finding in goal.findings if finding.verdict is Verdict.INFORMATION]
+    asides = [finding for finding in goal.findings if finding.outcome is Outcome.INFORMATION]
     return f"{text}\nNo part of the goal, but worth knowing:\n\n{_asides(asides)}" if asides else text
 
 
@@ -43,5 +43,5 @@ def _asides(findings: Sequence[Finding]) -> str:
     return table(["measured", *places], rows, left=1 + len(places))
 
 
-def _verdict(verdict: Verdict) -> str:
-    return _BOLD.get(verdict, str(verdict))
+def _show(outcome: Outcome) -> str:
+    return _BOLD.get(outcome, str(outcome))

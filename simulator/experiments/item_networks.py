@@ -70,7 +70,7 @@ class BagNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a network is fitted to a log; the epoch that does best on held-out sessions is kept."""
+    """Settings for fitting a network to a log; the epoch that does best on held-out sessions is kept."""
 
     epochs: int
     batch: int

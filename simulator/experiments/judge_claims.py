@@ -54,10 +54,10 @@ def judges_goal(results: Results) -> Goal:
 def _in_enough(question: Question, by_environment: list[Finding]) -> Finding:
     """Significantly better in enough environments; what is missing could still decide it."""
     what = f"{question.what}, {question.a} minus {question.b}"
-    known = [finding for finding in by_environment if finding.value is not None]
-    better = [finding for finding in known if finding.value is not None and finding.value.low > 0]
-    n_missing = len(by_environment) - len(known)
-    found = f"{len(better)} of {len(known)} significantly better"
+    measured = [finding for finding in by_environment if finding.value is not None]
+    better = [finding for finding in measured if finding.value is not None and finding.value.low > 0]
+    n_missing = len(by_environment) - len(measured)
+    found = f"{len(better)} of {len(measured)} significantly better"
     if len(better) < ENOUGH <= len(better) + n_missing:
         return missing("together", what, f"{found}, {n_missing} unknown")
     names = ", ".join(finding.where for finding in better)

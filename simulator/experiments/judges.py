@@ -25,7 +25,7 @@ _UNCALIBRATED = Calibration(0.0, 0.0, 1.0, 0.0, 1.0)
 
 
 def text_preferences(dataset: Dataset, embeddings: Embeddings, config: DistilConfig) -> Preferences:
-    """What closeness of texts alone says: no item is better than another, users like what reads like their history."""
+    """Judge by closeness of texts alone: no item is better than another, users like what reads like their history."""
     centred = embeddings - embeddings.mean(axis=0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
 
@@ -58,7 +58,7 @@ def synthetic_preferences(
 
 
 def shuffled(preferences: Preferences, seed: int) -> Preferences:
-    """The same judgements, each handed to another item: a judge that is sure of itself and wrong."""
+    """Hand each judgement to another item: a judge that is sure of itself and wrong."""
     rng = np.random.default_rng(seed)
     ids = sorted(preferences.priors)
     other = dict(zip(ids, rng.permutation(ids).tolist(), strict=True))
@@ -77,7 +77,7 @@ def _preferences(
     questions: Sequence[Question] = list(chain.from_iterable(question_batches(dataset, embeddings, prior_z, config)))
     rows: list[Preference] = []
     for question in questions:
-        liked, disliked = ([index[i] for i, r in question.history if (r > 0) == wanted] for wanted in (True, False))
+        liked, disliked = ([index[i] for i, r in question.history if (r > 0) == is_liked] for is_liked in (True, False))
         candidates = [index[i] for i in question.candidates]
         scores = personal(liked, disliked, candidates)
         for item_id, row, z in zip(question.candidates, candidates, _standardised(scores), strict=True):

@@ -44,7 +44,7 @@ class Log:
             yield Log(self.shown[part], self.responses[part], self.lengths[part])
 
     def turns(self, n_items: int) -> Iterator[tuple[Sessions, Ints, Bools, Bools]]:
-        """By turn, of the sessions that reached it: the session so far, the slate, the responses, was it the last?"""
+        """Yield by turn, of sessions that reached it: the session so far, the slate, the responses, was it the last?"""
         seen = np.zeros((len(self.lengths), n_items), np.bool_)
         for turn in range(self.shown.shape[1]):
             live = self.lengths > turn

@@ -19,10 +19,10 @@ def read_options(kind: type[Config], options: Mapping[str, Any], method: str) ->
         SimulatorError: an option is unknown or its value is of the wrong type.
     """
     hints = get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name, value in options.items():
-        if name not in known:
-            raise SimulatorError(f"{method}: option {name!r} is unknown; known are {', '.join(known) or 'none'}")
+        if name not in names:
+            raise SimulatorError(f"{method}: option {name!r} is unknown; known are {', '.join(names) or 'none'}")
         if not _fits(value, hints[name]):
             raise SimulatorError(f"{method}: option {name} = {value!r}; expected {_described(hints[name])}")
     return kind(**options)

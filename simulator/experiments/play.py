@@ -15,7 +15,7 @@ from simulator.experiments.agent import Agent, Outcome, Sessions
 from simulator.rollout import PolicyFn, session_diversity
 
 STREAMS = 2  # another number whenever the same seed brings other users or other luck
-Progress = Callable[[int], None]  # told how many more sessions are over
+Progress = Callable[[int], None]  # called with the number of sessions just ended
 PlayWave = Callable[[SessionBatch], None]  # takes sessions that just began to their ends
 
 

@@ -1,4 +1,4 @@
-"""How the plots look: colours, where names are put, and files that are the same for the same records."""
+"""Style of the plots: colours and places of names; the same records give the same files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 
 def colour_of(method: str) -> str:
-    """The same in every plot."""
+    """Return the method's colour, the same in every plot."""
     place = int(hashlib.sha256(method.encode()).hexdigest(), 16) % len(_REST)
     return COLOURS.get(method, _REST[place])
 
@@ -120,14 +120,14 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _apart(wanted: Floats, gap: float, bottom: float, top: float) -> Floats:
-    """Places at least `gap` apart, in the same order, as near to the wanted ones as can be (least squares)."""
-    order = np.argsort(wanted, kind="stable")
-    steps = gap * np.arange(len(wanted))
-    places = np.empty_like(wanted)
+def _apart(targets: Floats, gap: float, bottom: float, top: float) -> Floats:
+    """Places at least `gap` apart, in the same order, as near to the targets ones as can be (least squares)."""
+    order = np.argsort(targets, kind="stable")
+    steps = gap * np.arange(len(targets))
+    places = np.empty_like(targets)
     # Below the top there has to be room for all names above, above the bottom for all below.
-    nearest = isotonic_regression(wanted[order] - steps).x
-    places[order] = np.clip(nearest, bottom + gap / 2, top - gap * (len(wanted) - 1)) + steps
+    nearest = isotonic_regression(targets[order] - steps).x
+    places[order] = np.clip(nearest, bottom + gap / 2, top - gap * (len(targets) - 1)) + steps
     return places
 
 

@@ -1,7 +1,7 @@
-"""What stands before the first user comes: data sets, the world, judgements, pre-trained policies and the fixed log.
+"""Preparation of experiments: data sets, the world, judgements, pre-trained policies and the fixed log.
 
-Everything lands in a work folder, one folder an environment, and is kept: a second run finds it there. Names carry a
-hash of what they were made from. The judges see texts; of what users did, only the world and the fixed log are made.
+Everything is kept in a work folder, one folder an environment: a second run finds it there. Names carry a hash of what
+they were made from. The judges see only texts; only the world and the fixed log are made from what users did.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Prepared:
         self.catalogue = Catalogue.of(self.dataset, self.embeddings, self.rules.slate_size, self.rules.max_turn)
 
     def configuration(self) -> dict[str, Any]:
-        """What a record says of the environment."""
+        """Return the environment's part of a record's configuration."""
         users = self.world.users
         return {
             "title": self.spec.title,
@@ -157,7 +157,7 @@ class Prepared:
 
 @cache
 def sources_hash(*folders: str) -> str:
-    """Of all Python files below these folders of the repository."""
+    """Hash all Python files below these folders of the repository."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):

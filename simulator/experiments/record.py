@@ -39,9 +39,9 @@ class Record:
 
 
 def run_key(environment: str, method: str, seed: int, configuration: Mapping[str, Any]) -> str:
-    """The same for two runs exactly where they would give the same result under the same code."""
-    wanted = json.dumps([environment, method, seed, configuration], sort_keys=True)
-    return hashlib.sha256(wanted.encode()).hexdigest()[:20]
+    """Hash all that a run's result depends on except the code."""
+    inputs = json.dumps([environment, method, seed, configuration], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:20]
 
 
 def metrics_of(played: Played, world: World) -> dict[str, float]:

@@ -18,7 +18,9 @@ def results(
     results: Annotated[Path, typer.Option(help="Folder of the results, one .jsonl an environment.")] = Path(
         "docs/results"
     ),
-    out: Annotated[Path, typer.Option(help="The page; its plots land in img/ beside it.")] = Path("docs/results.md"),
+    out: Annotated[Path, typer.Option(help="The page; its plots are written to img/ beside it.")] = Path(
+        "docs/results.md"
+    ),
 ) -> None:
     """Write the page of results and its plots from the runs' records alone.
 

@@ -26,8 +26,8 @@ The same result files give the same page and plots, byte for byte (with the same
 
 > **The policy has changed since most of these runs.** Pre-training in closed form, a session's taste and ends by slate
 > are of 2026-11-29 (decisions.md). Of our own methods only `ialp_ap` has been played again, with ten seeds in the world
-> of boredom; `ialp_ft`, `ialp_frozen`, `boltzmann` and the controls are of the policy that it replaced, so that what
-> compares these with `ialp_ap` compares two policies. Since 2026-11-30 the learner finds out sooner what drives users
+> of boredom; `ialp_ft`, `ialp_frozen`, `boltzmann` and the controls are of the policy that it replaced, so that their
+> comparison with `ialp_ap` is one of two policies. Since 2026-11-30 the learner finds out sooner what drives users
 > away (decisions.md); `ialp_ap` was played before that. What the new start is worth to real people is on people.md.
 """
 
@@ -36,8 +36,8 @@ WORLDS_HEAD = """\
 
 Cumulative reward relative to the strongest bandit, in worlds whose users take what they are shown in different ways
 (experiments.md has the equations). The strongest bandit of a world is the best of learned popularity, LinUCB and
-Thompson sampling there. What is ahead in one world alone is not ahead. The mean is over the worlds, without an
-interval: the same seeds bring the same users to all of them, so that they are not independent.
+Thompson sampling there. A method that is ahead in only one world does not count as ahead. The mean is over the worlds,
+without an interval: the same seeds bring the same users to all of them, so that they are not independent.
 """
 
 READING = f"""\
@@ -47,26 +47,26 @@ READING = f"""\
   1,000" are means per session over those sessions; "per turn" is per slate, since a user who stays longer can respond
   more often; "turns" is the mean length of a session. Cumulative reward over {PROTOCOL.sessions:,} sessions is
   {PROTOCOL.sessions:,} times "all".
-- **Regret** is what the oracle earns per session, minus what the method earns. The oracle knows every user's true taste
+- **Regret** is the oracle's reward per session minus the method's. The oracle knows every user's true taste
   and answers greedily; no method can know it. It does not learn, so that fewer of its sessions suffice.
 - **Coverage** is the share of the catalogue that was shown at all. **Effective coverage** counts items as if all were
   shown equally often: the exponential of the entropy of their shares, over the number of items. **Diversity** is the
   mean of 1 − cosine over pairs of items of one session, **novelty** the mean of −log2 of an item's true share of
   popularity.
 - **CPU s** is the processor time of {PROTOCOL.sessions:,} sessions, the simulated users' own included, on machines that
-  had other work as well: it tells orders of magnitude.
+  had other work as well: it shows only the order of magnitude.
 - **Groups**: `ialp` uses a language model's judgements, `control` uses other judgements or spoils them, `learner` is
-  ours without any prior, `baseline` is other people's method, `logs` are such that were given 2,000 sessions of a
+  ours without any prior, `baseline` is other people's method, `logs` are methods that were given 2,000 sessions of a
   popularity policy before the first user and learn no more, `ceiling` knows the truth.
 - **Intervals.** A seed brings the same users in the same order to every method. So two methods are compared by their
   differences seed by seed, with Student's 95% interval; a ratio is one of means, its interval by the delta method on
   the same pairs. "x ± y" is a mean over seeds with half its 95% interval. A mean over environments takes them as
   independent.
-- **Verdicts.** A part of a goal is *met* where the measured value is on the goal's side; *uncertain* says that the 95%
+- **Outcomes.** A part of a goal is *met* where the measured value is on the goal's side; *uncertain* says that the 95%
   interval reaches to the other side. A goal is met where all its parts are.
-  Nothing is corrected for the number of goals and their parts.
+  The intervals are not corrected for the number of goals and their parts.
 - **Windows.** Of {PROTOCOL.sessions // WINDOW} windows without any true difference, each looks significantly worse with
-  a chance of {100 * ONE_SIDED:g}%. So both are told: windows taken alone, and with Holm's correction for their number.
+  a chance of {100 * ONE_SIDED:g}%. So both are given: windows taken alone, and with Holm's correction for their number.
 - **Simulated judges** know the truth as well as their accuracy says: the correlation of their judgements with it. A
   model's place among them is interpolated from its benefit (points that fall are pooled); the interval of the place
   is that of the model's own benefit, without the curve's.
@@ -108,7 +108,7 @@ def _image(images: Mapping[str, str], name: str, text: str) -> str:
 
 
 def _warnings(results: Results) -> str:
-    """What a reader has to know before any number."""
+    """Write the warnings that a reader needs before any number."""
     warnings = []
     sources = {code.sources for code in results.code}
     if len(sources) > 1:
@@ -129,7 +129,7 @@ def _warnings(results: Results) -> str:
             "no comparison that needs all sessions."
         )
     if results.left_out:
-        warnings.append("Left out, because newer runs stand in their place: " + "; ".join(results.left_out) + ".")
+        warnings.append("Left out, because newer runs replace them: " + "; ".join(results.left_out) + ".")
     return "".join(f"> {warning}\n>\n" for warning in warnings).removesuffix(">\n")
 
 
@@ -143,14 +143,14 @@ def _worlds(results: Results) -> str:
 def _environment(results: Results, environment: str, images: Mapping[str, str]) -> str:
     facts = next(iter(results.cells[environment].values())).configuration["environment"]
     rules = facts.get("rules", {})
-    known = {
+    sizes = {
         "items": facts.get("n_items"),
         "users": facts.get("n_users"),
         "items in a slate": rules.get("slate_size"),
         "turns at most": rules.get("max_turn"),
         "AUC of the user model on held-out interactions": facts.get("held_out_auc"),
     }
-    described = "; ".join(f"{name}: {value:,}" for name, value in known.items() if value is not None)
+    described = "; ".join(f"{name}: {value:,}" for name, value in sizes.items() if value is not None)
     title = results.environment_title(environment)
     parts = [
         f"## {title}\n",
@@ -176,15 +176,15 @@ def _what_was_run(results: Results) -> str:
         sessions = sum(record.sessions for runs in of_method.values() for record in runs.records.values())
         title = results.environment_title(environment)
         rows.append([title, f"{len(of_method)}", _ranges(seeds), f"{n_runs:,}", f"{sessions:,}"])
-    known = sorted({runs.method for runs in all_runs})
+    all_methods = sorted({runs.method for runs in all_runs})
     code = []
     for state, n in results.code.items():
         methods = sorted({runs.method for runs in all_runs for r in runs.records.values() if code_of(r) == state})
-        names = "all" if methods == known else ", ".join(f"`{method}`" for method in methods)
+        names = "all" if methods == all_methods else ", ".join(f"`{method}`" for method in methods)
         code.append([state.version, f"`{state.commit}`", f"`{state.sources}`", f"{n:,}", names])
     return (
         f"Protocol: {PROTOCOL.seeds} seeds of {PROTOCOL.sessions:,} sessions each, {_ranges(concurrent)} users at a "
-        "time; a method learns after each of their turns. Options of every method stand in its records and in "
+        "time; a method learns after each of their turns. Options of every method are in its records and in "
         "`simulator/experiments/experiments.toml`.\n\n"
         + table(["environment", "methods", "seeds", "runs", "sessions"], rows, left=1)
         + "\nCode that the runs were made with:\n\n"

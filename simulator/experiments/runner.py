@@ -91,9 +91,9 @@ def _run(
         configuration["prior"] = {**asdict(prior), "snapshot": artefacts["prior"].name}
         configuration["judge"] = asdict(experiments.judges[prior.judge])
     # The names of what is prepared change with any source file: results stand until they are asked for --again.
-    prior_asked = asdict(experiments.priors[spec.prior]) if spec.prior is not None else None
-    asked = {**configuration, "prior": prior_asked, "log": spec.logs}
-    key = run_key(environment.name, method, seed, asked)
+    prior_spec = asdict(experiments.priors[spec.prior]) if spec.prior is not None else None
+    settings = {**configuration, "prior": prior_spec, "log": spec.logs}
+    key = run_key(environment.name, method, seed, settings)
     return Run(
         environment.name, method, seed, sessions, concurrent, key, configuration, options, artefacts, code_version()
     )
@@ -122,7 +122,7 @@ def execute(
 
 
 def start_worker() -> None:
-    """How a worker process of experiments begins."""
+    """Set up a worker process of experiments."""
     # Ctrl-C reaches the whole process group: a run takes a minute and half of one is worth nothing, so it just ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()

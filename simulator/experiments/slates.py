@@ -40,7 +40,7 @@ def left_early(sessions: Sessions, outcome: Outcome, max_turn: int) -> Bools:
 
 
 def following(sessions: Sessions, slates: Slates, outcome: Outcome) -> Sessions:
-    """The same sessions a turn later."""
+    """Return the sessions a turn later."""
     seen = sessions.seen.copy()
     session, slot = np.nonzero(slates.items >= 0)
     seen[session, slates.items[session, slot]] = True

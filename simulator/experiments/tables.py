@@ -58,7 +58,7 @@ VARIETY = (
 
 
 def reward_table(results: Results, environment: str) -> str:
-    """What every method earned, the best first."""
+    """Table of every method's reward, the best first."""
     titles = ["method", "id", "group", *(column.title for column in REWARD), "regret", CPU.title, "seeds", "sessions"]
     rows = []
     for runs in ranked(results, environment):
@@ -79,7 +79,7 @@ def reward_table(results: Results, environment: str) -> str:
 
 
 def variety_table(results: Results, environment: str) -> str:
-    """What every method showed, in the same order."""
+    """Table of the variety of what every method showed, in the same order."""
     rows = [
         [runs.title, f"`{runs.method}`", *(_cell(runs, column) for column in VARIETY)]
         for runs in ranked(results, environment)
@@ -128,7 +128,7 @@ def ranked(results: Results, environment: str) -> list[Runs]:
 
 
 def method_titles(results: Results) -> dict[str, str]:
-    """Of all methods that have records."""
+    """Return the titles of all methods that have records."""
     titles: dict[str, str] = {}
     for methods in results.cells.values():
         for method, runs in methods.items():

@@ -36,7 +36,7 @@ class SessionTexts:
         return len(Profiles._fields) * int(self.items.shape[1]) + 3
 
     def profiles(self, sessions: Sessions) -> Profiles:
-        """What was liked, ignored and shown lately."""
+        """Compute the mean texts of what was liked, ignored and shown lately."""
         n, turn, k = sessions.shown.shape
         shown = sessions.shown.reshape(n, -1)
         present, positive = shown >= 0, sessions.responses.reshape(n, -1)

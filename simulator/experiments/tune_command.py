@@ -94,7 +94,7 @@ def tune(
 
 
 def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record]) -> str:
-    """What was tried, what it earned, and what is used."""
+    """Write the page of the settings tried, their rewards, and the settings used."""
     from simulator.experiments.tuning import tried, winners
 
     protocol = tuning.protocol
@@ -105,12 +105,12 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
         HEAD,
         f"Every method tries {n_settings} settings, the first of them its defaults, on {protocol.sessions:,} sessions "
         f"(methods that had logs: fewer, since they learn nothing more) of each of these seeds, of which no result is "
-        f"reported: {_numbers(protocol)}. Numbers are rewards per session. What is used with a data set, in bold, has "
-        "the highest mean of rewards relative to the defaults', over all worlds in which the method is played: never "
-        "the best of some of them.\n",
+        f"reported: {_numbers(protocol)}. Numbers are rewards per session. The setting that is used with a data set, "
+        "in bold, has the highest mean of rewards relative to the defaults', over all worlds in which the method is "
+        "played; it is never chosen on some of them only.\n",
         *(
-            f"`{name}` has one setting for all environments, that of the highest mean over all of them; all that runs "
-            "the learner which we deploy has it, too.\n"
+            f"`{name}` has one setting for all environments, that of the highest mean over all of them; every method "
+            "that runs the deployed learner has it, too.\n"
             for name in tuning.one_for_all
         ),
         _undecided(experiments, found, chosen),
@@ -125,7 +125,7 @@ def tuning_page(experiments: Experiments, tuning: Tuning, records: list[Record])
 
 
 def _undecided(experiments: Experiments, found: Sequence[Tried], chosen: Chosen) -> str:
-    """Of which data sets a method has been played in some of its worlds only."""
+    """List the data sets of which a method has been played in some worlds only."""
     open_: dict[str, list[str]] = {}
     for one in found:
         data_set = experiments.data_set(one.environment)
@@ -136,8 +136,8 @@ def _undecided(experiments: Experiments, found: Sequence[Tried], chosen: Chosen)
     for method, titles in open_.items():
         by_titles.setdefault(", ".join(titles), []).append(f"`{method}`")
     return "".join(
-        f"> **Not chosen yet**, for want of other worlds: {', '.join(methods)} in {titles}. What `tuned` holds of them "
-        "was the best in one world.\n"
+        f"> **Not chosen yet**, because other worlds are missing: {', '.join(methods)} in {titles}. Their settings in "
+        "`tuned` were the best in one world.\n"
         for titles, methods in by_titles.items()
     )
 

@@ -1,4 +1,4 @@
-"""Settings of methods, as many of each, and which earned most, over all worlds, on seeds that no result is told of."""
+"""Settings of methods, as many of each, and those that earned most over all worlds, on seeds that no result reports."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read_tuning(experiments: Experiments, path: Path = TUNING_FILE) -> Tuning:
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
-        told = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
-        raise SimulatorError(f"{path}: {told}") from None
+        problem = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
+        raise SimulatorError(f"{path}: {problem}") from None
     protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
     tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
     if not isinstance(tuning.settings, dict):
@@ -96,7 +96,7 @@ def _options(spec: MethodSpec, setting: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tried:
-    """What the settings of a method earned in an environment: reward per session, by seed."""
+    """Reward per session of a method's settings in an environment, by seed."""
 
     method: str
     environment: str
@@ -105,7 +105,7 @@ class Tried:
 
     @property
     def means(self) -> list[float]:
-        """Of each setting, over seeds."""
+        """Mean of each setting, over seeds."""
         return [float(np.mean(values)) for values in self.rewards]
 
     @property
@@ -115,12 +115,12 @@ class Tried:
 
 
 def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -> list[Tried]:
-    """By method and environment, those with a record of every setting and seed; nothing else counts."""
+    """Collect the rewards by method and environment, where every setting and seed has a record."""
     seeds = _seeds(tuning.protocol)
-    asked = candidates(experiments, tuning).methods
+    specs = candidates(experiments, tuning).methods
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
-        spec = asked.get(record.method)
+        spec = specs.get(record.method)
         if spec is not None and record.seed in seeds and record.sessions == spec.sessions:
             method, _, _ = record.method.rpartition(".")
             of = (method, record.environment, _text(record.configuration["method"]["options"]))
@@ -137,7 +137,7 @@ def tried(experiments: Experiments, tuning: Tuning, records: Iterable[Record]) -
 
 
 def winners(experiments: Experiments, tuning: Tuning, found: Iterable[Tried]) -> dict[tuple[str, str], Options]:
-    """By method and data set, the setting with the highest mean over worlds; of equal ones, the first.
+    """Choose by method and data set the setting with the highest mean over worlds; of equal ones, the first.
 
     Never on part of the worlds: without what it earned in all that the method is played in, nothing is chosen. A method
     of `one_for_all` has the highest mean over the worlds of all its data sets.

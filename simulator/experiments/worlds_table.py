@@ -19,10 +19,10 @@ def worlds_table(results: Results, data_set: str) -> str:
         if sum(results.runs(e, method) is not None for e in rivals) < 2:
             continue
         ratios = [relative(results, e, method, rival) for e, rival in rivals.items()]
-        known = [ratio.mean for ratio in ratios if ratio is not None]
-        mean = float(np.mean(known)) if len(known) == len(ratios) else None
+        played = [ratio.mean for ratio in ratios if ratio is not None]
+        mean = float(np.mean(played)) if len(played) == len(ratios) else None
         cells = [NONE if ratio is None else gain(ratio) for ratio in ratios]
-        order = mean if mean is not None else -1.0 + float(np.mean([0.0, *known]))
+        order = mean if mean is not None else -1.0 + float(np.mean([0.0, *played]))
         rows.append((order, [title, f"`{method}`", *cells, NONE if mean is None else f"{100 * (mean - 1):+.1f}%"]))
     rows.sort(key=lambda row: (-row[0], row[1][1]))
     return table(["method", "id", *worlds, "mean"], [cells for _, cells in rows], left=2)

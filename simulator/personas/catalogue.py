@@ -19,7 +19,7 @@ _NEARLY_ALL = 0.8  # of the smaller category: then the two are no pair, but one 
 
 @dataclass(frozen=True)
 class Item:
-    """What can be recommended."""
+    """Item that can be recommended."""
 
     item_id: str
     text: str

@@ -30,12 +30,12 @@ _ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         envvar="IALP_API_KEY_FILE",
-        help="File with a key of the service; or put it in IALP_API_KEY.",
+        help="File with a key of the service; alternatively, set IALP_API_KEY.",
         rich_help_panel=_SERVICE,
     ),
 ]
 _Arm = Annotated[
-    ArmName, typer.Option(help="Whose policy is asked; control is the pre-trained one.", rich_help_panel=_SERVICE)
+    ArmName, typer.Option(help="Arm whose policy is judged; control is the pre-trained one.", rich_help_panel=_SERVICE)
 ]
 _Items = Annotated[
     Path | None,
@@ -44,9 +44,12 @@ _Items = Annotated[
     ),
 ]
 _K = Annotated[int, typer.Option(min=1, max=100, help="Slots of a slate.", rich_help_panel=_JUDGED)]
-_Least = Annotated[int, typer.Option(min=4, help="Items of a category that is judged.", rich_help_panel=_JUDGED)]
+_Least = Annotated[
+    int, typer.Option(min=4, help="Least number of items of a category that is judged.", rich_help_panel=_JUDGED)
+]
 _MostLikes = Annotated[
-    int, typer.Option(min=4, help="Likes of the greatest fan; fewer than --least.", rich_help_panel=_JUDGED)
+    int,
+    typer.Option(min=4, help="Greatest number of likes that is tried; fewer than --least.", rich_help_panel=_JUDGED),
 ]
 _Draws = Annotated[
     int, typer.Option(min=2, help="Draws of the items that are liked, per category.", rich_help_panel=_JUDGED)
@@ -56,7 +59,7 @@ _Dislike = Annotated[float, typer.Option(help="Reward of a dislike, as in IALP_R
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws and slates.", rich_help_panel=_JUDGED)]
 _Out = Annotated[
     Path | None,
-    typer.Option(help="Where the page goes, such as RUN/personas; by default nowhere.", rich_help_panel=_OUTCOME),
+    typer.Option(help="Folder of the page, such as RUN/personas; without it, no page.", rich_help_panel=_OUTCOME),
 ]
 _Lists = Annotated[bool, typer.Option(help="Print what five persons are shown.", rich_help_panel=_OUTCOME)]
 _Require = Annotated[
@@ -143,7 +146,7 @@ async def _judge(url: str, api_key: str | None, items_file: Path | None, config:
         async with client:
             return await _judge_by(client, url, items_file, config)
     except ServiceError as error:
-        raise SimulatorError(_told(error)) from None
+        raise SimulatorError(_explain(error)) from None
 
 
 async def _judge_by(client: AsyncClient, url: str, items_file: Path | None, config: JudgeConfig) -> Judgement:
@@ -158,8 +161,8 @@ async def _judge_by(client: AsyncClient, url: str, items_file: Path | None, conf
     pairs = pairs_of(items, categories, config.least)
     people = people_of(items, categories, config.seed)
     total = requests_for(categories, pairs, people, config)
-    with progress("asking", total, "previews") as told:
-        probe = Probe(client, config.arm, config.k, config.like, config.dislike, advance=told.advance)
+    with progress("asking", total, "previews") as bar:
+        probe = Probe(client, config.arm, config.k, config.like, config.dislike, advance=bar.advance)
         return await judge(probe, items, categories, pairs, people, config, url)
 
 
@@ -167,22 +170,22 @@ async def _items(client: AsyncClient, file: Path | None) -> list[Item]:
     from simulator.personas.catalogue import items_of_file, items_of_service
 
     if file is None:
-        with progress("reading the catalogue", None, "items") as told:
-            return await items_of_service(client, told.advance)
+        with progress("reading the catalogue", None, "items") as bar:
+            return await items_of_service(client, bar.advance)
     items = items_of_file(file)
-    known = await client.preview(item_ids=[item.item_id for item in items[:1_000]])
-    if not known.items:
+    preview = await client.preview(item_ids=[item.item_id for item in items[:1_000]])
+    if not preview.items:
         raise SimulatorError(f"--items {file}: the service has none of its items")
     return items
 
 
-def _told(error: ServiceError) -> str:
+def _explain(error: ServiceError) -> str:
     from service.client.calls import NO_CONNECTION
 
-    known = {
+    explanations = {
         NO_CONNECTION: "no service answers at --url; start one with `python -m service dev --snapshot DIR`",
         "401": "this service asks for another API key: --api-key-file or IALP_API_KEY",
         "403": "this needs an API key with the scope admin: --api-key-file or IALP_API_KEY",
-        "404": "this service has no /preview: it is older than this command, or --url is of something else",
+        "404": "this service has no /preview: it is older than this command, or --url is not that of this service",
     }
-    return known.get(error.status, str(error))
+    return explanations.get(error.status, str(error))

@@ -45,9 +45,9 @@ def curve(effect: Effect) -> str:
     shapes.append(_line("line", [at(n, stage.mean) for n, stage in liked]))
     shapes += [_point(at(n, stage.mean), stage) for n, stage in enumerate(stages)]
     kind = "curve" if is_good(effect) else "curve bad"
-    told = f"{effect.name}: " + ", ".join(f"{stage_name(s.likes)} {percent(s.mean)}" for s in stages)
+    label = f"{effect.name}: " + ", ".join(f"{stage_name(s.likes)} {percent(s.mean)}" for s in stages)
     return (
-        f'<svg class="{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(told)}">'
+        f'<svg class="{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
         f'<path class="base" d="M0 {_FOOT} H{_WIDTH}"/>{"".join(shapes)}</svg>'
     )
 

@@ -1,4 +1,4 @@
-"""What likes and dislikes of a category's items do to its other items' share of a slate, and a verdict in words.
+"""Effect of likes and dislikes of a category's items on its other items' share of a slate, and its name.
 
 Per category and draw, ten of its items are chosen at random and shown to nobody. Who likes the first 0, 1, 3 or 10 of
 them, or dislikes the first 3, chooses among the same remaining items, so that a difference is the taste's alone.
@@ -37,7 +37,7 @@ class Stage:
 
     @classmethod
     def of(cls, likes: int, draws: Sequence[float]) -> Stage:
-        """With mean and spread of at least two draws."""
+        """Compute mean and spread of at least two draws."""
         return cls(likes, list(draws), float(np.mean(draws)), float(np.std(draws, ddof=1)))
 
 
@@ -66,7 +66,7 @@ def sign_of_change(after: Stage, before: Stage, noticed: float) -> int:
     return 0 if abs(mean) <= max(error, noticed) else 1 if mean > 0 else -1
 
 
-def verdict_of_likes(stages: Sequence[Stage], noticed: float) -> Likes:
+def classify_likes(stages: Sequence[Stage], noticed: float) -> Likes:
     """Say what happens from no like to the most.
 
     It rises if the end is above the beginning by more than the standard error of their difference, and by `noticed`;
@@ -82,7 +82,7 @@ def verdict_of_likes(stages: Sequence[Stage], noticed: float) -> Likes:
     return "dips first" if -1 in signs else "rises"
 
 
-def verdict_of_dislikes(stages: Sequence[Stage], noticed: float) -> Dislikes:
+def classify_dislikes(stages: Sequence[Stage], noticed: float) -> Dislikes:
     """Say what three dislikes do; of what a stranger hardly gets, nobody could notice less."""
     at = {stage.likes: stage for stage in stages}
     unchanged: Dislikes = "too rare" if at[0].mean <= noticed else "no change"
@@ -99,15 +99,15 @@ def effect_of(category: Category, stages: Sequence[Stage], n_items: int) -> Effe
         parts=list(category.parts),
         items=len(category.item_ids),
         stages=sorted(stages, key=lambda stage: stage.likes),
-        likes=verdict_of_likes(stages, noticed),
-        dislikes=verdict_of_dislikes(stages, noticed),
+        likes=classify_likes(stages, noticed),
+        dislikes=classify_dislikes(stages, noticed),
         told_apart=sign_of_change(at[FEW], at[DISLIKED], noticed) > 0,
     )
 
 
 async def measure(category: Category, probe: Probe, *, n_items: int, most_likes: int, draws: int, seed: int) -> Effect:
     """Ask about one category of a catalogue of `n_items`, `STAGE_PAIRS` requests a draw."""
-    asked: dict[int, list[float]] = {}
+    shares: dict[int, list[float]] = {}
     for draw in range(draws):
         rng = np.random.default_rng([seed, zlib.crc32(category.name.encode()), draw])
         chosen = tuple(rng.permutation(np.array(category.item_ids, object))[:most_likes])
@@ -118,7 +118,7 @@ async def measure(category: Category, probe: Probe, *, n_items: int, most_likes:
             (Taste(chosen), most_likes, None, 0),
         ):
             ours, theirs = await probe.shares(category, taste, baseline, chosen, draw)
-            asked.setdefault(likes, []).append(ours)
+            shares.setdefault(likes, []).append(ours)
             if theirs is not None:
-                asked.setdefault(other, []).append(theirs)
-    return effect_of(category, [Stage.of(likes, found) for likes, found in asked.items()], n_items)
+                shares.setdefault(other, []).append(theirs)
+    return effect_of(category, [Stage.of(likes, found) for likes, found in shares.items()], n_items)

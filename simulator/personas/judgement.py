@@ -22,7 +22,7 @@ RESULTS_FILE, PAGE_FILE = "personas.json", "personas.html"
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """What is asked."""
+    """Settings of a judgement: arm, sizes, rewards and seed."""
 
     arm: ArmName = "adaptive"
     k: int = 10  # slots of a slate
@@ -51,7 +51,7 @@ class Judgement:
 
     @property
     def rising(self) -> int:
-        """How many categories rise with likes."""
+        """Number of categories that rise with likes."""
         return sum(effect.likes == "rises" for effect in self.categories)
 
     @property
@@ -86,10 +86,10 @@ def _counts(effects: Sequence[Effect], noun: str) -> str:
     fall = sum(effect.dislikes == "falls" for effect in effects)
     rare = sum(effect.dislikes == "too rare" for effect in effects)
     apart = sum(effect.told_apart for effect in effects)
-    told = f"{rise} of {n} {noun} rise with likes, {fall} of {n - rare} fall with dislikes"
+    text = f"{rise} of {n} {noun} rise with likes, {fall} of {n - rare} fall with dislikes"
     if rare:
-        told += f" ({rare} too rare to fall)"
-    return f"{told}, {apart} of {n} tell likes from dislikes"
+        text += f" ({rare} too rare to fall)"
+    return f"{text}, {apart} of {n} tell likes from dislikes"
 
 
 def requests_for(

@@ -35,12 +35,12 @@ _STYLE = (
 
 def page(judgement: Judgement) -> str:
     """Make the whole page; every text that came from outside is escaped."""
-    verdict = "".join(f'<p class="verdict">{escape(sentence)}</p>' for sentence in judgement.headline)
+    headline = "".join(f'<p class="headline">{escape(sentence)}</p>' for sentence in judgement.headline)
     pairs = f"<h2>Overlapping categories</h2>{_effects(judgement.pairs)}" if judgement.pairs else ""
     config = judgement.config
     body = f"""<h1>Do people get what they like?</h1>
 <p class="faint">{escape(_facts(judgement))}</p>
-{verdict}
+{headline}
 <h2>Categories</h2>
 <p class="faint">Expected share of a slate of {config.k} that goes to the category's other items: after
 {config.most_likes} of its items were liked, after 3 and 1, after none, and (−3) after 3 were disliked. All choose among
@@ -53,7 +53,7 @@ that was drawn. A line marks items of the person's categories.</p>
 <div class="people">{"".join(_person(shown) for shown in judgement.people)}</div>
 <h2>How far apart</h2>
 {_distances(judgement)}
-<h2>How this was asked</h2>
+<h2>Settings</h2>
 <div class="tables"><div class="words">{_rules()}</div>{_config(judgement)}</div>"""
     return document("ialp: persons", body, _STYLE)
 
@@ -86,13 +86,13 @@ def _person(shown: Shown) -> str:
         for word, titles in (("Liked", shown.liked), ("Disliked", shown.disliked))
         if titles
     ]
-    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(shown))
+    paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(shown))
     rows = "".join(
         f"<tr>{_cell(likely)}{_number(likely)}{_cell(drawn)}</tr>"
         for likely, drawn in zip_longest(shown.likeliest, shown.slate)
     )
     return (
-        f'<article><h3>{escape(capital(shown.name))}</h3><p class="faint">{escape(" ".join(did))}</p>{told}'
+        f'<article><h3>{escape(capital(shown.name))}</h3><p class="faint">{escape(" ".join(did))}</p>{paragraphs}'
         '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Likeliest</th><th></th>'
         f'<th scope="col">A slate</th></tr></thead><tbody>{rows}</tbody></table></div></article>'
     )
@@ -115,8 +115,8 @@ def _distances(judgement: Judgement) -> str:
         if shown.liked or shown.disliked
     ]
     caption = (
-        "Total variation of the expected shares of slots: 0 the same slates, 1 nothing in common. The opposite is who"
-        " liked what they disliked."
+        "Total variation of the expected shares of slots: 0 means the same slates, 1 nothing in common."
+        " The opposite liked what this person disliked."
     )
     return table(caption, ("", "From a stranger", "From their opposite"), rows)
 
@@ -139,4 +139,4 @@ def _rules() -> str:
 
 def _config(judgement: Judgement) -> str:
     rows = [(name.replace("_", " "), str(value)) for name, value in asdict(judgement.config).items()]
-    return table("What was asked for.", ("Setting", "Value"), [*rows, ("seconds", f"{judgement.seconds:.1f}")])
+    return table("Settings of this judgement.", ("Setting", "Value"), [*rows, ("seconds", f"{judgement.seconds:.1f}")])

@@ -42,7 +42,7 @@ class ShownItem:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a person would be shown, and how far that is from what others would."""
+    """Items that a person would be shown, and how far they are from what others would be shown."""
 
     name: str
     liked: list[str]  # titles

@@ -42,7 +42,7 @@ class Probe:
     async def preview(
         self, taste: Taste, baseline: Taste | None = None, *, excluded: Sequence[str] = (), seed: int = 0
     ) -> PreviewResponse:
-        """Ask for a slate and all that is told of it; `excluded` items are not shown."""
+        """Ask for a slate and its preview; `excluded` items are not shown."""
         return await self._ask(taste, baseline, exclude_item_ids=list(excluded), seed=seed)
 
     async def shares(
@@ -55,22 +55,22 @@ class Probe:
             found = [one for one in answer.categories if one.category == category.name]
             return self._sum([(one.share, one.baseline_share) for one in found], baseline)
         ids = [item for item in category.item_ids if item not in set(excluded)]
-        told: list[tuple[float, float | None]] = []
+        shares: list[tuple[float, float | None]] = []
         for start in range(0, len(ids), MAX_IDS):
             answer = await self._ask(taste, baseline, **fields, item_ids=ids[start : start + MAX_IDS])
-            told += [(item.in_slate, item.baseline_in_slate) for item in answer.items]
-        ours, theirs = self._sum(told, baseline)
+            shares += [(item.in_slate, item.baseline_in_slate) for item in answer.items]
+        ours, theirs = self._sum(shares, baseline)
         return ours / self.k, None if theirs is None else theirs / self.k
 
     @staticmethod
-    def _sum(told: Sequence[tuple[float, float | None]], baseline: Taste | None) -> tuple[float, float | None]:
-        return sum(ours for ours, _ in told), None if baseline is None else sum(theirs or 0.0 for _, theirs in told)
+    def _sum(shares: Sequence[tuple[float, float | None]], baseline: Taste | None) -> tuple[float, float | None]:
+        return sum(ours for ours, _ in shares), None if baseline is None else sum(theirs or 0.0 for _, theirs in shares)
 
     async def _ask(self, taste: Taste, baseline: Taste | None, **fields: object) -> PreviewResponse:
-        asked: PreviewFields = {"arm": self.arm, "k": self.k, "history": self._history(taste), **fields}  # type: ignore[typeddict-item]
+        request: PreviewFields = {"arm": self.arm, "k": self.k, "history": self._history(taste), **fields}  # type: ignore[typeddict-item]
         if baseline is not None:
-            asked["baseline"] = self._history(baseline)
-        answer = await self.client.preview(**asked)
+            request["baseline"] = self._history(baseline)
+        answer = await self.client.preview(**request)
         self.versions.add(answer.policy_version)
         self.arms.add(answer.arm)
         self.advance()

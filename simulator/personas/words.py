@@ -28,12 +28,12 @@ def of_dislikes(effect: Effect) -> str:
 
 
 def is_good(effect: Effect) -> bool:
-    """Whether likes and dislikes do what they should."""
+    """Check that likes and dislikes do what they should."""
     return effect.likes == "rises" and obeys(effect) and effect.told_apart
 
 
 def obeys(effect: Effect) -> bool:
-    """Whether dislikes make it fall, if it can."""
+    """Check that dislikes make the share fall, if it can."""
     return effect.dislikes in ("falls", "too rare")
 
 
@@ -52,17 +52,17 @@ def capital(text: str) -> str:
 
 def sentences(shown: Shown) -> list[str]:
     """Say what the lists have of a person's categories, and how far they are from others'."""
-    told = []
+    found = []
     if shown.categories:
         kinds = " or ".join(shown.categories)
-        told.append(
+        found.append(
             f"{_fitting(shown.likeliest)} likeliest and {_fitting(shown.slate)} of a slate are {kinds}:"
             f" {percent(shown.share)} of the slots on average, a stranger's {percent(shown.stranger_share)}."
         )
-        told.append(f"Total variation from a stranger {shown.from_stranger:.2f}.")
+        found.append(f"Total variation from a stranger {shown.from_stranger:.2f}.")
     if shown.from_opposite is not None:
-        told.append(f"From {shown.opposite} {shown.from_opposite:.2f}.")
-    return told
+        found.append(f"From {shown.opposite} {shown.from_opposite:.2f}.")
+    return found
 
 
 def _fitting(items: Sequence[ShownItem]) -> str:

@@ -131,7 +131,7 @@ def test_command_refuses_bad_rows_unless_told(tmp_path: Path) -> None:
     [
         (["--source", "coat"], "needs --folder"),
         (["--source", "catalogue"], "needs --items"),
-        (["--source", "movielens", "--folder", "x"], "goes without --folder"),
+        (["--source", "movielens", "--folder", "x"], "does not take --folder"),
         (["--source", "coat", "--folder", "x", "--liked-at", "3"], "--source catalogue only"),
     ],
 )

@@ -40,7 +40,7 @@ def test_batches_hold_each_name_once_and_share_beginnings() -> None:
             # One token at each position of every sequence.
             positions = [p for p, passing in zip(batch.positions, batch.sequences, strict=True) if sequence in passing]
             assert sorted(positions) == list(range(10, 10 + len(positions)))
-        for candidate, token, place in batch.wanted:
+        for candidate, token, place in batch.targets:
             wanted.setdefault(candidate, []).append(token)
             depth = batch.positions[place] - 10
             assert batch.tokens[place] == names[candidate][depth]

@@ -16,7 +16,7 @@ from scipy import stats
 from world_examples import make_world
 
 from simulator.load import SessionRecord
-from simulator.page import page, verdict, with_range
+from simulator.page import compare_arms, page, with_range
 from simulator.plot import DARK, draw
 from simulator.report import Report, baselines, summarise, write_results
 from simulator.statistics import Interval, mean_interval
@@ -157,13 +157,13 @@ def test_the_page_stands_alone_and_trusts_no_text() -> None:
     assert with_range(report.arms["control"].reward) in text and "81 sessions" in text and "1 failed" in text
 
 
-def test_the_verdict_follows_the_interval() -> None:
+def test_the_comparison_follows_the_interval() -> None:
     report = report_of(rising())
-    assert "earned more" in verdict(report)
-    assert "earned less" in verdict(replace(report, gain=Interval(-1.0, -1.5, -0.5, 9)))
-    assert "cannot be told apart" in verdict(replace(report, gain=Interval(0.1, -0.5, 0.7, 9)))
-    assert "Too few" in verdict(replace(report, gain=Interval(0.1, math.nan, math.nan, 1)))
-    assert "Only one arm" in verdict(report_of([session(0, "adaptive", [1])]))
+    assert "earned more" in compare_arms(report)
+    assert "earned less" in compare_arms(replace(report, gain=Interval(-1.0, -1.5, -0.5, 9)))
+    assert "cannot be told apart" in compare_arms(replace(report, gain=Interval(0.1, -0.5, 0.7, 9)))
+    assert "Too few" in compare_arms(replace(report, gain=Interval(0.1, math.nan, math.nan, 1)))
+    assert "Only one arm" in compare_arms(report_of([session(0, "adaptive", [1])]))
 
 
 @pytest.mark.parametrize(

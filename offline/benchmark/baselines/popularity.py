@@ -33,7 +33,7 @@ def fit_popularity(logs: Sequence[Ints], n_items: int) -> Popularity:
 
 
 def popular_to_strangers(scores: Scores, histories: Sequence[Sequence[int]], counts: Floats) -> Scores:
-    """The same scores [B, A], but popularity where nothing is known of the user: what a deployment would show."""
+    """Replace the scores [B, A] of users without a history by popularity, as a deployment would."""
     unknown = np.array([not history for history in histories], np.bool_)
     return np.where(unknown[:, None], counts, scores)
 

@@ -41,7 +41,7 @@ class SasRecConfig:
 
 
 class SasRec(nn.Module):
-    """What a sequence of liked items tells about the next one, after every place."""
+    """Transformer over a sequence of liked items that predicts the next one after every position."""
 
     causal: Tensor
 

@@ -150,7 +150,7 @@ class PairFeatures:
         return self._of(sessions, None)
 
     def some_items(self, sessions: Sessions, items: Ints) -> Floats:
-        """Of `items` [n, m]; [n, m, dim]."""
+        """Compute the features of `items` [n, m]; [n, m, dim]."""
         return self._of(sessions, items)
 
     def _of(self, sessions: Sessions, items: Ints | None) -> Floats:
@@ -175,9 +175,9 @@ class PairFeatures:
     def _nearest(self, others: Ints, items: Ints | None) -> Floats:
         """Cosine of each item to the nearest of `others` [n, W]; 0 where there are none."""
         cosines = self._cosines[others] if items is None else self._cosines[others[:, :, None], items[:, None, :]]
-        there = others[:, :, None] >= 0
-        nearest = np.where(there, cosines, -1).max(axis=1)
-        return np.asarray(np.where(there.any(axis=1), nearest, 0))
+        is_item = others[:, :, None] >= 0
+        nearest = np.where(is_item, cosines, -1).max(axis=1)
+        return np.asarray(np.where(is_item.any(axis=1), nearest, 0))
 
 
 METHODS: Mapping[str, Factory] = {

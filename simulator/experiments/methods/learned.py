@@ -37,7 +37,7 @@ _WAVE = 100  # sessions of a log at a time
 
 @dataclass(frozen=True)
 class LearnedConfig:
-    """How the policy is served and learned; None keeps the network's own."""
+    """Settings of serving and learning; None keeps the network's own."""
 
     learner: Literal["boltzmann", "a2c"] = "boltzmann"
     variant: Literal["frozen", "ft", "ap"] = "ft"

@@ -40,7 +40,7 @@ class SASRecConfig:
 
 
 class SASRec(nn.Module):
-    """What a sequence of liked items tells about the next one, after every place."""
+    """Transformer over a sequence of liked items that predicts the next one after every position."""
 
     causal: Tensor
 
@@ -69,7 +69,7 @@ class SASRec(nn.Module):
         return encoded
 
     def logits(self, encoded: Tensor) -> Tensor:
-        """Of the next item, [..., dim] -> [..., A]."""
+        """Compute the logits of the next item, [..., dim] -> [..., A]."""
         return encoded @ self.items.weight.T + self.bias
 
 

@@ -75,7 +75,7 @@ class ItemActorCritic(ActorCriticPolicy):
 
 
 class ItemDecision(gymnasium.Env[Floats, np.int64]):
-    """What the library asks of an environment before it starts; never stepped."""
+    """Environment that describes the spaces to the library before it starts; never stepped."""
 
     def __init__(self, observation_dim: int, n_items: int) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)

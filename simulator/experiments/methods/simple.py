@@ -53,7 +53,7 @@ class PopularityConfig:
 
 
 class PopularityAgent:
-    """What users answered positively most often, learned while it serves: a Beta-Bernoulli rate for each item.
+    """Ranking by the rate of positive answers, learned while it serves: a Beta-Bernoulli rate for each item.
 
     Beta(m * rate, m * (1 - rate)) before the item was shown, where rate is that of all impressions so far and m is
     `prior_strength` (empirical Bayes). `thompson` ranks by a draw from the posterior, anew for every session and turn,
@@ -126,9 +126,9 @@ class TextSimilarityAgent:
 
     def act(self, sessions: Sessions) -> Slates:
         profiles = self._texts.profiles(sessions)
-        wanted = profiles.liked - self.config.variety * profiles.recent
-        known = np.asarray(sessions.responses.any(axis=(1, 2)))[:, None]
-        scores = np.where(known, wanted @ self._texts.items.T, 0)
+        taste = profiles.liked - self.config.variety * profiles.recent
+        has_likes = np.asarray(sessions.responses.any(axis=(1, 2)))[:, None]
+        scores = np.where(has_likes, taste @ self._texts.items.T, 0)
         # A stranger's scores are equal, so any noise makes the choice random.
         noise = self._rng.random(scores.shape, np.float32)
         scores = softened(scores, self.config.temperature, self._rng) + 1e-6 * noise

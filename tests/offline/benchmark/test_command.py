@@ -87,7 +87,7 @@ def test_an_interrupted_run_goes_on(toy: list[str], tmp_path: Path, monkeypatch:
     assert said.exit_code == 130 and "results that are there are kept" in said.stderr
     assert [line["method"] for line in lines(tmp_path)] == ["random", "popularity"]
     monkeypatch.setattr(run.Bench, "judge", judge)
-    assert "2 of them are there" in benchmark(tmp_path, "--methods", METHODS, "--protocols", "held-out").stderr
+    assert "2 of them exist already" in benchmark(tmp_path, "--methods", METHODS, "--protocols", "held-out").stderr
     assert [line["method"] for line in lines(tmp_path)] == ["random", "popularity", "text_mean", "item_knn"]
 
 
@@ -177,7 +177,7 @@ def test_the_page_says_where_the_pretrained_policy_stands(toy: list[str], tmp_pa
     text = people_page(Collected.of([popular, ours]), {})
     assert "AUC 0.700 against unrated items, **above** chance" in text
     assert "AUC 0.400 against equally popular items, **below** chance" in text
-    assert "AUC against equally popular items +0.000, not told from closeness of texts" in text
+    assert "AUC against equally popular items +0.000, not distinguishable from closeness of texts" in text
     keep(tmp_path / "results", ours)
     keep(tmp_path / "results", replace(ours, n=7))
     assert [r.n for r in read_records(tmp_path / "results") if r.method == "pretrained"] == [7]

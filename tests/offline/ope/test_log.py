@@ -83,7 +83,7 @@ def change(slate: LoggedSlate, **fields: Any) -> LoggedSlate:
         ({"rewards": (0.0,)}, "row 2: rewards: 1 for 3 items"),
         ({"rewards": (0.0, 0.0, float("inf"))}, "row 2: rewards: not a finite number"),
         ({"history_items": ("film-1",), "history_rewards": ()}, "row 2: history_rewards: 0 for 1 history_items"),
-        ({"items": ("film-1", "film-1", "film-2")}, "row 2: items: an item stands in two slots"),
+        ({"items": ("film-1", "film-1", "film-2")}, "row 2: items: an item is in two slots"),
         ({"items": ("film-1", "what?", "film-2")}, "row 2: items: 'what?' is not in the log's catalogue"),
         ({"n_items": 99}, "row 2: n_items: 99 is not between 0 and 30"),
         ({"user": None}, "row 2: user: is missing"),
@@ -161,8 +161,8 @@ def write_items(path: Path, ids: list[str | None], embeddings: list[Any]) -> Pat
         ([], [], "holds no items"),
         ([None], [[1.0]], "row 0: item_id: is missing"),
         (["a", "b"], [[1.0], [1.0, 2.0]], "row 1: embedding: 2 values, not 1"),
-        (["a", "b"], [[1.0], None], "row 1: embedding: holds what is no number"),
-        (["a"], [[float("nan")]], "row 0: embedding: holds what is no number"),
+        (["a", "b"], [[1.0], None], "row 1: embedding: holds a value that is not a number"),
+        (["a"], [[float("nan")]], "row 0: embedding: holds a value that is not a number"),
     ],
 )
 def test_bad_items_are_named(tmp_path: Path, ids: list[str | None], embeddings: list[Any], said: str) -> None:

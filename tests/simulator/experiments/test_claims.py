@@ -1,4 +1,4 @@
-"""The goals' verdicts: met where the records are made so, and turned round by the one number that matters."""
+"""The goals' outcomes: met where the records are made so, and turned round by the one number that matters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from record_examples import GOOD, changed, experiment, record
 
 from simulator.experiments.claims import goals
 from simulator.experiments.comparison import paired_ratio
-from simulator.experiments.finding import Bound, Finding, Goal, Verdict, judged, percent_more, sessions, signed
+from simulator.experiments.finding import Bound, Finding, Goal, Outcome, judged, percent_more, sessions, signed
 from simulator.experiments.judge_claims import JudgeCurve, judge_curve
 from simulator.experiments.record import Record
 from simulator.experiments.results import ALL, FIRST, Results, collect
@@ -35,8 +35,8 @@ def results(records: list[Record] = ALL_GOOD) -> Results:
 
 
 def test_all_goals_met() -> None:
-    assert [g.verdict for g in goals(results())] == [Verdict.MET] * 5
-    assert all(f.verdict is Verdict.MET for g in goals(results()) for f in g.parts)
+    assert [g.outcome for g in goals(results())] == [Outcome.MET] * 5
+    assert all(f.outcome is Outcome.MET for g in goals(results()) for f in g.parts)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_all_goals_met() -> None:
     ],
 )
 def test_one_number_turns_a_goal(name: str, method: str, arguments: dict[str, object]) -> None:
-    assert goal(name, changed(ALL_GOOD, method, **arguments)).verdict is Verdict.NOT_MET
+    assert goal(name, changed(ALL_GOOD, method, **arguments)).outcome is Outcome.NOT_MET
 
 
 def test_gain_names_the_strongest_and_averages() -> None:
@@ -97,7 +97,7 @@ def test_gain_ahead_is_strict_and_on_average_has_its_threshold() -> None:
         one.configuration["method"]["group"] = "ialp"
     parts = goal("G1", same + twins).parts
     assert parts[0].value is not None and parts[0].value.mean == 1.0
-    assert {part.verdict for part in parts} == {Verdict.NOT_MET}
+    assert {part.outcome for part in parts} == {Outcome.NOT_MET}
 
 
 def test_shares_of_the_gap() -> None:
@@ -142,7 +142,7 @@ def test_windows_with_and_without_correction() -> None:
         dipped.append(one)
     alone = found("G3", dipped, "windows", "each alone")
     corrected = found("G3", dipped, "windows", "Holm")
-    assert (alone.verdict, corrected.verdict) == (Verdict.NOT_MET, Verdict.MET)
+    assert (alone.outcome, corrected.outcome) == (Outcome.NOT_MET, Outcome.MET)
     assert alone.found.startswith("1 of 20") and "501–1,000" in alone.note
 
 
@@ -163,17 +163,17 @@ def test_two_of_three_environments_are_enough() -> None:
             for r in ALL_GOOD
         ]
 
-    assert goal("G5", with_text_ahead_in(("lfm",))).verdict is Verdict.MET
-    assert goal("G5", with_text_ahead_in(("lfm", "coat"))).verdict is Verdict.NOT_MET
+    assert goal("G5", with_text_ahead_in(("lfm",))).outcome is Outcome.MET
+    assert goal("G5", with_text_ahead_in(("lfm", "coat"))).outcome is Outcome.NOT_MET
 
 
 def test_what_is_missing_could_still_decide() -> None:
     without_two = [r for r in ALL_GOOD if r.method != "text_frozen" or r.environment == "lfm"]
     without_one = [r for r in ALL_GOOD if r.method != "text_frozen" or r.environment != "lfm"]
     words = ("all 10,000", "ialp_frozen minus text_frozen")
-    assert found("G5", without_two, *words, where="together").verdict is Verdict.NO_DATA
-    assert found("G5", without_one, *words, where="together").verdict is Verdict.MET
-    assert goal("G5", without_two).verdict is Verdict.NO_DATA
+    assert found("G5", without_two, *words, where="together").outcome is Outcome.NO_DATA
+    assert found("G5", without_one, *words, where="together").outcome is Outcome.MET
+    assert goal("G5", without_two).outcome is Outcome.NO_DATA
 
 
 @pytest.mark.parametrize("method", sorted(GOOD))
@@ -182,36 +182,36 @@ def test_any_method_may_be_missing(method: str) -> None:
     assert len(judged_goals) == 5
     needed = {"a2c", "boltzmann", "ialp_ap", "ialp_frozen", "ialp_ft", "sb3_a2c", "text_ft", "text_frozen"}
     needed |= {"shuffled_ap", "shuffled_ft"}
-    assert any(g.verdict is Verdict.NO_DATA for g in judged_goals) == (method in needed)
+    assert any(g.outcome is Outcome.NO_DATA for g in judged_goals) == (method in needed)
 
 
-def test_no_verdict_without_all_sessions_or_with_one_seed() -> None:
+def test_no_outcome_without_all_sessions_or_with_one_seed() -> None:
     short = experiment({name: {**arguments, "sessions": 2000} for name, arguments in GOOD.items()}, seeds=2)
     lone = experiment(GOOD, seeds=1)
     for records in (short, lone):
-        outcomes = {g.name: {f.verdict for f in g.parts} for g in goals(collect(records))}
+        outcomes = {g.name: {f.outcome for f in g.parts} for g in goals(collect(records))}
         full = outcomes.pop("G3"), outcomes.pop("G5")  # the first 1,000 or 2,000 sessions are there
-        assert all(verdicts == {Verdict.NO_DATA} for verdicts in outcomes.values())
-        assert records is short or all(verdicts == {Verdict.NO_DATA} for verdicts in full)
+        assert all(found_outcomes == {Outcome.NO_DATA} for found_outcomes in outcomes.values())
+        assert records is short or all(found_outcomes == {Outcome.NO_DATA} for found_outcomes in full)
     reasons = {f.note for f in goal("G2", short).parts}
     assert reasons == {"no data: `boltzmann` has 2,000 of 10,000 sessions"}
 
 
-def test_no_records_no_verdict() -> None:
-    assert [g.verdict for g in goals(collect([]))] == [Verdict.NO_DATA] * 5
+def test_no_records_no_outcome() -> None:
+    assert [g.outcome for g in goals(collect([]))] == [Outcome.NO_DATA] * 5
 
 
 def test_uncertain_where_the_interval_reaches_across() -> None:
     bound = Bound(1.0, signed)
-    assert judged("", "", Interval(1.1, 1.05, 1.15, 5), bound).verdict is Verdict.MET
-    assert judged("", "", Interval(1.1, 0.95, 1.25, 5), bound).verdict is Verdict.MET_UNCERTAIN
-    assert judged("", "", Interval(0.9, 0.75, 1.05, 5), bound).verdict is Verdict.NOT_MET_UNCERTAIN
-    assert judged("", "", Interval(0.9, 0.85, 0.95, 5), bound).verdict is Verdict.NOT_MET
-    assert judged("", "", Interval(1.1, math.nan, math.nan, 1), bound).verdict is Verdict.MET_UNCERTAIN
-    assert judged("", "", Interval(1.0, 1.0, 1.0, 5), Bound(1.0, signed, strict=True)).verdict is Verdict.NOT_MET
+    assert judged("", "", Interval(1.1, 1.05, 1.15, 5), bound).outcome is Outcome.MET
+    assert judged("", "", Interval(1.1, 0.95, 1.25, 5), bound).outcome is Outcome.MET_UNCERTAIN
+    assert judged("", "", Interval(0.9, 0.75, 1.05, 5), bound).outcome is Outcome.NOT_MET_UNCERTAIN
+    assert judged("", "", Interval(0.9, 0.85, 0.95, 5), bound).outcome is Outcome.NOT_MET
+    assert judged("", "", Interval(1.1, math.nan, math.nan, 1), bound).outcome is Outcome.MET_UNCERTAIN
+    assert judged("", "", Interval(1.0, 1.0, 1.0, 5), Bound(1.0, signed, strict=True)).outcome is Outcome.NOT_MET
     most = Bound(2000, sessions, most=True)
-    assert judged("", "", Interval(1500, 1200, 2100, 9), most).verdict is Verdict.MET_UNCERTAIN
-    assert judged("", "", Interval(2100, 2050, math.inf, 9), most).verdict is Verdict.NOT_MET
+    assert judged("", "", Interval(1500, 1200, 2100, 9), most).outcome is Outcome.MET_UNCERTAIN
+    assert judged("", "", Interval(2100, 2050, math.inf, 9), most).outcome is Outcome.NOT_MET
     assert (most.text, Bound(1.236, percent_more, strict=True).text) == ("≤ 2,000", "> +23.6%")
 
 

@@ -9,7 +9,7 @@ from world_examples import make_world, unit
 from offline.datasets import Item, Scenario
 from simulator.environment import EnvironmentConfig
 from simulator.experiments.agent import Catalogue, Setting
-from simulator.experiments.degradation import Plan, Told, live_through, order_turned_round, turned_round
+from simulator.experiments.degradation import DeploymentResult, Plan, reverse_order, reverse_popularity, simulate
 
 WORLD = make_world(EnvironmentConfig(slate_size=3, max_turn=4, leave_quantile=0.01), n_users=400)
 ITEMS = tuple(Item(f"i{n}", f"thing {n}", ()) for n in range(WORLD.n_items))
@@ -17,13 +17,13 @@ CATALOGUE = Catalogue("made up", Scenario(), ITEMS, unit(WORLD.n_items, 384), 3,
 QUICK = {"n_sessions": 3_000, "fault_at": 1_000, "publish_every": 400, "control_share": 0.3}
 
 
-def told(**plan: object) -> Told:
+def play(**plan: object) -> DeploymentResult:
     setting = Setting(CATALOGUE, 0, {"variant": "ap"})
-    return live_through(WORLD, setting, Plan(**{"fault": "none", "seed": 0, **QUICK, **plan}))  # type: ignore[arg-type]
+    return simulate(WORLD, setting, Plan(**{"fault": "none", "seed": 0, **QUICK, **plan}))  # type: ignore[arg-type]
 
 
 def test_a_bad_update_is_rolled_back_and_the_reward_comes_back() -> None:
-    watched, unwatched = told(fault="bad_update"), told(fault="bad_update", watched=False)
+    watched, unwatched = play(fault="bad_update"), play(fault="bad_update", watched=False)
     assert watched.before == unwatched.before and watched.before[1] > watched.before[0]
     assert watched.during[1] < 0.9 * watched.during[0], "it is bad"
     assert watched.fault_at is not None and watched.retreated_at is not None
@@ -34,23 +34,23 @@ def test_a_bad_update_is_rolled_back_and_the_reward_comes_back() -> None:
 
 
 def test_nothing_is_rolled_back_without_a_reason() -> None:
-    assert told().retreated_at is None
-    assert told(learns=False).retreated_at is None
+    assert play().retreated_at is None
+    assert play(learns=False).retreated_at is None
 
 
-def test_the_same_seed_is_the_same_life() -> None:
+def test_the_same_seed_gives_the_same_deployment() -> None:
     short = {"n_sessions": 500, "fault_at": 250}
-    assert told(fault="taste_shift", **short) == told(fault="taste_shift", **short)
+    assert play(fault="taste_shift", **short) == play(fault="taste_shift", **short)
 
 
-def test_tastes_turned_round_are_the_same_tastes_for_other_items() -> None:
-    other = turned_round(WORLD)
+def test_reversed_tastes_are_the_same_tastes_for_other_items() -> None:
+    other = reverse_popularity(WORLD)
     order = np.argsort(WORLD.popularity)
     np.testing.assert_allclose(other.popularity[order], WORLD.popularity[order][::-1], rtol=1e-5)
     np.testing.assert_allclose(np.sort(other.users.affinity, axis=1), np.sort(WORLD.users.affinity, axis=1), rtol=1e-4)
 
 
-def test_an_order_turned_round_keeps_the_probabilities() -> None:
+def test_a_reversed_order_keeps_the_probabilities() -> None:
     probs = np.array([[0.1, 0.6, 0.3, 0.0]])
-    turned = order_turned_round(probs, np.array([[True, True, True, False]]))
-    assert turned.tolist() == [[pytest.approx(0.6), pytest.approx(0.1), pytest.approx(0.3), 0.0]]
+    backward = reverse_order(probs, np.array([[True, True, True, False]]))
+    assert backward.tolist() == [[pytest.approx(0.6), pytest.approx(0.1), pytest.approx(0.3), 0.0]]
