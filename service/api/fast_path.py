@@ -40,13 +40,13 @@ class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may be shown."""
+    """Restrictions on the items that may be shown."""
 
     categories: Annotated[list[Id], Meta(max_length=100)] | None = None
 
 
 class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `schemas.RecommendRequest` says, without `context`."""
+    """The fields of `schemas.RecommendRequest`, without `context`."""
 
     user_id: Id | None = None
     session_id: Id | None = None
@@ -59,7 +59,7 @@ class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FastResponse(msgspec.Struct, frozen=True):
-    """What `schemas.RecommendResponse` says."""
+    """The fields of `schemas.RecommendResponse`."""
 
     recommendation_id: str
     policy_version: int
@@ -69,7 +69,7 @@ class FastResponse(msgspec.Struct, frozen=True):
 
 
 def fast_request(request: RecommendRequest) -> FastRequest:
-    """A request that pydantic has read."""
+    """Convert a request that pydantic has read."""
     return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest)
 
 
@@ -108,7 +108,7 @@ class FastPath:
 
 
 class _Route(NamedTuple):
-    """Where a request went, for the metrics."""
+    """Path of the route that took a request, for the metrics."""
 
     path: str
 
@@ -120,7 +120,7 @@ async def _body(receive: Receive) -> bytes:
     """The whole body.
 
     Raises:
-        Problem: the client went away before its end. Nobody hears of it, but the metrics.
+        Problem: the client went away before its end. Only the metrics count it.
     """
     body = b""
     while True:
@@ -134,7 +134,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that tells of a body that was read before."""
+    """Return a `receive` that gives a body which was read before."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -144,7 +144,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def decoded(body: bytes) -> FastRequest | None:
-    """The request, None if it is for the route to look at."""
+    """Decode a request; None if it is not valid or needs the route, which then looks at it."""
     try:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

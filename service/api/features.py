@@ -1,4 +1,4 @@
-"""What the features in a request of Personalizer's tell: whom it is for, and a text for an action."""
+"""Read the features in a request of Personalizer's clients: the user it is for, and a text for an action."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {"userId": True, "user_id": True, "sessionId": False, "session_id": Fal
 
 
 def asked_for(features: Features) -> str | None:
-    """The user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
+    """Find the user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
 
     Raises:
         Problem: 422, it is no id.
@@ -49,7 +49,7 @@ _TELLING = ("title", "name", "headline", "text", "description")  # what a person
 
 
 def text_of(item_id: str, features: Features) -> str:
-    """A text that stands for an item: what its features call a title or the like, then the others as `key: value`.
+    """Build a text that stands for an item: what its features call a title, then the others as `key: value`.
 
     Without any it is the item's id.
     """
@@ -61,7 +61,7 @@ def text_of(item_id: str, features: Features) -> str:
 
 
 def _last_word(key: str) -> str:
-    """title, of title, videoTitle, video_title and TITLE."""
+    """Return the last word of a key in lower case: title for title, videoTitle, video_title and TITLE."""
     words: list[str] = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)
     return words[-1].lower() if words else ""
 

@@ -1,4 +1,4 @@
-"""What the dashboard shows of this moment, as one JSON object: this process, the live pointer, the worker's report."""
+"""Build what the dashboard shows of this moment, as one JSON object: process, live pointer, the worker's report."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat], problem: st
 
 
 def _of_worker(state: State, report: WorkerReport | None, at: float | None) -> Iterator[Trouble]:
-    """`at` is None where Redis was not there to say anything of the worker."""
+    """List what is wrong with the worker; `at` is None if Redis did not answer, so that nothing is known of it."""
     if at is not None and (report is None or at - report.reported_at > _SILENT_S):
         yield Trouble("worker_away", "The worker says nothing: feedback is logged, and nobody learns from it.")
     if report is not None and state.watch.current is not None:
@@ -191,7 +191,7 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
 
 
 def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Iterator[Trouble]:
-    """Whether a version that loses much would be noticed, where something that was learned serves."""
+    """Warn if a version that loses much would not be noticed yet, while something that was learned serves."""
     if live.live.mode == "frozen" or live.snapshot.manifest.parent is None:
         return
     loss = worth_noticing(settings.watch_margin)
@@ -232,6 +232,6 @@ def lately(recent: Sequence[tuple[float, float]], clock: float) -> Requests:
 
 
 def told(moment: Moment) -> list[object]:
-    """A moment as the page reads it: [at, version, coverage, lag, {arm: [n, reward, squares, weight, entropy]}]."""
+    """Encode a moment for the page: [at, version, coverage, lag, {arm: [n, reward, squares, weight, entropy]}]."""
     arms = {name: [a.impressions, a.reward, a.reward_squared, a.weight, a.entropy] for name, a in moment.arms.items()}
     return [round(moment.at, 1), moment.version, moment.coverage, moment.lag_s, arms]

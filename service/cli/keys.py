@@ -198,7 +198,7 @@ def _no_such_key() -> typer.Exit:
 
 
 def no_redis(error: RedisError) -> str:
-    """What to tell; the error's own text may quote the password."""
+    """Describe a failure of Redis without the error's own text, which may quote the password."""
     what_to_do = "start it, or check REDIS_URL (or the IALP_DATA_DIR of a `service dev`)"
     return f"Redis does not answer as it should ({type(error).__name__}); {what_to_do}"
 

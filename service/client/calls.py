@@ -1,4 +1,4 @@
-"""What the client's two forms share: what each call sends and gets, when it is made again, and what its answer says."""
+"""Parts that both clients share: what each call sends and gets, when it is sent again, and what its answer means."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ServiceError(Exception):
 
 
 class RecommendFields(TypedDict, total=False):
-    """What a request for a slate may say beside whom it is for; see `RecommendRequest`."""
+    """Optional fields of a request for a slate; see `RecommendRequest`."""
 
     session_id: str
     k: int
@@ -62,7 +62,7 @@ class RecommendFields(TypedDict, total=False):
 
 
 class PreviewFields(TypedDict, total=False):
-    """What a request for a preview may say beside whom it is for; see `PreviewRequest`."""
+    """Optional fields of a request for a preview; see `PreviewRequest`."""
 
     session_id: str
     arm: Literal["control", "adaptive"]
@@ -77,7 +77,7 @@ class PreviewFields(TypedDict, total=False):
 
 
 class ResponseFields(TypedDict, total=False):
-    """What a response to an item may say beside the usual; see `FeedbackEvent`."""
+    """Optional fields of a response to an item; see `FeedbackEvent`."""
 
     event_id: str
     session_id: str
@@ -88,7 +88,7 @@ class ResponseFields(TypedDict, total=False):
 
 
 class ItemFields(TypedDict, total=False):
-    """What an item may have beside its text; see `ItemBody`."""
+    """Optional fields of an item; see `ItemBody`."""
 
     categories: list[str]
     hidden: bool
@@ -96,7 +96,7 @@ class ItemFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call(Generic[Model]):
-    """A request and what its answer is."""
+    """A request and the type of its answer."""
 
     method: str
     path: str
@@ -106,7 +106,7 @@ class Call(Generic[Model]):
 
     @property
     def route(self) -> str:
-        """The path without what it asks for."""
+        """The path without its query."""
         return self.path.partition("?")[0]
 
 
@@ -128,7 +128,7 @@ def previewing(user_id: str | None, fields: PreviewFields) -> Call[PreviewRespon
 
 
 def responding(user_id: str | None, item_id: str, kind: str | None, fields: ResponseFields) -> Call[FeedbackResponse]:
-    """POST /feedback of one event, whose id is made here unless it is given."""
+    """POST /feedback of one event, with a new id unless one is given."""
     said = {"event_id": uuid4().hex, "item_id": item_id, **fields}
     said |= {name: value for name, value in (("user_id", user_id), ("type", kind)) if value is not None}
     return Call("POST", "/feedback", FeedbackResponse, _json(FeedbackEvent.model_validate(said)))
@@ -171,7 +171,7 @@ def activating(version: int, follow: bool, force: bool) -> Call[LiveResponse]:
 
 
 class Attempts:
-    """What both clients know: when to try again, and what an answer means."""
+    """Connection options and retries that both clients share."""
 
     def __init__(
         self,
@@ -191,12 +191,12 @@ class Attempts:
         self._attempts, self._random, self._observe = attempts, random.Random(seed), observe
 
     def told(self, call: Call[Any], answer: httpx.Response | None) -> None:
-        """Tell who observes of an attempt; None: no connection."""
+        """Report an attempt to the observer, if there is one; `answer` is None if there was no connection."""
         if self._observe is not None:
             self._observe(call.route, NO_CONNECTION if answer is None else str(answer.status_code))
 
     def wait_s(self, call: Call[Any], attempt: int, answer: httpx.Response | None) -> float | None:
-        """How long to wait before trying again after `attempt` attempts; None: the answer stands."""
+        """Return the seconds to wait before trying again after `attempt` attempts; None: the answer stands."""
         if answer is not None and answer.status_code not in _RETRIED:
             return None
         if attempt >= self._attempts or not call.repeatable:
@@ -209,7 +209,7 @@ class Attempts:
 
 
 def answered(call: Call[Model], answer: httpx.Response | None, attempt: int, broke: str) -> Model:
-    """What a call's last answer says; raises ServiceError."""
+    """Decode a call's last answer; raises ServiceError if it is not a success."""
     where = f"{call.method} {call.route}"
     if answer is None:
         raise ServiceError(f"{where}: {NO_CONNECTION} after {attempt} attempt(s): {broke}", NO_CONNECTION)

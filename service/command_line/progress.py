@@ -14,7 +14,7 @@ EVERY_S = 30.0  # between plain lines
 
 
 class Told:
-    """Work of which some is done: `advance` by more, or `reach` so much in all."""
+    """Progress of some work: `advance` by more, or `reach` so much in all."""
 
     def __init__(
         self, console: Console, what: str, total: float | None, unit: str, within_s: float | None, before: float
@@ -35,11 +35,11 @@ class Told:
         self.bar.update(self._task, completed=before)
 
     def advance(self, amount: float = 1.0, what: str = "", note: str = "") -> None:
-        """So much more is done; `what` is going on, and `note` is said of it from now on."""
+        """Add `amount` to what is done; from now on show that `what` is going on, and `note` beside it."""
         self.reach(self._done + amount, what=what, note=note)
 
     def reach(self, done: float, total: float | None = None, what: str = "", note: str = "") -> None:
-        """So much is done in all, of `total` where that is known only now; the rest as for `advance`."""
+        """Set what is done in all, of `total` where that is known only now; the rest as for `advance`."""
         self._done, self._total = done, total or self._total
         self._what, self._note = what or self._what, note or self._note
         told = ", ".join(part for part in (self._counted(), self._note) if part)
@@ -51,7 +51,7 @@ class Told:
             self._console.print(f"{self._what}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> str:
-        """How long it will take yet, by the rate so far and the time allowed; empty where nobody knows."""
+        """Estimate the time left, by the rate so far and the time allowed; empty while neither tells it."""
         gone = time.monotonic() - self._began
         fresh = self._done - self._before
         known = [] if self._within_s is None else [self._within_s - gone]
@@ -92,7 +92,7 @@ def progress(
     within_s: float | None = None,
     before: float = 0.0,
 ) -> Iterator[Told]:
-    """Tell of work while it goes on: numbers of `unit` with their rate, or without one a share of `total`.
+    """Show the progress of work while it goes on: numbers of `unit` with their rate, or without one a share of `total`.
 
     `within_s`: it ends by then whatever is done. `before`: was done by a former run, and does not count for the rate.
     """

@@ -30,7 +30,7 @@ EntryId = tuple[int, int]
 
 @dataclass
 class Export:
-    """What one export covers. `counts` fills while the rows are drawn, and `on_read` is told of the entries read."""
+    """Scope of one export. `counts` fills while the rows are read; `on_read` is called with the entries' number."""
 
     end_ms: int  # the server's clock at the start: later entries are left out, so that a busy log comes to an end
     catalogue: list[str]  # every item there ever was, in catalogue order
@@ -83,7 +83,7 @@ def _closed(joiner: Joiner, stocks: dict[str, Stock], now_ms: int, export: Expor
 
 
 def _first_pass(redis: syncredis.Redis, keys: Keys, export: Export) -> tuple[dict[str, EntryId], frozenset[str]]:
-    """Where each erased user was last erased, and the items that have a change in the log."""
+    """Find where each erased user was last erased, and the items that have a change in the log."""
     erased: dict[str, EntryId] = {}
     changed = set()
     for entry, event in _entries(redis, keys, export):
@@ -111,7 +111,7 @@ def _entries(redis: syncredis.Redis, keys: Keys, export: Export) -> Iterator[tup
 
 @dataclass(frozen=True)
 class Stock:
-    """What there was to show at one place of the log."""
+    """Items that existed and could be shown at one place of the log."""
 
     n_items: int
     hidden: tuple[str, ...]
@@ -145,7 +145,7 @@ class Shelf:
         self._listed = tuple(sorted(self._hidden))
 
     def stock(self, impression: Impression) -> Stock:
-        """What there is now, and whether the impression was drawn from it."""
+        """Return what exists now, and check that the impression was drawn from it."""
         available = np.ones(self._n_items, np.bool_)
         if impression.candidates is not None:
             available[:] = False

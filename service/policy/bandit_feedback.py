@@ -82,7 +82,7 @@ class _Written:
         """All of it is here already."""
 
     def close(self) -> None:
-        """What was written can still be taken."""
+        """Do nothing: what was written can still be taken."""
 
     def taken(self) -> bytes:
         parts, self._parts = self._parts, []

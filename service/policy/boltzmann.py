@@ -1,4 +1,4 @@
-"""The learner we deploy (ours): a critic of what every impression tells exactly, and its Boltzmann policy as the actor.
+"""The learner we deploy (ours): a critic of what every impression shows exactly, and its Boltzmann policy as the actor.
 
 Every slate tells two things without delay: which items were answered, and did the session go on? The critic learns both
 by maximum likelihood from a replay of everything that was shown, whichever policy showed it, so it needs neither
@@ -69,8 +69,8 @@ class _Seen(NamedTuple):
 
 
 def as_often(rewards: Tensor, response: Tensor) -> Tensor:
-    """As how many answers without a reward each one counts, given its reward in units of a full response and its logit
-    `response`: one, and a negative reward as many more as it takes to lose what it took away.
+    """Return the number of unrewarded answers that each answer counts as, given its reward in units of a full response
+    and its logit `response`: one, and a negative reward as many more as it takes to lose what it took away.
 
     The slope of a reward r < 0 is p - r, that of n answers without one n p: n = 1 - r / p. So where likes have the
     probability p, an item whose dislikes cost what its likes earn comes out even, while the odds of what is disliked
@@ -97,7 +97,7 @@ class Boltzmann:
 
     @property
     def critic(self) -> ItemScorer:
-        """The same network."""
+        """The actor's network: critic and actor are one."""
         return self.actor
 
     def _make_optimizer(self) -> None:
@@ -187,7 +187,7 @@ class Boltzmann:
 
     @torch.no_grad()
     def _take_in(self, latest: Batch) -> None:
-        """All that is learned from transitions but once."""
+        """Learn what is learned from each transition only once."""
         seen = self._seen(latest)
         self._learn_leaving(latest, seen)
         self._filter(latest, seen)

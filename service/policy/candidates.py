@@ -1,4 +1,4 @@
-"""The items of a large catalogue that a policy is asked about in full."""
+"""Candidates: the items of a large catalogue whose probabilities a policy computes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What B states ask of the pre-trained and of the learned network, where these take part."""
+    """The pre-trained and the learned network, where they take part, each with B states as it sees them."""
 
     before: Part | None
     after: Part | None
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
         return of_before, of_after
 
     def of(self, state: int) -> Asked:
-        """The same of one state."""
+        """Return the pair for one of its states."""
         each = slice(state, state + 1)
         return Asked(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
 
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
         n: int,
         fresh: Mask | None = None,
     ) -> Places:
-        """For each state the `n` items that come first, by their place in `pool` [B, R] in ascending order.
+        """Choose for each state the `n` items that come first, as places in `pool` [B, R], in ascending order.
 
         Ranked are the pool, or all items, by each network's `plain`, and again with its optimism; each of these names
         as many, of those that the ones before it left. Before all of them come, by the learned network's plain score,

@@ -1,4 +1,4 @@
-"""The policy over all items in torch, as the networks say it: what learners, experiments and evaluations ask of it.
+"""The policy over all items in torch, as the networks define it: for learners, experiments and evaluations.
 
 What a service answers is the same in NumPy, and in a large catalogue its choice among candidates (`adaptive`).
 """
@@ -38,7 +38,7 @@ def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bo
 
 
 class DistributionBatch(NamedTuple):
-    """What `Distribution` says, for B states and over all items."""
+    """Probabilities in B states, over all items; see `Distribution`."""
 
     probs: Probs  # [B, A]
     pretrained: Probs  # [B, A]
@@ -65,11 +65,11 @@ class ExactPolicy:
 
     @cached_property
     def serving(self) -> ServingPolicy:
-        """What is served; made when it is first asked for: those who ask for batches alone have no use for it."""
+        """The policy that serves; built at first use, since those who need batches alone have no use for it."""
         return ServingPolicy.of(self._pretrained[0], self._learned[0], self._critic[0], self.config)
 
     def probabilities(self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE) -> Probs:
-        """What is served in B states, over the items that are `available` [B, A]; [B, A]."""
+        """Probabilities [B, A] of what is served in B states, over the items that are `available` [B, A]."""
         if not self.serving.is_narrowed:
             return self.distributions(states, available, arm).probs
         queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]

@@ -1,4 +1,4 @@
-"""When sessions end by themselves, and what a slate has to do with it.
+"""Model when sessions end by themselves, and what a slate has to do with it.
 
 Late in a session more ends, and everything is close to something that was shown. Were the two not kept apart,
 closeness would seem to drive users away. So the hazard of an end is modelled turn by turn (discrete-time proportional

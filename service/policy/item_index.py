@@ -1,10 +1,10 @@
 """An index that finds the items of a very large catalogue which a policy may want, without a look at all of them.
 
-Every score by which candidates are chosen (`Asked.best`) is an inner product of what a state asks with what is known
-of an item: the vectors of all networks side by side, then their biases and what optimism adds. faiss' inverted file
+Every score by which candidates are chosen (`NetworkPair.best`) is an inner product of a query, which is a state's, with
+an item: the vectors of all networks side by side, then their biases and what optimism adds. faiss' inverted file
 with product quantisation in four bits (Jégou, Douze and Schmid 2011; André, Kermarrec and Le Scouarnec 2015) finds
 those whose approximate product is largest; they are ranked again by their exact scores. Two things make so coarse a
-code good enough. Vectors are turned by the covariance of what states ask, so that an error weighs by what it does to
+code good enough. Vectors are turned by the covariance of the queries, so that an error weighs by what it does to
 scores (Guo et al. 2020 learn the same), and cut to the leading directions. A bias, which has most of the spread and
 counts for every state, is coded by two numbers of our own: its step of sixteen, and what is left of it in sixteen more.
 
@@ -35,7 +35,7 @@ _AT_ONCE = 8_192
 
 
 def is_installed() -> bool:
-    """Whether there can be an index."""
+    """Check that faiss, which the index needs, is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -47,10 +47,10 @@ def _faiss() -> Any:
 
 
 class ItemIndex:
-    """Finds items by what states ask; does not change any more."""
+    """Finds the items that score high in given states; does not change any more."""
 
     def __init__(self, nets: Sequence[FastScorer], examples: Sequence[Asked], seed: int = 0) -> None:
-        """Of all items of `nets`, the pre-trained and perhaps the learned one; `examples` of what will be asked."""
+        """Index all items of `nets`, the pre-trained and perhaps the learned one; `examples`: states to expect."""
         faiss = _faiss()
         self._dims = [net.width for net in nets]
         self._are_curious = [net.is_curious for net in nets]
@@ -133,7 +133,7 @@ class ItemIndex:
         return sum(self._dims) + len(self._dims) + sum(self._are_curious)
 
     def _views(self, asked: Asked) -> Floats:
-        """[B, V, D] of each score by which candidates are chosen how much every part of an item counts."""
+        """Weights [B, V, D] of an item's parts in each of the V scores by which candidates are chosen."""
         after = asked.after
         builds = after is not None and asked.before is not None
         of_item, personal = after.net.prior_gain.tolist() if after is not None and builds else (0.0, 0.0)
@@ -186,7 +186,7 @@ class ItemIndex:
 
 
 def _parts(nets: Sequence[FastScorer], rows: slice | Places) -> tuple[Floats, Floats]:
-    """Of some items the vectors [n, sum of dims], and what is added to scores: biases, then optimism."""
+    """Return some items' vectors [n, sum of dims], and what is added to their scores: biases, then optimism."""
     items = [net.items[rows] for net in nets]
     vectors = np.concatenate([of[:, : net.width] for net, of in zip(nets, items, strict=True)], axis=1)
     biases = [of[:, net.width] for net, of in zip(nets, items, strict=True)]

@@ -1,4 +1,4 @@
-"""What is known for sure and what is not: the posterior of the linear part of f, kept impression by impression.
+"""Posterior of the linear part of f, which says how sure it is, updated impression by impression.
 
 In its few shared weights w (`ItemScorer.linear_weights`) and the items' own biases b, f is linear, and a positive
 response is a logistic regression on it. Assumed-density filtering with Laplace's approximation (Spiegelhalter &
@@ -34,7 +34,7 @@ class Posterior:
     """Gaussian over (w, b): its mode is in the network's parameters, its precision here and in `information`."""
 
     def __init__(self, network: ItemScorer) -> None:
-        """What is known before the first impression, beside the `information` of the network."""
+        """Start from what is known before the first impression, beside the `information` of the network."""
         weights = network.linear_weights()
         parts = [
             torch.tensor(precision, dtype=torch.float64).expand(len(part))
@@ -111,7 +111,7 @@ class Posterior:
         )
 
     def gains(self, network: ItemScorer) -> dict[str, float]:
-        """How far the prior can be trusted, by part: the gain and its 95 % interval.
+        """Return how far the prior can be trusted, by part: the gain and its 95 % interval.
 
         1 means as far as it claims, 0 not at all; below 0 it says the opposite of what people do.
         """
@@ -126,7 +126,7 @@ class Posterior:
         return told
 
     def grow(self, n_items: int) -> None:
-        """Nothing is known of the items that were appended."""
+        """Add rows for appended items, of which nothing is known."""
         missing = n_items - len(self.by_item)
         self.by_item = torch.cat([self.by_item, self.by_item.new_zeros(missing, len(self.shared))])
 

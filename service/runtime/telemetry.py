@@ -44,7 +44,7 @@ def begin(role: Literal["api", "worker"]) -> None:
         raise TelemetryError(f"IALP_TELEMETRY=on needs `pip install 'ialp[otel]'` ({error})") from None
 
     class WithoutTexts(BatchSpanProcessor):
-        """The text of an exception may name a user; that there was one is told, and the log has the rest."""
+        """Leaves out the text of exceptions, which may name a user; the log has it."""
 
         def on_end(self, span: ReadableSpan) -> None:
             span._status = trace.Status(span.status.status_code)

@@ -30,7 +30,7 @@ class Batched(Generic[Asked, Answer]):
         self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     def __call__(self, asked: Asked) -> asyncio.Future[Answer]:
-        """What will be the answer to `asked`."""
+        """Queue a request; the future gets its answer."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:

@@ -205,6 +205,6 @@ class PolicyWatch:
 
 
 def _may_serve(version: int, live: Live) -> bool:
-    """Whether a version may still serve when its load ends: not if an operator turned to another one meanwhile."""
+    """Check that a version may still serve when its load ends: not if an operator chose another one meanwhile."""
     overtaken = live.mode == "auto" and version < live.version  # by the worker, which may do so again and again
     return live.mode == "frozen" or version == live.version or overtaken

@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LivePolicy(Loaded):
-    """What a request needs: the policy, its version and whether the kill switch is on."""
+    """State that a request needs: the policy, its version and whether the kill switch is on."""
 
     _: KW_ONLY
     live: Live
@@ -72,7 +72,7 @@ class Pretrained:
     network: FastScorer
 
     def is_of(self, digest: str, catalogue: Catalogue) -> bool:
-        """Whether it is what a snapshot would make for a catalogue, or for its first items."""
+        """Check that it is the network that a snapshot would give for a catalogue, or for its first items."""
         same = self.catalogue.index is catalogue.index and self.catalogue.texts == catalogue.texts
         return same and self.digest == digest
 
@@ -95,7 +95,7 @@ class VersionLoader:
         return Loaded(snapshot.without_items(), policy, catalogue)
 
     async def bring_up(self, loaded: AnyLoaded, catalogue: Catalogue, made: Grown) -> AnyLoaded:
-        """The same version for the items as they are now, while nothing else changes them.
+        """Return the version for the items as they are now, while nothing else changes them.
 
         New items join in at once, and so do new texts; but those wait for a new index where there is one.
 
@@ -170,7 +170,7 @@ class VersionLoader:
 
 
 def _warm(policy: ServingPolicy) -> ServingPolicy:
-    """So that the first request finds all that is made once, of the control arm and for the kill switch as well."""
+    """Serve a query of each arm, so that the first request finds all that is computed once; returns the policy."""
     policy.serve([Query((), np.ones(policy.n_items, np.bool_), arm) for arm in Arm])
     return policy
 

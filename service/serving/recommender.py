@@ -33,7 +33,7 @@ _LONGEST_WAIT_S = 0.006
 
 
 class Wanted(NamedTuple):
-    """What a request wants to be shown."""
+    """Request for a slate: how many items, and which ones may be shown."""
 
     k: int
     candidates: Sequence[str] | None = None  # the only items that may be shown

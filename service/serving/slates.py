@@ -24,7 +24,7 @@ Repeat = Literal["never", "when_empty", "freely"]
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """What `schemas.RecommendedItem` says."""
+    """The fields of `schemas.RecommendedItem`."""
 
     item_id: str
     slot: int
@@ -35,7 +35,7 @@ class Slot(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Slate:
-    """What is answered and what is logged (None when no policy drew it, so nothing can be learned from it)."""
+    """An answer, and the impression to log (None when no policy drew it, so nothing can be learned from it)."""
 
     recommendation_id: str
     policy_version: int
@@ -160,7 +160,7 @@ def draw_all(wanted: Sequence[Draw]) -> list[Drawn]:
 
 
 def _drawn(wanted: Sequence[Draw]) -> Iterator[Drawn]:
-    """Of one policy and generator."""
+    """Draw slates of one policy with one generator."""
     distributions = wanted[0].policy.serve([one.query for one in wanted])
     # Slots above it are all that a slot depends on, so shorter slates are the beginnings of longer ones.
     probs = np.array([distribution.probs for distribution in distributions])
@@ -219,13 +219,13 @@ def build_slate(
 
 
 def _shadow(apprentice: Loaded, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
-    """What the apprentice would have shown, and how likely it would have shown what was."""
+    """Return what the shadow version would have shown, and how likely it would have shown what was."""
     propensities = own.distribution.propensities(np.array(shown, np.int64))
     return Shadow(apprentice.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
 
 
 def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:
-    """Without a policy: the most popular items, then the catalogue's order."""
+    """Build a slate without a policy: the most popular items, then the others in the catalogue's order."""
     places = {item: catalogue.index.get(item, len(catalogue)) for item in popular}  # later ones may be known meanwhile
     by_popularity = [item for item, place in places.items() if place < len(catalogue) and chosen.available[place]]
     rest = [catalogue.ids[i] for i in np.flatnonzero(chosen.available)]

@@ -136,7 +136,7 @@ class EventLog:
 
 
 def _whose(payload: bytes, user: str) -> str | None:
-    """What an entry is, if it is this user's; one that cannot be read is theirs if it holds their key."""
+    """Name the kind of this user's entry, None for another's; an unreadable one is theirs if it has their key."""
     if user.encode() not in payload:
         return None
     try:

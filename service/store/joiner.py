@@ -17,7 +17,7 @@ from service.store.sessions import Said, is_visitor, joined
 
 
 class Joined(StrEnum):
-    """What became of a feedback event."""
+    """Outcome of a feedback event."""
 
     JOINED = "joined"  # rewards a slot of an open impression
     ORGANIC = "organic"  # names no impression
@@ -110,7 +110,7 @@ class Joiner:
         return Joined.JOINED
 
     def join(self, visitor: str, user: str) -> None:
-        """A visitor turned out to be a user, whose next impression goes on from the latest of both."""
+        """Give a visitor's open impressions to the user they turned out to be; the next one follows the latest."""
         theirs = self._of.pop(visitor, [])
         for recommendation_id in theirs:
             self._open[recommendation_id].user = user
@@ -142,7 +142,7 @@ class Joiner:
         return closed
 
     def dump(self) -> tuple[list[OpenImpression], list[str]]:
-        """What is open, and the ids of what was closed, for a checkpoint."""
+        """Return what is open, and the ids of what was closed, for a checkpoint."""
         return list(self._open.values()), list(self._closed)
 
     def restore(self, waiting: list[OpenImpression], closed: list[str]) -> None:

@@ -30,7 +30,7 @@ Mode = Literal["auto", "held", "frozen"]
 
 
 class Live(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which version serves, and who may change that; `shadow` is the apprentice, which serves nothing."""
+    """The version that serves, and who may change that; `shadow` is the shadow version, which serves nothing."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     mode: Mode
@@ -39,8 +39,8 @@ class Live(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """Whether a version may serve, with the numbers that said so, and the largest share of what is learned in it: less
-    than 1 while the log cannot tell yet."""
+    """Decision whether a version may serve, with the numbers behind it, and the largest share of its learned policy:
+    less than 1 while the log cannot judge it yet."""
 
     passed: bool
     reasons: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ REFUSALS = {
 
 
 class PolicyRecord(msgspec.Struct, frozen=True):
-    """What the registry tells of a version."""
+    """Record of a version in the registry."""
 
     version: int
     parent: int | None
@@ -81,7 +81,7 @@ class Retreat(msgspec.Struct, frozen=True):
 
 
 class RegistryError(Exception):
-    """The asked change makes no sense, or what Redis holds of the versions is not ours; the message says why."""
+    """The requested change is not possible, or what Redis holds of the versions is not ours; the message says why."""
 
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ PUBLISH, ROLL_BACK = script("publish"), script("roll_back")
 
 
 def folder_of(data_dir: Path, version: int) -> Path:
-    """Where a version's snapshot lies."""
+    """Return the folder of a version's snapshot."""
     return data_dir / "policies" / f"{version:08d}"
 
 
@@ -298,8 +298,8 @@ class Registry:
         return target
 
     async def shadow(self, version: int) -> Live:
-        """Make `version`, and then each new one, an apprentice: it serves nothing. What serves is held until a version
-        is activated, which ends this.
+        """Make `version`, and then each new one, the shadow version: it serves nothing. The version that serves is held
+        until a version is activated, which ends this.
 
         Raises:
             RegistryError: the registry is empty.

@@ -1,4 +1,4 @@
-"""What a user did lately and which items they have seen: one capped string in Redis that expires.
+"""Sessions: what a user did lately and which items they have seen, in one capped string in Redis that expires.
 
     255 (1 byte), number of responses (1 byte), then for each: item (3 bytes), reward (float32), when (6 bytes, unix
     milliseconds); then other seen items (3 bytes each)
@@ -37,7 +37,7 @@ _response = struct.Struct("<HBfIH")  # item, two parts; reward; when, two parts
 
 
 class Said(NamedTuple):
-    """What a user's responses to an item come to, and when the latest of them was (unix seconds)."""
+    """A user's responses to an item, combined: the reward, and when the latest of them was (unix seconds)."""
 
     reward: float
     at: float
@@ -70,7 +70,7 @@ def visitor_of(user_id: str | None, session_id: str | None) -> str | None:
 
 
 def is_visitor(user: str) -> bool:
-    """Whether a user key is of a visitor without an account."""
+    """Check that a user key is of a visitor without an account."""
     return user.startswith("s:")
 
 
@@ -81,7 +81,7 @@ def share_of(user: str, salt: str) -> float:
 
 
 def joined(known: Said | None, new: Said, explicit: bool = False) -> Said:
-    """What several responses of a user to one item come to, as they are heard of.
+    """Combine a user's new response to an item with the earlier ones.
 
     One that is `explicit`, such as a rating or a no, replaces what was known of earlier. Otherwise the strongest
     counts, whether good or bad, and of equal ones the latest: a view is nothing after a purchase, nor after a dislike.
@@ -104,7 +104,7 @@ def encode_places(places: Sequence[int]) -> bytes:
 
 
 def encode_said(place: int, reward: float) -> bytes:
-    """The first part of an entry of the history: what, and how it was found."""
+    """First part of an entry of the history: the item's place and the reward."""
     return encode_places([place]) + struct.pack("<f", reward)
 
 
@@ -121,7 +121,7 @@ def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -
 
 
 def decode(data: bytes, catalogue_seq: int = 0) -> Session:
-    """What `encode` gave; an empty session if it is something else, and without rewards that are no numbers."""
+    """Inverse of `encode`; an empty session if the data are not one, and without rewards that are not finite."""
     entries, rest = _parts(data)
     history = [
         (low | high << 16, _short(reward))
@@ -177,8 +177,8 @@ class SessionStore:
         return [decode(data, int(seq or 0)) for data in found]
 
     async def join(self, visitor: str, user: str) -> bool:
-        """A visitor turned out to be this user: the session becomes part of theirs, and the worker is told, at once.
-        False, and nothing happens, where nothing is known of the visitor, as after the first time."""
+        """Join a visitor's session to the session of the user that they turned out to be, and log it for the worker, at
+        once. False, and nothing happens, where the visitor has no session, as after the first time."""
         keys, settings = self._keys, self._settings
         names = [keys.session(visitor), keys.session(user), keys.events, keys.visitors(user)]
         args: list[str | bytes | int] = [settings.history_length, settings.seen_limit, settings.session_ttl_s]

@@ -1,4 +1,4 @@
-"""The watch after serving: is what adapts credibly worse than the frozen control? Then it must stop.
+"""The watch after serving: stops the adaptive policy when it is credibly worse than the frozen control.
 
 Both arms' rewards are followed from the start of every version on, by an anytime-valid test: the difference of the two
 means has, at every moment at once and not only at a sample size fixed beforehand, the interval
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 class Segment(msgspec.Struct):
-    """What was earned while a version was the newest; `rank` counts versions since the deployment began."""
+    """Rewards earned while a version was the newest; `rank` counts versions since the deployment began."""
 
     version: int
     rank: int
@@ -97,7 +97,7 @@ class ArmWatch:
         return len(state.segments) - 1
 
     def findings(self) -> list[Finding]:
-        """What the test says since the start of each version that tells anything, oldest first."""
+        """Return the test's result since the start of each version, where it has one, oldest first."""
         found: list[Finding] = []
         total = np.zeros((2, 2, BUCKETS))
         for segment, totals in zip(reversed(self.state.segments), reversed(self._totals), strict=True):
@@ -110,7 +110,7 @@ class ArmWatch:
         return found[::-1]
 
     def power(self) -> Power | None:
-        """What loss would be noticed by now; None before anything that counts was served."""
+        """Return the loss that would be noticed by now; None before anything that counts was served."""
         if not self.state.segments:
             return None
         total = np.sum(self._totals, axis=0)
@@ -130,7 +130,7 @@ class ArmWatch:
         return next((f for f in self.findings() if f.high < -self._margin * abs(f.control)), None)
 
     def safest(self, before: int = 2**62) -> int | None:
-        """Of the versions older than `before`, the one whose own reward is surest to be high; None if none was good."""
+        """Return the version older than `before` whose own reward is surest to be high; None if none was good."""
         best, best_low = None, 0.0
         for segment, totals in zip(self.state.segments, self._totals, strict=True):
             difference = compare(totals) if segment.version < before else None

@@ -1,4 +1,4 @@
-"""What the worker's state has beside tensors: counts of what was taken in, and what a checkpoint tells of the rest."""
+"""The worker's state beside tensors: counts of what was taken in, and the rest of a checkpoint that is not tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.worker.shadow import ShadowTotals
 
 
 class Counters(msgspec.Struct):
-    """What was taken in."""
+    """Counts of what was taken in and published."""
 
     cursor: str = START
     place: int = 0  # entries taken in

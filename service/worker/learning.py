@@ -105,12 +105,12 @@ class Learning:
 
     @property
     def _serving(self) -> ServingConfig:
-        """How the policies are put together once they have their full share."""
+        """Configuration of how the policies are put together once the learned one has its full share."""
         return replace(self.settings.serving, first_items=self._first_items)
 
     @property
     def embeddings(self) -> npt.NDArray[np.float16]:
-        """Of every item, [n_items, TEXT_DIM]."""
+        """Text embedding of every item, [n_items, TEXT_DIM]."""
         return self._embeddings.array
 
     def _text(self) -> Tensor:
@@ -247,7 +247,7 @@ class Learning:
 
     @property
     def alignment(self) -> dict[str, float]:
-        """How far the language model's judgements can be trusted: as measured before anybody came, and by answers."""
+        """Measures of how far the language model can be trusted: before any user came, and by users' answers."""
         first = {name: value for name, value in self.snapshot.manifest.metrics.items() if name.startswith("alignment_")}
         return first | {name: value for name, value in self.metrics.items() if name.startswith("prior_gain_")}
 
@@ -267,7 +267,7 @@ class Learning:
 
     @property
     def version_due(self) -> bool:
-        """Whether enough was learned for the next version."""
+        """True while enough was learned for the next version."""
         return self.settings.variant != Variant.FROZEN and self.until_version == 0 and len(self.replay) > 0
 
     def next_snapshot(self, decision: Gate) -> Snapshot:
@@ -312,7 +312,7 @@ class Learning:
         self.start_again(target)
 
     def unfit(self) -> str | None:
-        """Why the learner must not be published (a step failed, or weights are not finite); None if it may."""
+        """Return why the learner must not be published (a step failed, or weights are not finite); None if it may."""
         if self.counters.failed:
             return "learning_failed"
         nets: tuple[ItemScorer, ...] = (self.learner.actor, self.learner.critic)

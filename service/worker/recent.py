@@ -13,7 +13,7 @@ _USERS = 10_000
 
 
 class Past(NamedTuple):
-    """What a user's responses to an item come to, 0 if it was shown in vain, and when (unix seconds; 0: not known)."""
+    """A user's responses to an item, combined: 0 if it was shown in vain; and when (unix seconds; 0: not known)."""
 
     item: str
     reward: float
@@ -42,7 +42,7 @@ class Recent:
         self._keep(user, [Past(item, reward, times.get(item, 0.0)) for item, reward in history])
 
     def said(self, user: str, item: str) -> Said | None:
-        """What a user's responses to an item come to so far."""
+        """Return a user's responses to an item, combined; None if there are none."""
         for past in self._histories.get(user, ()):
             if past.item == item and (past.reward != 0 or past.at > 0):
                 return Said(past.reward, past.at)
@@ -66,13 +66,13 @@ class Recent:
         self._keep(user, [*responses, *(past for past in others if past.reward == 0)])
 
     def undo(self, user: str, item: str) -> None:
-        """Take back what a user said of an item."""
+        """Take back a user's responses to an item."""
         if self.said(user, item) is not None:
             others = [past for past in self._histories[user] if past.item != item]
             self._keep(user, [*others, Past(item, 0.0)])
 
     def join(self, visitor: str, user: str) -> None:
-        """What is known of a visitor becomes part of a user's history."""
+        """Make a visitor's history part of a user's."""
         for past in self._histories.pop(visitor, ()):
             if past.reward != 0 or all(past.item != known for known, _ in self.of(user)):
                 self.add(user, past.item, Said(past.reward, past.at))

@@ -178,7 +178,7 @@ class Worker:
 
     @staticmethod
     def _restored(learning: Learning, meta: Meta, tensors: dict[str, torch.Tensor]) -> bool:
-        """Whether the checkpoint fits; if not, `learning` is in no state to be used."""
+        """Restore a checkpoint; False if it does not fit, and then `learning` must not be used."""
         try:
             learning.restore(meta, tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # whole, but of a release with another layout
@@ -188,7 +188,7 @@ class Worker:
         return True
 
     def _start_from_live(self, live: int) -> Learning:
-        """From the live version or, where its snapshot is damaged, from one that served before."""
+        """Start from the live version or, where its snapshot is damaged, from one that served before."""
         served = [int(v) for v in self._redis.lrange(self._keys.activations, 0, -1)]
         for version in dict.fromkeys([live, *reversed(served)]):
             try:
@@ -281,7 +281,7 @@ class Worker:
             )
 
     def _disk_failed(self, what: str, error: OSError) -> None:
-        """Learning goes on in memory; the log keeps what is not in a checkpoint yet."""
+        """Note a failed write: learning goes on in memory, and the log keeps what is not in a checkpoint yet."""
         self._disk_errors += 1
         self._disk_again_at = time.monotonic() + _DISK_RETRY_S
         log.error("the %s could not be written (%s); trying again in %g s", what, error.strerror, _DISK_RETRY_S)

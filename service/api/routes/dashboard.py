@@ -47,7 +47,7 @@ async def page() -> Response:
 
 @router.get("/dashboard/{name:path}")
 async def file(name: str) -> Response:
-    """What the page loads."""
+    """A file that the page loads."""
     return _file(name)
 
 

@@ -19,7 +19,7 @@ _NEAREST = 3
 
 @router.post("/explain", responses=problems(503))
 async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
-    """Which of the items that a user liked are closest to others, in the policy that serves them. Changes nothing."""
+    """Find the liked items of a user that are closest to others, in the policy that serves them. Changes nothing."""
     user = sessions.user_key(request.user_id, request.session_id)
     session = await state.session(user)
     live, catalogue = state.watch.current, state.watch.catalogue

@@ -68,7 +68,7 @@ def _parsed(raw: object) -> FeedbackEvent | FieldError:
 
 
 def _event_id(raw: object) -> str | None:
-    """The id of an event that is not valid, unless that is what is wrong with it."""
+    """Return the id of an event that is not valid; None if the id itself is wrong."""
     try:
         return _id.validate_python(raw.get("event_id") if isinstance(raw, dict) else None, strict=True)
     except ValidationError:
@@ -76,7 +76,7 @@ def _event_id(raw: object) -> str | None:
 
 
 def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
-    """What keeps a well-formed event out."""
+    """Return why a well-formed event is not accepted; None if it is."""
     if event.type is not None and event.type not in state.settings.rewards:
         known = ", ".join(sorted(state.settings.rewards))
         return {"field": "type", "code": "unknown_type", "message": f"is not one of {known}"}
