@@ -257,7 +257,7 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
+    def _check_scheme(cls, url: str) -> str:
         if not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         try:
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _known_hyper_parameters(self) -> Settings:
+    def _check_hyper_parameters(self) -> Settings:
         if self.learner == "a2c":
             configured(A2CConfig(), self.learner_config)
         else:

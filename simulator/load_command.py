@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline.datasets import Dataset, read_dataset
-from service.command_line.progress import Told, progress
+from service.command_line.progress import Progress, progress
 from service.durable import write_file
 from simulator.errors import SimulatorError
 from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
@@ -256,8 +256,8 @@ async def _run(
 class _Rewards:
     """Tells the mean reward so far by arm, with every session that is over."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
         self._arms: dict[str, tuple[int, int]] = {}
 
     def add(self, record: SessionRecord) -> None:
@@ -266,7 +266,7 @@ class _Rewards:
             count, reward = self._arms.get(record.arm, (0, 0))
             self._arms[record.arm] = count + 1, reward + record.reward
         means = ", ".join(f"{arm} {reward / count:.2f}" for arm, (count, reward) in sorted(self._arms.items()))
-        self._told.advance(note=f"reward {means}" if means else "")
+        self._bar.advance(note=f"reward {means}" if means else "")
 
 
 def _write(report: Report, records: list[SessionRecord], out: Path, console: Console) -> None:

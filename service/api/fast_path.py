@@ -22,7 +22,7 @@ from service.api.errors import Problem
 from service.api.state import State
 from service.contract.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
 from service.serving import slates
-from service.serving.recommender import Wanted
+from service.serving.recommender import SlateRequest
 from service.store import api_keys, sessions
 
 _PATHS = ("/recommend", "/v1/recommend")
@@ -174,7 +174,7 @@ def encoded(response: FastResponse) -> bytes:
 async def recommend(request: FastRequest, state: State) -> FastResponse:
     """Answer with a slate for a user or an anonymous session."""
     user = sessions.user_key(request.user_id, request.session_id)
-    wanted = Wanted(
+    slate_request = SlateRequest(
         k=request.k,
         candidates=request.candidate_item_ids,
         excluded=request.exclude_item_ids,
@@ -182,6 +182,7 @@ async def recommend(request: FastRequest, state: State) -> FastResponse:
         history=state.history_of(request.history) if request.history is not None else None,
         repeat=request.repeat,
     )
-    slate = await state.recommender.recommend(user, sessions.visitor_of(request.user_id, request.session_id), wanted)
+    visitor = sessions.visitor_of(request.user_id, request.session_id)
+    slate = await state.recommender.recommend(user, visitor, slate_request)
     state.metrics.count_slate(slate.arm, slate.impression)
     return FastResponse(slate.recommendation_id, slate.policy_version, slate.arm, slate.items, slate.warnings)

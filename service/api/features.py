@@ -19,7 +19,7 @@ _id: TypeAdapter[str] = TypeAdapter(Id)
 _NAMES = {"userId": True, "user_id": True, "sessionId": False, "session_id": False}  # whether it names a user
 
 
-def asked_for(features: Features) -> str | None:
+def find_user(features: Features) -> str | None:
     """Find the user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
 
     Raises:
@@ -54,7 +54,7 @@ def text_of(item_id: str, features: Features) -> str:
     Without any it is the item's id.
     """
     found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
-    telling = [value for wanted in _TELLING for key, value in found if _last_word(key) == wanted]
+    telling = [value for word in _TELLING for key, value in found if _last_word(key) == word]
     others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
     text = "; ".join(dict.fromkeys([*telling, *others]))[:MAX_TEXT]
     return text.encode(errors="ignore").decode() or item_id  # half of a surrogate pair is JSON, but no text

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from service.api import back_pressure, items, responses
 from service.api.errors import FieldError, Problem, invalid, no_policy, redis_away
-from service.api.features import asked_for, text_of
+from service.api.features import find_user, text_of
 from service.api.state import State
 from service.contract.personalizer import RankableAction, RankedAction, RankRequest, RankResponse
 from service.contract.schemas import ItemBody
@@ -38,9 +38,9 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     excluded = request.excluded_actions or []
     _check(ids, excluded)
     event_id = request.event_id if request.event_id is not None else uuid4().hex
-    user = asked_for(request.context_features) or sessions.user_key(None, event_id)
+    user = find_user(request.context_features) or sessions.user_key(None, event_id)
     session = await state.recommender.session(user)
-    await _stock(request.actions, session is not None, may_add, state)
+    await _add_missing(request.actions, session is not None, may_add, state)
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
@@ -141,7 +141,7 @@ def _nothing_left() -> Problem:
     return invalid([{"field": "actions", "code": "nothing_left", "message": message}])
 
 
-async def _stock(actions: Sequence[RankableAction], redis_answers: bool, may_add: bool, state: State) -> None:
+async def _add_missing(actions: Sequence[RankableAction], redis_answers: bool, may_add: bool, state: State) -> None:
     """Add the actions that are not items yet, if `may_add`. The catalogue is up to date, if Redis answers."""
     unknown = [n for n, action in enumerate(actions) if action.id not in state.watch.catalogue.index]
     if not unknown:
@@ -189,7 +189,7 @@ async def _event(event_id: str, state: State) -> tuple[Ranked, bytes]:
     held = await state.ranked.get(event_id)
     event = ranked.decode(held) if held is not None else None
     if event is not None:
-        await responses.know([event.item], state)
+        await responses.sync_items([event.item], state)
     if held is None or event is None or event.item not in state.watch.catalogue.index:
         detail = (
             "There is no such event, or its time is over: events are remembered for the reward window"

@@ -10,7 +10,7 @@ from service.runtime import telemetry
 from service.store.events import Feedback
 
 
-async def know(item_ids: Iterable[str], state: State) -> None:
+async def sync_items(item_ids: Iterable[str], state: State) -> None:
     """Read new items from Redis, once, if any of these is not in this process's catalogue."""
     if any(item_id not in state.watch.catalogue.index for item_id in item_ids):
         await state.watch.sync_catalogue()

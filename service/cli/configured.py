@@ -34,7 +34,7 @@ def settings_or_exit() -> Settings:
         field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), None)
         refuse([f"setting {variable((field,))}: is not valid JSON; {_FIX}" if field else str(error)])
     except ValidationError as error:
-        refuse([f"setting {variable(item['loc'])}: {_said(item['msg'])}; {_FIX}" for item in error.errors()])
+        refuse([f"setting {variable(item['loc'])}: {_plain(item['msg'])}; {_FIX}" for item in error.errors()])
 
 
 def _warn(name: str, known: list[str]) -> None:
@@ -59,7 +59,7 @@ def refuse(messages: list[str]) -> NoReturn:
     raise typer.Exit(MISTAKE) from None
 
 
-def _said(message: str) -> str:
+def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 

@@ -129,9 +129,9 @@ def previewing(user_id: str | None, fields: PreviewFields) -> Call[PreviewRespon
 
 def responding(user_id: str | None, item_id: str, kind: str | None, fields: ResponseFields) -> Call[FeedbackResponse]:
     """POST /feedback of one event, with a new id unless one is given."""
-    said = {"event_id": uuid4().hex, "item_id": item_id, **fields}
-    said |= {name: value for name, value in (("user_id", user_id), ("type", kind)) if value is not None}
-    return Call("POST", "/feedback", FeedbackResponse, _json(FeedbackEvent.model_validate(said)))
+    event = {"event_id": uuid4().hex, "item_id": item_id, **fields}
+    event |= {name: value for name, value in (("user_id", user_id), ("type", kind)) if value is not None}
+    return Call("POST", "/feedback", FeedbackResponse, _json(FeedbackEvent.model_validate(event)))
 
 
 def feeding_back(events: Sequence[FeedbackEvent]) -> Call[FeedbackResponse]:
@@ -153,8 +153,8 @@ def putting_all(items: Iterable[BatchItem]) -> Call[ItemBatchResponse]:
 
 def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResponse]:
     """GET /items."""
-    asked = {"search": search, "after": after, "count": str(count)}
-    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    parameters = {"search": search, "after": after, "count": str(count)}
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
     return Call("GET", f"/items?{query}", ItemsResponse)
 
 
@@ -190,7 +190,7 @@ class Attempts:
         self.options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout_s}
         self._attempts, self._random, self._observe = attempts, random.Random(seed), observe
 
-    def told(self, call: Call[Any], answer: httpx.Response | None) -> None:
+    def report(self, call: Call[Any], answer: httpx.Response | None) -> None:
         """Report an attempt to the observer, if there is one; `answer` is None if there was no connection."""
         if self._observe is not None:
             self._observe(call.route, NO_CONNECTION if answer is None else str(answer.status_code))
@@ -201,9 +201,9 @@ class Attempts:
             return None
         if attempt >= self._attempts or not call.repeatable:
             return None
-        asked = answer.headers.get("Retry-After") if answer is not None else None
-        if asked is not None and asked.isdigit():
-            return min(float(asked), _LONGEST_WAIT_S)
+        retry_after = answer.headers.get("Retry-After") if answer is not None else None
+        if retry_after is not None and retry_after.isdigit():
+            return min(float(retry_after), _LONGEST_WAIT_S)
         # Random, so that callers turned away together do not come back together.
         return self._random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2.0**attempt, _LONGEST_WAIT_S)
 
@@ -232,9 +232,9 @@ def answered(call: Call[Model], answer: httpx.Response | None, attempt: int, bro
 def _problem(answer: httpx.Response) -> tuple[str | None, str]:
     """Code and detail of a problem document, with the fields that it names; the beginning of anything else."""
     try:
-        told = answer.json()
-        fields = [f"{error['field']}: {error['message']}" for error in told.get("errors", [])]
-        return told["code"], " ".join([told["detail"], *fields])
+        document = answer.json()
+        fields = [f"{error['field']}: {error['message']}" for error in document.get("errors", [])]
+        return document["code"], " ".join([document["detail"], *fields])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, answer.text[:300]
 

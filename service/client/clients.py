@@ -114,7 +114,7 @@ class Client:
                 answer = self._http.request(call.method, call.path, content=call.body, headers=headers)
             except httpx.TransportError as error:
                 answer, broke = None, type(error).__name__
-            self._tries.told(call, answer)
+            self._tries.report(call, answer)
             wait_s = self._tries.wait_s(call, attempt, answer)
             if wait_s is None:
                 return answered(call, answer, attempt, broke)
@@ -250,7 +250,7 @@ class AsyncClient:
                     answer = await self._http.request(call.method, call.path, content=call.body, headers=headers)
             except httpx.TransportError as error:
                 answer, broke = None, type(error).__name__
-            self._tries.told(call, answer)
+            self._tries.report(call, answer)
             wait_s = self._tries.wait_s(call, attempt, answer)
             if wait_s is None:
                 return answered(call, answer, attempt, broke)

@@ -45,7 +45,7 @@ class FindingResponse(BaseModel):
     alpha: float = Field(description="This version's share of the probability of a false alarm.")
 
 
-class RetreatResponse(BaseModel):
+class RollBackResponse(BaseModel):
     """An automatic roll-back."""
 
     finding: FindingResponse
@@ -73,7 +73,7 @@ class PoliciesResponse(BaseModel):
     mode: Literal["auto", "held", "frozen"] | None
     shadow_version: int | None = Field(description="The shadow version: it computes and logs slates, and serves none.")
     policies: list[PolicyResponse]
-    rollbacks: list[RetreatResponse]
+    rollbacks: list[RollBackResponse]
 
 
 class LiveResponse(BaseModel):

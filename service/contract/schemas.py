@@ -65,8 +65,8 @@ class Filters(Strict):
 
 def exactly_one(*names: str) -> dict[str, Any]:
     """Return a validator's rule as JSON Schema: exactly one of the fields is present and not null."""
-    there = {"type": ["string", "number", "boolean"]}
-    return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+    present = {"type": ["string", "number", "boolean"]}
+    return {"oneOf": [{"required": [name], "properties": {name: present}} for name in names]}
 
 
 def at_least_one(first: str, second: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class FeedbackEvent(Somebody):
 
     @model_validator(mode="after")
     def _one_response(self) -> FeedbackEvent:
-        if sum(said is not None for said in (self.type, self.reward, self.undo)) != 1:
+        if sum(given is not None for given in (self.type, self.reward, self.undo)) != 1:
             raise ValueError("exactly one of type, reward and undo is needed")
         return self
 

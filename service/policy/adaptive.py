@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
+from service.policy.candidates import NetworkPair, Part, absent_at, is_repeated, take
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places, Sessions, pack, softmax
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
@@ -61,8 +61,8 @@ class Distribution:
         if self.rows is None:
             return self.probs, items
         places = np.searchsorted(self.rows, items)  # of an item that is there twice the first, which has its mass
-        there = self.rows[np.minimum(places, len(self.rows) - 1)] == items
-        return np.append(self.probs, 0.0), np.where(there, places, len(self.probs))
+        is_held = self.rows[np.minimum(places, len(self.rows) - 1)] == items
+        return np.append(self.probs, 0.0), np.where(is_held, places, len(self.probs))
 
     def of_all(self, n_items: int) -> Distribution:
         """Return this distribution with numbers for all A items."""
@@ -135,7 +135,7 @@ class ServingPolicy:
         ]
         sessions = pack(histories, self.max_history)
         variants = {Variant.FROZEN, self.config.variant}
-        index = ItemIndex(self._named_by, [self._asked(variant, sessions) for variant in sorted(variants)], seed)
+        index = ItemIndex(self._named_by, [self._network_pair(variant, sessions) for variant in sorted(variants)], seed)
         return ServingPolicy(self.pretrained, self.learned, self.critic, self.config, index)
 
     @property
@@ -143,12 +143,12 @@ class ServingPolicy:
         """All that take part in any arm."""
         return list(dict.fromkeys((self.pretrained, self.learned, self.critic)))
 
-    def replaced(self, made: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
+    def replaced(self, grown: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
         """Return this policy with other networks, which have the same items and perhaps new ones after them."""
-        pretrained, learned, critic = (made[net] for net in (self.pretrained, self.learned, self.critic))
+        pretrained, learned, critic = (grown[net] for net in (self.pretrained, self.learned, self.critic))
         index = self._index
         if index is not None and len(pretrained) - len(index) > _MOST_NEW:
-            index = index.with_items([made[net] for net in self._named_by])
+            index = index.with_items([grown[net] for net in self._named_by])
         return ServingPolicy(pretrained, learned, critic, self.config, index)
 
     def closeness(self, items: Places, to: Places, arm: Arm) -> Floats:
@@ -189,19 +189,19 @@ class ServingPolicy:
         """Return the distributions of queries that are served the same variant."""
         sessions = pack([query.history for query in queries], self.max_history)
         available = [query.available for query in queries]
-        asked = self._asked(variant, sessions)
-        before, after = (part and part.net for part in asked)
+        pair = self._network_pair(variant, sessions)
+        before, after = (part and part.net for part in pair)
         pool = rows
         if rows is None and self._index is not None:
             also = self._latest_fresh if after is not None else self._latest_fresh[:0]
-            pool = self._index.pool(asked, available, self.config.candidates, also)
+            pool = self._index.pool(pair, available, self.config.candidates, also)
         absent = absent_at(available, pool)
-        of_before, of_after = asked.plain(pool)
+        of_before, of_after = pair.plain(pool)
         if rows is None and self.is_narrowed:
             fresh = None
             if after is not None and self._has_fresh:
                 fresh = np.broadcast_to(self._fresh, absent.shape) if pool is None else self._fresh[pool]
-            places = asked.best((of_before, of_after), pool, absent, self.config.candidates, fresh)
+            places = pair.best((of_before, of_after), pool, absent, self.config.candidates, fresh)
             rows = places if pool is None else take(pool, places)
             of_before, of_after = (plain if plain is None else take(plain, places) for plain in (of_before, of_after))
             absent = take(absent, places) | is_repeated(rows)
@@ -263,11 +263,11 @@ class ServingPolicy:
     def _has_fresh(self) -> bool:
         return len(self._latest_fresh) > 0
 
-    def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
+    def _network_pair(self, variant: Variant, sessions: Sessions) -> NetworkPair:
         """Encode sessions by the networks that take part in a variant."""
         before, after = is_mixed(self.config, variant) or variant == Variant.FROZEN, variant != Variant.FROZEN
         prior = self.pretrained if before else None
-        return Asked(
+        return NetworkPair(
             Part(self.pretrained, self.pretrained.hidden(sessions)) if before else None,
             Part(self.learned, self.learned.hidden(sessions, prior)) if after else None,
         )

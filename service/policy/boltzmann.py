@@ -64,11 +64,11 @@ class _Seen(NamedTuple):
     actions: Tensor  # 0 for an empty slot
     prior: Prior
     response: Tensor
-    wanted: Tensor
+    targets: Tensor
     counts: Tensor  # how much of an answered slot each is
 
 
-def as_often(rewards: Tensor, response: Tensor) -> Tensor:
+def answer_counts(rewards: Tensor, response: Tensor) -> Tensor:
     """Return the number of unrewarded answers that each answer counts as, given its reward in units of a full response
     and its logit `response`: one, and a negative reward as many more as it takes to lose what it took away.
 
@@ -143,18 +143,18 @@ class Boltzmann:
         else:
             response = response + self.actor.trusted(prior)
         rewards = batch.rewards / self.config.reward_scale
-        wanted = rewards.clamp(0.0, 1.0)
-        counts = organic.trust(batch) * as_often(rewards, response.detach())
+        targets = rewards.clamp(0.0, 1.0)
+        counts = organic.trust(batch) * answer_counts(rewards, response.detach())
         if batch.organic is not None:
             by_itself = batch.organic.unsqueeze(1)
             response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
-            wanted = torch.where(by_itself, (batch.rewards > 0).to(wanted.dtype), wanted)
-        return _Seen(table, encoded, close, actions, prior, response, wanted, counts)
+            targets = torch.where(by_itself, (batch.rewards > 0).to(targets.dtype), targets)
+        return _Seen(table, encoded, close, actions, prior, response, targets, counts)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the responses, in nats per filled slot."""
         seen = self._seen(batch)
-        cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.wanted, reduction="none")
+        cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.targets, reduction="none")
         return losses.slot_mean(cross_entropy * seen.counts, batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
@@ -168,7 +168,7 @@ class Boltzmann:
             features[shown],
             seen.actions[shown],
             seen.response[shown],
-            seen.wanted[shown],
+            seen.targets[shown],
             seen.counts[shown],
         )
 

@@ -21,7 +21,7 @@ class Part(NamedTuple):
     hidden: Hidden
 
 
-class Asked(NamedTuple):
+class NetworkPair(NamedTuple):
     """The pre-trained and the learned network, where they take part, each with B states as it sees them."""
 
     before: Part | None
@@ -35,10 +35,10 @@ class Asked(NamedTuple):
             self.after.net.with_prior(of_after, net, of_before, level, rows)
         return of_before, of_after
 
-    def of(self, state: int) -> Asked:
+    def of(self, state: int) -> NetworkPair:
         """Return the pair for one of its states."""
         each = slice(state, state + 1)
-        return Asked(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
+        return NetworkPair(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
 
     def best(
         self,
@@ -68,8 +68,8 @@ class Asked(NamedTuple):
             score[absent] = -np.inf
             score[_each(rows), rows] = -np.inf
             n_views = len(views) - (reserved > 0)
-            wanted = reserved + (n - reserved) * number // n_views - rows.shape[1]
-            rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
+            n_more = reserved + (n - reserved) * number // n_views - rows.shape[1]
+            rows = np.concatenate([rows, np.argpartition(score, -n_more, axis=1)[:, -n_more:]], axis=1)
         rows.sort(axis=1)
         return rows
 
@@ -88,7 +88,7 @@ def absent_at(available: Sequence[Mask], rows: Places | None) -> Mask:
     """
     if rows is None:
         return ~np.array(available)
-    return ~np.array([there[own] for there, own in zip(available, rows, strict=True)]) | is_repeated(rows)
+    return ~np.array([mask[own] for mask, own in zip(available, rows, strict=True)]) | is_repeated(rows)
 
 
 def _each(rows: Places) -> Places:

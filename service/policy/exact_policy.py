@@ -82,20 +82,20 @@ class ExactPolicy:
         """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
         variant = variant_of(self.config, arm)
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
-        known: Prior | None = None
+        prior: Prior | None = None
         pretrained = np.empty(0)
         if variant == Variant.FROZEN or is_mixed(self.config, variant):
             scorer, table = self._pretrained
             encoded = scorer.encode(states, table)
             close = scorer.closeness(encoded, table)
-            known = Prior(table.bias, scorer.personal(encoded, table, close))  # what the learned network may build on
-            response = encoded.level + known.item + known.personal
+            prior = Prior(table.bias, scorer.personal(encoded, table, close))  # what the learned network may build on
+            response = encoded.level + prior.item + prior.personal
             logits = scorer.logits(scorer.advantage(close, response).masked_fill(absent, -torch.inf))
             pretrained = masked_softmax(logits.numpy(), available)
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)
         scorer, table = self._learned
-        advantage = scorer.scores(states, table, known)
+        advantage = scorer.scores(states, table, prior)
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
         new = self._new(advantage, available)
         if not is_mixed(self.config, variant):

@@ -61,26 +61,26 @@ def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessio
         if recent := history[-max_history:]:
             items[row, : len(recent)], responses[row, : len(recent)] = zip(*recent, strict=True)
             lengths[row] = len(recent)
-            if wanted := latest_items(recent):
-                n = len(wanted)
-                latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*wanted, strict=True)
+            if latest_few := latest_items(recent):
+                n = len(latest_few)
+                latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*latest_few, strict=True)
     return Sessions(items, responses, latest, kinds, weights, lengths)
 
 
 def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int, float]]:
     """The last few liked items and the last ones shown in vain, newest first, each with its kind and its weight."""
-    wanted: list[tuple[int, int, float]] = []
+    chosen: list[tuple[int, int, float]] = []
     liked = 0
     for item, response in reversed(history):
         if response > 0:
             liked += 1
             if liked <= N_LIKED_LATEST:
-                wanted.append((item, LIKED, response))
+                chosen.append((item, LIKED, response))
         elif response == 0:
-            wanted.append((item, IN_VAIN, 1.0))
-        if len(wanted) == N_LATEST:
+            chosen.append((item, IN_VAIN, 1.0))
+        if len(chosen) == N_LATEST:
             break
-    return wanted
+    return chosen
 
 
 class Near(NamedTuple):
@@ -254,13 +254,13 @@ class FastScorer:
         scale = np.float32(1 / self.config.temperature)
         scaled = advantage * scale
         scaled[absent] = -np.inf
-        known = softmax(scaled)
+        settled = softmax(scaled)
         if not self.is_curious:
-            return known, known
+            return settled, settled
         probs = softmax(scaled + scale * self.optimism(rows))
         probs *= self.config.curiosity
-        probs += (1 - self.config.curiosity) * known
-        return probs, known
+        probs += (1 - self.config.curiosity) * settled
+        return probs, settled
 
 
 def width_of(config: NetworkConfig) -> int:

@@ -277,8 +277,8 @@ class ItemScorer(nn.Module):
         if config.curiosity == 0 or not self.information.any():  # every item is as good a guess
             return advantage / config.temperature
         bound = advantage + config.optimism * (BIAS_PRECISION + self.information).rsqrt()
-        known, curious = (torch.log_softmax(score / config.temperature, dim=-1) for score in (advantage, bound))
-        return torch.logaddexp(known + math.log1p(-config.curiosity), curious + math.log(config.curiosity))
+        settled, curious = (torch.log_softmax(score / config.temperature, dim=-1) for score in (advantage, bound))
+        return torch.logaddexp(settled + math.log1p(-config.curiosity), curious + math.log(config.curiosity))
 
     def forward(self, states: States) -> Tensor:
         """The actor's logits [B, A], without a prior."""
@@ -342,8 +342,8 @@ def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tenso
     is_liked = liked > 0
     from_end = is_liked.flip(1).cumsum(1).flip(1)
     weight = torch.where(is_liked & (from_end <= N_LIKED_LATEST), liked, others)
-    wanted = weight > 0
+    is_kept = weight > 0
     steps = torch.arange(items.shape[1])
-    places = torch.where(wanted, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
+    places = torch.where(is_kept, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
     weight = weight.gather(1, places)
     return items.gather(1, places), weight, (weight > 0) & is_liked.gather(1, places)

@@ -50,17 +50,17 @@ class Posterior:
         features: Tensor,
         items: Tensor,
         response: Tensor,
-        wanted: Tensor,
+        targets: Tensor,
         trust: Tensor | None = None,
     ) -> float:
         """Learn from N impressions; returns their mean cross entropy before, in nats.
 
-        `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them, `wanted`
-        [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given. Moves the
-        network's weights and biases to the new mode.
+        `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them,
+        `targets` [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given.
+        Moves the network's weights and biases to the new mode.
         """
-        x, f0, wanted = features.double(), response.double(), wanted.double()
-        counts = torch.ones_like(wanted) if trust is None else trust.double()
+        x, f0, targets = features.double(), response.double(), targets.double()
+        counts = torch.ones_like(targets) if trust is None else trust.double()
         shown, slot_of = torch.unique(items, return_inverse=True)
         diagonal = BIAS_PRECISION + network.information.double()
         b_prior, d_prior = self.by_item[shown], diagonal[shown]
@@ -73,7 +73,7 @@ class Posterior:
         for _ in range(_NEWTON_STEPS):
             probability = torch.sigmoid(f0 + x @ w + b[slot_of])
             shared, by_item, precision = self._curvature(x, slot_of, probability, counts, b_prior, d_prior)
-            error = counts * (probability - wanted)
+            error = counts * (probability - targets)
             slope_w = (self.shared - others) @ w + b_prior.T @ b + x.T @ error
             slope_b = (b_prior @ w + d_prior * b).index_add(0, slot_of, error)
             scaled = by_item / precision.unsqueeze(1)
@@ -96,7 +96,7 @@ class Posterior:
         ends = torch.tensor([0, *(len(part) for part in weights)]).cumsum(0).tolist()
         for part, (start, end) in zip(weights, pairwise(ends), strict=True):
             part.add_(w[start:end].to(part.dtype))
-        return torch.nn.functional.binary_cross_entropy_with_logits(f0, wanted).item()
+        return torch.nn.functional.binary_cross_entropy_with_logits(f0, targets).item()
 
     def _curvature(
         self, x: Tensor, slot_of: Tensor, probability: Tensor, counts: Tensor, b_prior: Tensor, d_prior: Tensor
@@ -118,12 +118,12 @@ class Posterior:
         gains = network.prior_gain.tolist()
         diagonal = (BIAS_PRECISION + network.information.double()).unsqueeze(1)
         covariance = torch.linalg.inv(self.shared - self.by_item.T @ (self.by_item / diagonal))
-        told: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for part, gain, variance in zip(("item", "personal"), gains, covariance.diagonal()[-2:].tolist(), strict=True):
             half = 1.96 * max(variance, 0.0) ** 0.5
             name = f"prior_gain_{part}"
-            told |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
-        return told
+            numbers |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
+        return numbers
 
     def grow(self, n_items: int) -> None:
         """Add rows for appended items, of which nothing is known."""

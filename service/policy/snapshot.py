@@ -133,9 +133,9 @@ class Snapshot:
 
     def exact_policy(self, text: Tensor) -> ExactPolicy:
         """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after."""
-        known = text[: len(self.item_ids)]
-        pretrained, learned = (self.network(name, known).with_text(text) for name in ("pretrained", "learned"))
-        critic = self.network("critic", known).with_text(text) if self.has_critic else learned
+        own_text = text[: len(self.item_ids)]
+        pretrained, learned = (self.network(name, own_text).with_text(text) for name in ("pretrained", "learned"))
+        critic = self.network("critic", own_text).with_text(text) if self.has_critic else learned
         return ExactPolicy(pretrained, learned, critic, self.manifest.serving)
 
     def serving_policy(
@@ -146,9 +146,9 @@ class Snapshot:
         `pretrained`: the pre-trained network for this catalogue, where it has been made before.
         """
         names = (["learned"] if pretrained else ["pretrained", "learned"]) + ["critic"] * self.has_critic
-        made = self._fast_scorers(names, embeddings)
-        first, learned = pretrained or made["pretrained"], made["learned"]
-        return ServingPolicy(first, learned, made.get("critic", learned), self.manifest.serving)
+        scorers = self._fast_scorers(names, embeddings)
+        first, learned = pretrained or scorers["pretrained"], scorers["learned"]
+        return ServingPolicy(first, learned, scorers.get("critic", learned), self.manifest.serving)
 
     def _fast_scorers(self, names: Sequence[str], embeddings: npt.NDArray[np.floating]) -> dict[str, FastScorer]:
         """Networks for all items; made part by part, so that nothing else of their size is needed."""
@@ -172,9 +172,9 @@ class Snapshot:
     def _part(self, name: str, text: Tensor, part: slice) -> ItemScorer:
         """A network with those of the items `part` that it knows; `text` is of all of them."""
         state = under(name, self.tensors)
-        known = {key: state[key][part] for key in ITEM_STATE}
-        network = ItemScorer(self.manifest.network, text[: len(known["id_bias"])])
-        network.load_state_dict(state | known)
+        rows = {key: state[key][part] for key in ITEM_STATE}
+        network = ItemScorer(self.manifest.network, text[: len(rows["id_bias"])])
+        network.load_state_dict(state | rows)
         return network.requires_grad_(False)
 
     def digest(self, name: str) -> str:

@@ -74,5 +74,5 @@ def span(name: str, **attributes: str | float) -> contextlib.AbstractContextMana
 
 
 def _anonymous(span: Span, scope: dict[str, Any]) -> None:
-    known = getattr(span, "attributes", None) or {}
-    span.set_attributes(dict.fromkeys(known.keys() & _PRIVATE, ""))
+    attributes = getattr(span, "attributes", None) or {}
+    span.set_attributes(dict.fromkeys(attributes.keys() & _PRIVATE, ""))

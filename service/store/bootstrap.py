@@ -114,11 +114,11 @@ async def _check_for_strays(redis: aioredis.Redis, keys: Keys, settings: Setting
         return
     ending = keys.live.removeprefix(keys.prefix)
     prefixes = [key.decode().removesuffix(ending) async for key in redis.scan_iter(match=f"*{ending}", count=10_000)]
-    known = f"It has deployments with IALP_KEY_PREFIX={', '.join(sorted(prefixes)[:5])}. " if prefixes else ""
+    deployments = f"It has deployments with IALP_KEY_PREFIX={', '.join(sorted(prefixes)[:5])}. " if prefixes else ""
     raise SnapshotError(
         f"{settings.data_dir / 'policies'}: has versions up to {latest}, and Redis knows nothing of them under the "
-        f"prefix {settings.key_prefix!r}. {known}To go on with them restore Redis, or correct IALP_KEY_PREFIX; for a "
-        "new deployment name an empty IALP_DATA_DIR"
+        f"prefix {settings.key_prefix!r}. {deployments}To go on with them restore Redis, or correct IALP_KEY_PREFIX; "
+        "for a new deployment name an empty IALP_DATA_DIR"
     )
 
 

@@ -36,7 +36,7 @@ _OLD_BYTES = 7
 _response = struct.Struct("<HBfIH")  # item, two parts; reward; when, two parts
 
 
-class Said(NamedTuple):
+class Reaction(NamedTuple):
     """A user's responses to an item, combined: the reward, and when the latest of them was (unix seconds)."""
 
     reward: float
@@ -80,7 +80,7 @@ def share_of(user: str, salt: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def joined(known: Said | None, new: Said, explicit: bool = False) -> Said:
+def joined(known: Reaction | None, new: Reaction, explicit: bool = False) -> Reaction:
     """Combine a user's new response to an item with the earlier ones.
 
     One that is `explicit`, such as a rating or a no, replaces what was known of earlier. Otherwise the strongest
@@ -91,7 +91,7 @@ def joined(known: Said | None, new: Said, explicit: bool = False) -> Said:
     is_later = new.at >= known.at
     stronger = abs(new.reward) - abs(known.reward)
     replaces = (explicit and is_later) or stronger > 0 or (stronger == 0 and is_later)
-    return Said(new.reward if replaces else known.reward, max(known.at, new.at))
+    return Reaction(new.reward if replaces else known.reward, max(known.at, new.at))
 
 
 def encode_places(places: Sequence[int]) -> bytes:
@@ -103,7 +103,7 @@ def encode_places(places: Sequence[int]) -> bytes:
     return b"".join([place.to_bytes(PLACE_BYTES, "little") for place in places])
 
 
-def encode_said(place: int, reward: float) -> bytes:
+def encode_reaction(place: int, reward: float) -> bytes:
     """First part of an entry of the history: the item's place and the reward."""
     return encode_places([place]) + struct.pack("<f", reward)
 
@@ -111,7 +111,7 @@ def encode_said(place: int, reward: float) -> bytes:
 def encode_response(place: int, reward: float, at: float) -> bytes:
     """One entry of the history; `at` in unix seconds."""
     ms = min(max(0, round(at * 1000)), 2**48 - 1)
-    return encode_said(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
+    return encode_reaction(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
 
 
 def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -> bytes:

@@ -83,7 +83,7 @@ class WorkerReport(msgspec.Struct):
     shadow: ShadowEstimate | None = None
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     power: Power | None = None  # what loss that watch would notice
-    retreats: Count = 0  # automatic roll-backs
+    roll_backs: Count = msgspec.field(default=0, name="retreats")  # automatic ones
     disk_errors: Count = 0  # checkpoints and versions that could not be written
     slots: Count = 0  # of closed impressions
     new_slots: Count = 0  # of these, those that showed items which came after the first version

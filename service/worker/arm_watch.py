@@ -63,7 +63,8 @@ class ArmWatchState(msgspec.Struct):
 
     segments: list[Segment] = []
     started: int = 0
-    condemned: tuple[int, int] = (0, 0)  # first and last version that had their verdict
+    # First and last of the versions that were rolled back, whose slates do not count any more.
+    dismissed: tuple[int, int] = msgspec.field(default=(0, 0), name="condemned")
 
 
 class ArmWatch:
@@ -77,7 +78,7 @@ class ArmWatch:
 
     def add(self, arm: str, version: int, user: str, reward: float) -> None:
         """Count a closed impression."""
-        first, last = self.state.condemned
+        first, last = self.state.dismissed
         if arm not in _ARMS or first <= version <= last:
             return
         place = next((n for n, s in enumerate(self.state.segments) if s.version == version), None)
@@ -125,8 +126,11 @@ class ArmWatch:
         more = control * ((half / max(worth_noticing(self._margin) - self._margin, 1e-3)) ** 2 - 1)
         return Power(groups, control, half + self._margin, max(0, math.ceil(more)))
 
-    def accusation(self) -> Finding | None:
-        """The oldest version since whose start the adaptive arm is credibly worse, by more than the margin."""
+    def regression(self) -> Finding | None:
+        """Return the finding of the oldest version since which the adaptive arm is credibly worse; None if none is.
+
+        Worse means by more than the margin.
+        """
         return next((f for f in self.findings() if f.high < -self._margin * abs(f.control)), None)
 
     def safest(self, before: int = 2**62) -> int | None:
@@ -140,8 +144,8 @@ class ArmWatch:
                     best, best_low = segment.version, low
         return best
 
-    def condemn(self, first: int, last: int) -> None:
-        """Begin anew without these versions: they had their verdict, and some of their slates are still to close."""
+    def dismiss(self, first: int, last: int) -> None:
+        """Begin anew without versions that were rolled back, of which some slates are still to close."""
         self.state = ArmWatchState([], self.state.started, (first, last))
         self._totals = []
 

@@ -39,8 +39,8 @@ class Counters(msgspec.Struct):
     new_slots: int = 0  # of these, those that showed items which came after the first version
     new_reward: float = 0.0  # of these
     gate_rejections: dict[str, int] = {}
-    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
-    retreats: int = 0  # automatic roll-backs
+    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest shadow version
+    roll_backs: int = msgspec.field(default=0, name="retreats")  # automatic ones
     failed: bool = False  # a learning step ended in an error: the learner is not to be published
 
     def count(self, closed: OpenImpression, rows: Mapping[str, int], first_items: int) -> None:

@@ -72,7 +72,7 @@ class Worker:
         self._disk_again_at = 0.0
         self._reported_at = 0.0
         self._lag_s = 0.0
-        self._told, self._told_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
+        self._last_closed, self._last_moment_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
 
     def run(self) -> None:
         """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
@@ -214,7 +214,7 @@ class Worker:
         entries = event_log.read(self._redis, self._keys, learning.counters.cursor, _READ_COUNT, _BLOCK_MS)
         for entry_id, payload in entries:
             self._take(learning, entry_id, payload)
-            if learning.accusation is not None:
+            if learning.regression is not None:
                 self._publisher.roll_back(learning, self._first)
                 self._checkpoint(learning)
             disk_is_fine = time.monotonic() >= self._disk_again_at
@@ -305,7 +305,7 @@ class Worker:
             shadow=estimated(c.shadow, self._settings.possible_rewards) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
             power=learning.arm_watch.power(),
-            retreats=c.retreats,
+            roll_backs=c.roll_backs,
             disk_errors=self._disk_errors,
             slots=c.slots,
             new_slots=c.new_slots,
@@ -319,9 +319,9 @@ class Worker:
         )
         encoded = msgspec.json.encode(report)
         moment = None
-        if c.closed != self._told and report.reported_at - self._told_at >= _HISTORY_S:
+        if c.closed != self._last_closed and report.reported_at - self._last_moment_at >= _HISTORY_S:
             moment = moments.moment_of(report)
-            self._told, self._told_at = c.closed, report.reported_at
+            self._last_closed, self._last_moment_at = c.closed, report.reported_at
 
         def write(pipe: syncredis.client.Pipeline) -> None:
             pipe.set(self._keys.worker, encoded)

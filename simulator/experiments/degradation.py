@@ -197,13 +197,13 @@ class _Life:
             self.arm_watch.add(arm, self.deployment.live, self.names[user], float(reward))
             self.slates += 1
             if self.slates % _LOOK_EVERY == 0 and self.plan.watched and self.retreated_at is None:
-                accused = self.arm_watch.accusation()
+                accused = self.arm_watch.regression()
                 if accused is not None:
                     self._retreat(accused.since_version)
 
     def _retreat(self, accused: int) -> None:
         target = self.arm_watch.safest(before=accused)
-        self.arm_watch.condemn(accused, self.deployment.version)
+        self.arm_watch.dismiss(accused, self.deployment.version)
         self.frozen = target is None
         self.deployment.live = target or 1
         self.retreated_at = self.slates
