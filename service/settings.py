@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def serving(self) -> ServingConfig:
-        """How the policies are put together."""
+        """Configuration of how the policies are put together."""
         return ServingConfig(
             self.variant,
             self.mixture,
@@ -231,33 +231,33 @@ class Settings(BaseSettings):
 
     @property
     def largest_reward(self) -> float:
-        """In absolute value."""
+        """Largest reward of an event, in absolute value."""
         return self.reward_max or max(map(abs, self.rewards.values()), default=1.0)
 
     @property
     def possible_rewards(self) -> tuple[float, float]:
-        """The least of the types' (0 where none takes anything away) and the largest of all."""
+        """Least reward of any type (0 if none is negative), and the largest reward of an event."""
         return min([0.0, *self.rewards.values()]), self.largest_reward
 
     def is_explicit(self, kind: str | None, reward: float) -> bool:
-        """Whether a response replaces what was known of its item; `kind` is None where only the reward was given."""
+        """Check whether a response replaces earlier ones to its item; `kind` is None if only a reward was given."""
         if kind is None or self.explicit_types is None:
             return kind == "like" or reward < 0
         return kind in self.explicit_types
 
     def ends_visit(self, kind: str | None) -> bool:
-        """Whether a visit may well be over after such a response."""
+        """Check whether a visit may well be over after such a response."""
         return kind in (["purchase"] if self.ending_types is None else self.ending_types)
 
     @property
     def hyper_parameters(self) -> dict[str, float]:
-        """The learner's, as far as they are not its own defaults."""
+        """Hyper-parameters of the learner that are not its own defaults."""
         scale = {"reward_scale": self.largest_reward} if self.learner == "boltzmann" else {}
         return scale | self.learner_config
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
+    def _check_scheme(cls, url: str) -> str:
         if not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         try:
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _known_hyper_parameters(self) -> Settings:
+    def _check_hyper_parameters(self) -> Settings:
         if self.learner == "a2c":
             configured(A2CConfig(), self.learner_config)
         else:

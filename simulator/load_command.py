@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline.datasets import Dataset, read_dataset
-from service.command_line.progress import Told, progress
+from service.command_line.progress import Progress, progress
 from service.durable import write_file
 from simulator.errors import SimulatorError
 from simulator.world_kinds import DEFAULT_WORLD, WORLDS, WorldName
@@ -260,7 +260,7 @@ async def _run(
 class _Rewards:
     """Shows the mean reward so far by arm, with every session that is over."""
 
-    def __init__(self, bar: Told) -> None:
+    def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._arms: dict[str, tuple[int, int]] = {}
 

@@ -70,12 +70,12 @@ def answer(request: Request, problem: Problem) -> JSONResponse:
 
 
 def field_name(location: Sequence[int | str]) -> str:
-    """Where an error is, as `items.3.text`; names that the client chose are cut."""
+    """Name the place of an error, as `items.3.text`; names that the client chose are cut at 64 characters."""
     return ".".join(str(part)[:_MAX_FIELD] for part in location if part != "body")
 
 
 def redis_away() -> Problem:
-    """503: what was asked needs Redis, which does not answer or refuses. True whether or not it got the command."""
+    """503: the request needs Redis, which does not answer or refuses. True whether or not it got the command."""
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "storage_unavailable",
@@ -86,7 +86,7 @@ def redis_away() -> Problem:
 
 
 def no_policy() -> Problem:
-    """503: what was asked needs a policy, and none is loaded."""
+    """503: the request needs a policy, and none is loaded."""
     detail = "No policy is loaded; see /readyz."
     headers = {"Retry-After": str(RETRY_AFTER_S)}
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers=headers)

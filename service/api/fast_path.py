@@ -22,7 +22,7 @@ from service.api.errors import Problem
 from service.api.state import State
 from service.contract.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
 from service.serving import slates
-from service.serving.recommender import Wanted
+from service.serving.recommender import SlateRequest
 from service.store import api_keys, sessions
 
 _PATHS = ("/recommend", "/v1/recommend")
@@ -40,13 +40,13 @@ class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may be shown."""
+    """Restrictions on the items that may be shown."""
 
     categories: Annotated[list[Id], Meta(max_length=100)] | None = None
 
 
 class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `schemas.RecommendRequest` says, without `context`."""
+    """The fields of `schemas.RecommendRequest`, without `context`."""
 
     user_id: Id | None = None
     session_id: Id | None = None
@@ -59,7 +59,7 @@ class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FastResponse(msgspec.Struct, frozen=True):
-    """What `schemas.RecommendResponse` says."""
+    """The fields of `schemas.RecommendResponse`."""
 
     recommendation_id: str
     policy_version: int
@@ -69,7 +69,7 @@ class FastResponse(msgspec.Struct, frozen=True):
 
 
 def fast_request(request: RecommendRequest) -> FastRequest:
-    """A request that pydantic has read."""
+    """Convert a request that pydantic has read."""
     return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest)
 
 
@@ -108,7 +108,7 @@ class FastPath:
 
 
 class _Route(NamedTuple):
-    """Where a request went, for the metrics."""
+    """Path of the route that took a request, for the metrics."""
 
     path: str
 
@@ -120,7 +120,7 @@ async def _body(receive: Receive) -> bytes:
     """The whole body.
 
     Raises:
-        Problem: the client went away before its end. Nobody hears of it, but the metrics.
+        Problem: the client went away before its end. Only the metrics count it.
     """
     body = b""
     while True:
@@ -134,7 +134,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that tells of a body that was read before."""
+    """Return a `receive` that gives a body which was read before."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -144,7 +144,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def decoded(body: bytes) -> FastRequest | None:
-    """The request, None if it is for the route to look at."""
+    """Decode a request; None if it is not valid or needs the route, which then looks at it."""
     try:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -174,7 +174,7 @@ def encoded(response: FastResponse) -> bytes:
 async def recommend(request: FastRequest, state: State) -> FastResponse:
     """Answer with a slate for a user or an anonymous session."""
     user = sessions.user_key(request.user_id, request.session_id)
-    wanted = Wanted(
+    slate_request = SlateRequest(
         k=request.k,
         candidates=request.candidate_item_ids,
         excluded=request.exclude_item_ids,
@@ -182,6 +182,7 @@ async def recommend(request: FastRequest, state: State) -> FastResponse:
         history=state.history_of(request.history) if request.history is not None else None,
         repeat=request.repeat,
     )
-    slate = await state.recommender.recommend(user, sessions.visitor_of(request.user_id, request.session_id), wanted)
+    visitor = sessions.visitor_of(request.user_id, request.session_id)
+    slate = await state.recommender.recommend(user, visitor, slate_request)
     state.metrics.count_slate(slate.arm, slate.impression)
     return FastResponse(slate.recommendation_id, slate.policy_version, slate.arm, slate.items, slate.warnings)

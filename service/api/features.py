@@ -1,4 +1,4 @@
-"""What the features in a request of Personalizer's tell: whom it is for, and a text for an action."""
+"""Read the features in a request of Personalizer's clients: the user it is for, and a text for an action."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _id: TypeAdapter[str] = TypeAdapter(Id)
 _NAMES = {"userId": True, "user_id": True, "sessionId": False, "session_id": False}  # whether it names a user
 
 
-def asked_for(features: Features) -> str | None:
-    """The user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
+def find_user(features: Features) -> str | None:
+    """Find the user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
 
     Raises:
         Problem: 422, it is no id.
@@ -49,19 +49,19 @@ _TELLING = ("title", "name", "headline", "text", "description")  # what a person
 
 
 def text_of(item_id: str, features: Features) -> str:
-    """A text that stands for an item: what its features call a title or the like, then the others as `key: value`.
+    """Build a text that stands for an item: what its features call a title, then the others as `key: value`.
 
     Without any it is the item's id.
     """
     found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
-    telling = [value for wanted in _TELLING for key, value in found if _last_word(key) == wanted]
+    telling = [value for word in _TELLING for key, value in found if _last_word(key) == word]
     others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
     text = "; ".join(dict.fromkeys([*telling, *others]))[:MAX_TEXT]
     return text.encode(errors="ignore").decode() or item_id  # half of a surrogate pair is JSON, but no text
 
 
 def _last_word(key: str) -> str:
-    """title, of title, videoTitle, video_title and TITLE."""
+    """Return the last word of a key in lower case: title for title, videoTitle, video_title and TITLE."""
     words: list[str] = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)
     return words[-1].lower() if words else ""
 

@@ -1,4 +1,4 @@
-"""What a route asks of a caller: `route_class=needs("serve")` on its router."""
+"""Check a caller's API key before a route answers: `route_class=needs("serve")` on its router."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _token(headers: Headers) -> str:
 
 
 async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> None:
-    """Raises Problem unless the request's headers hold a key with one of `scopes` that has not used up its rate."""
+    """Raise Problem unless the request's headers hold a key with one of `scopes` that has not used up its rate."""
     if state.key_ring is None:
         _refuse_foreign(headers)
         return
@@ -82,7 +82,7 @@ async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> No
 
 
 def _refuse_foreign(headers: Headers) -> None:
-    """Where no key is asked for, a page of another site in the operator's browser could do what the operator may."""
+    """Refuse pages of other sites where no key is asked for: in the operator's browser they could do what they like."""
     found = {name: value for name, value in headers if name in (b"origin", b"host")}
     origin, host = found.get(b"origin"), found.get(b"host", b"localhost")
     # A name of the other site's own may lead to this machine as well, and then it is no foreign origin.
@@ -95,7 +95,7 @@ def _refuse_foreign(headers: Headers) -> None:
 
 @functools.lru_cache(64)
 def _is_of_this_machine(host: str) -> bool:
-    """Whether a Host header names an address or localhost; other names may be anybody's."""
+    """Check that a Host header names an address or localhost; other names may be anybody's."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     try:
         ipaddress.ip_address(name.strip("[]"))
@@ -105,7 +105,7 @@ def _is_of_this_machine(host: str) -> bool:
 
 
 def holds_key(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> bool:
-    """Whether the request's headers still hold a key with one of `scopes`, where keys are asked for."""
+    """Check that the request's headers still hold a key with one of `scopes`; True where no keys are asked for."""
     if state.key_ring is None:
         return True
     key = state.key_ring.verify(_token(headers), time.time())

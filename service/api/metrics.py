@@ -49,7 +49,7 @@ class Metrics:
             "ialp_gate_rejections_total", "Versions that the gate refused", ["reason"], registry=self.of_worker
         )
         self.events = Gauge("ialp_log_events_total", "Entries of the log taken in", ["kind"], registry=self.of_worker)
-        self.retreats = Gauge(
+        self.roll_backs = Gauge(
             "ialp_rollbacks_total", "Automatic roll-backs of degraded versions", registry=self.of_worker
         )
         self.slots = Gauge("ialp_slots_total", "Slots of closed impressions", registry=self.of_worker)
@@ -88,7 +88,7 @@ class Metrics:
             for kind, count in report.events.items():
                 self.events.labels(kind).set(count)
             self.ess.set(report.off_policy.get("ess", 0.0))
-            self.retreats.set(report.retreats)
+            self.roll_backs.set(report.roll_backs)
             self.slots.set(report.slots)
             self.new_slots.set(report.new_slots)
             self.new_reward.set(report.new_reward)

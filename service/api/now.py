@@ -1,4 +1,4 @@
-"""What the dashboard shows of this moment, as one JSON object: this process, the live pointer, the worker's report."""
+"""Build what the dashboard shows of this moment, as one JSON object: process, live pointer, the worker's report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.policy.variants import Variant
 from service.serving.loader import LivePolicy
 from service.settings import Settings
 from service.store.moments import Moment
-from service.store.registry import REFUSALS, RegistryError, Retreat
+from service.store.registry import REFUSALS, RegistryError, RollBack
 from service.store.worker_report import LEAST_GROUPS, WorkerReport, worth_noticing
 
 log = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ class Now(msgspec.Struct, frozen=True):
 async def now(state: State) -> Now:
     """Ask Redis, where it answers, and this process."""
     report: WorkerReport | None = None
-    retreats: list[Retreat] = []
+    roll_backs: list[RollBack] = []
     redis_answers = True
     try:
         report = await state.worker_report()
-        retreats = await state.watch.registry.retreats()
+        roll_backs = await state.watch.registry.roll_backs()
     except (RedisError, OSError):
         redis_answers = False
     except RegistryError as error:  # what is stored of roll-backs cannot be read
@@ -107,7 +107,7 @@ async def now(state: State) -> Now:
         requests=lately(list(state.metrics.recent), time.perf_counter()),
         trouble=[
             *_of_redis(redis_answers),
-            *_of_policy(live, retreats, state.watch.problem),
+            *_of_policy(live, roll_backs, state.watch.problem),
             *_of_worker(state, report, at if redis_answers else None),
             *_of_keys(state),
         ],
@@ -129,14 +129,14 @@ def _of_redis(answers: bool) -> Iterator[Trouble]:
         yield Trouble("redis_away", "Redis does not answer: slates come from memory, and nothing is logged.")
 
 
-def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat], problem: str | None) -> Iterator[Trouble]:
+def _of_policy(live: LivePolicy | None, roll_backs: Sequence[RollBack], problem: str | None) -> Iterator[Trouble]:
     if problem is not None and live is not None:
         yield Trouble("damaged", f"Version {live.version} serves instead of another one: {problem}.")
     if live is None:
         why = f" ({problem})" if problem is not None else ""
         yield Trouble("no_policy", f"No policy is loaded{why}: the most popular items are shown.")
-    elif retreats and retreats[0].at == live.live.changed_at:
-        since = retreats[0].finding.since_version
+    elif roll_backs and roll_backs[0].at == live.live.changed_at:
+        since = roll_backs[0].finding.since_version
         to = "the pre-trained policy" if live.live.mode == "frozen" else f"version {live.version}"
         yield Trouble(
             "rolled_back", f"Rolled back to {to}: since version {since} users earned less than the control's."
@@ -148,7 +148,7 @@ def _of_policy(live: LivePolicy | None, retreats: Sequence[Retreat], problem: st
 
 
 def _of_worker(state: State, report: WorkerReport | None, at: float | None) -> Iterator[Trouble]:
-    """`at` is None where Redis was not there to say anything of the worker."""
+    """List what is wrong with the worker; `at` is None if Redis did not answer, so that nothing is known of it."""
     if at is not None and (report is None or at - report.reported_at > _SILENT_S):
         yield Trouble("worker_away", "The worker says nothing: feedback is logged, and nobody learns from it.")
     if report is not None and state.watch.current is not None:
@@ -191,7 +191,7 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
 
 
 def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Iterator[Trouble]:
-    """Whether a version that loses much would be noticed, where something that was learned serves."""
+    """Warn if a version that loses much would not be noticed yet, while something that was learned serves."""
     if live.live.mode == "frozen" or live.snapshot.manifest.parent is None:
         return
     loss = worth_noticing(settings.watch_margin)
@@ -231,7 +231,7 @@ def lately(recent: Sequence[tuple[float, float]], clock: float) -> Requests:
     return Requests(round(len(durations) / max(span, 1.0), 1), p50, p95, p99)
 
 
-def told(moment: Moment) -> list[object]:
-    """A moment as the page reads it: [at, version, coverage, lag, {arm: [n, reward, squares, weight, entropy]}]."""
+def encode_moment(moment: Moment) -> list[object]:
+    """Encode a moment for the page: [at, version, coverage, lag, {arm: [n, reward, squares, weight, entropy]}]."""
     arms = {name: [a.impressions, a.reward, a.reward_squared, a.weight, a.entropy] for name, a in moment.arms.items()}
     return [round(moment.at, 1), moment.version, moment.coverage, moment.lag_s, arms]

@@ -1,4 +1,4 @@
-"""What Azure Personalizer's clients ask, answered by our policies: an action is an item, an event is a slate of one.
+"""Answer Azure Personalizer's clients by our policies: an action is an item, an event is a slate of one.
 
 The same items are ranked again and again there, so that what a user has seen is not masked, unlike for /recommend. All
 else is as there: whose arm it is, which policy draws, what is logged and what is learned from it.
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from service.api import back_pressure, items, responses
 from service.api.errors import FieldError, Problem, invalid, no_policy, redis_away
-from service.api.features import asked_for, text_of
+from service.api.features import find_user, text_of
 from service.api.state import State
 from service.contract.personalizer import RankableAction, RankedAction, RankRequest, RankResponse
 from service.contract.schemas import ItemBody
@@ -30,7 +30,7 @@ _NOBODY = Session((), (), 0)
 
 
 async def rank(request: RankRequest, may_add: bool, state: State) -> RankResponse:
-    """Draw one of the actions. `may_add`: those that are no items become some.
+    """Draw one of the actions. `may_add`: those that are not items yet are added to the catalogue.
 
     Without Redis it answers from memory; then the event is not remembered, and nothing is learned from it.
     """
@@ -38,9 +38,9 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     excluded = request.excluded_actions or []
     _check(ids, excluded)
     event_id = request.event_id if request.event_id is not None else uuid4().hex
-    user = asked_for(request.context_features) or sessions.user_key(None, event_id)
+    user = find_user(request.context_features) or sessions.user_key(None, event_id)
     session = await state.recommender.session(user)
-    await _stock(request.actions, session is not None, may_add, state)
+    await _add_missing(request.actions, session is not None, may_add, state)
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
@@ -93,7 +93,7 @@ async def reward(event_id: str, value: float, state: State) -> None:
 
 
 async def activate(event_id: str, state: State) -> None:
-    """An event whose activation was deferred was shown; nothing happens to one that is activated already.
+    """Record that an event whose activation was deferred was shown; one that is activated already stays as it is.
 
     Raises:
         Problem: 404, no such event is remembered; 503, the worker is too far behind.
@@ -141,8 +141,8 @@ def _nothing_left() -> Problem:
     return invalid([{"field": "actions", "code": "nothing_left", "message": message}])
 
 
-async def _stock(actions: Sequence[RankableAction], redis_answers: bool, may_add: bool, state: State) -> None:
-    """See that every action is an item. The catalogue is up to date, if Redis answers."""
+async def _add_missing(actions: Sequence[RankableAction], redis_answers: bool, may_add: bool, state: State) -> None:
+    """Add the actions that are not items yet, if `may_add`. The catalogue is up to date, if Redis answers."""
     unknown = [n for n, action in enumerate(actions) if action.id not in state.watch.catalogue.index]
     if not unknown:
         return
@@ -163,8 +163,8 @@ async def _stock(actions: Sequence[RankableAction], redis_answers: bool, may_add
 
 
 async def _remembered(event_id: str, ours: Ranked, slate: slates.Slate, allowed: set[str], state: State) -> Ranked:
-    """What counts as the event's answer: an earlier one as long as it is allowed, or ours. Ours too if Redis fails, or
-    if the worker is too far behind for another event to be remembered."""
+    """Choose the event's answer: an earlier one as long as it is allowed, or ours. Ours too if Redis fails, or if the
+    worker is too far behind for another event to be remembered."""
     assert slate.impression is not None
     replaced = b""
     try:
@@ -185,11 +185,11 @@ async def _remembered(event_id: str, ours: Ranked, slate: slates.Slate, allowed:
 
 
 async def _event(event_id: str, state: State) -> tuple[Ranked, bytes]:
-    """An event whose item is known here, and as it is stored."""
+    """Load an event whose item is in this process's catalogue, and its bytes as stored."""
     held = await state.ranked.get(event_id)
     event = ranked.decode(held) if held is not None else None
     if event is not None:
-        await responses.know([event.item], state)
+        await responses.sync_items([event.item], state)
     if held is None or event is None or event.item not in state.watch.catalogue.index:
         detail = (
             "There is no such event, or its time is over: events are remembered for the reward window"

@@ -1,4 +1,4 @@
-"""Users' responses on their way into the log: about items that are known here, each once, counted."""
+"""Put users' responses into the log: about items of this process's catalogue, each once, counted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from service.runtime import telemetry
 from service.store.events import Feedback
 
 
-async def know(item_ids: Iterable[str], state: State) -> None:
-    """Look for new items in Redis, once, if any of these is not known here."""
+async def sync_items(item_ids: Iterable[str], state: State) -> None:
+    """Read new items from Redis, once, if any of these is not in this process's catalogue."""
     if any(item_id not in state.watch.catalogue.index for item_id in item_ids):
         await state.watch.sync_catalogue()
 
 
 def out_of_range(field: str, reward: float, largest: float) -> FieldError | None:
-    """What is wrong with a reward that is larger, in absolute value, than any can be."""
+    """Return the error of a reward that is larger, in absolute value, than any can be; None if it is not."""
     if abs(reward) <= largest:
         return None
     message = f"must be from {-largest:g} to {largest:g}; IALP_REWARD_MAX sets the largest"

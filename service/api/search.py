@@ -21,21 +21,21 @@ def matching(query: str, texts: Sequence[str]) -> list[int]:
     Best are texts that are the query, then those that begin with it, then those with its very words. Equally good ones
     keep their order.
     """
-    wanted = words_of(query)
-    if not wanted:
+    sought = words_of(query)
+    if not sought:
         return []
-    ranked = [(_rank(wanted, words_of(text)), place) for place, text in enumerate(texts)]
+    ranked = [(_rank(sought, words_of(text)), place) for place, text in enumerate(texts)]
     return [place for rank, place in sorted(ranked) if rank < _NO_MATCH]
 
 
 _NO_MATCH = 4
 
 
-def _rank(wanted: list[str], words: list[str]) -> int:
-    if words == wanted:
+def _rank(sought: list[str], words: list[str]) -> int:
+    if words == sought:
         return 0
-    if words[: len(wanted)] == wanted:
+    if words[: len(sought)] == sought:
         return 1
-    if set(wanted) <= set(words):
+    if set(sought) <= set(words):
         return 2
-    return 3 if all(any(word.startswith(part) for word in words) for part in wanted) else _NO_MATCH
+    return 3 if all(any(word.startswith(part) for word in words) for part in sought) else _NO_MATCH

@@ -81,7 +81,7 @@ class Connection(HttpToolsProtocol):
         self._too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a first head, unless there are too many who do."""
+        """Wait for a first head, unless too many connections do so already."""
         super().connection_made(transport)
         if len(self.connections) > self._max_connections:
             transport.abort()
@@ -211,7 +211,7 @@ class Server(uvicorn.Server):
         self._ends_at = time.monotonic() + self._drain_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is time to stop accepting; asked ten times a second."""
+        """Check whether it is time to stop accepting connections; called ten times a second."""
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             self.should_exit = True
         return await super().on_tick(counter)

@@ -1,4 +1,4 @@
-"""What the routes share, typed; made once per process by the lifespan of `main`."""
+"""State that the routes share, typed; built once per process by the lifespan of the application."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class State:
         return session
 
     async def worker_report(self) -> WorkerReport | None:
-        """What the worker last reported, None if it never ran or what it wrote cannot be read."""
+        """Read the worker's last report; None if it never ran or what it wrote cannot be read."""
         data = await self.redis.get(self.keys.worker)
         return decode_report(data) if data else None
 
@@ -99,7 +99,7 @@ def state_of(request: Request) -> State:
 
 
 async def _shared(request: Request) -> State:
-    """A coroutine, since FastAPI hands plain functions to a thread."""
+    """Return the state; a coroutine, since FastAPI hands plain functions to a thread."""
     return state_of(request)
 
 

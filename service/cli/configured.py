@@ -22,7 +22,7 @@ _NO_SETTINGS = ("IALP_API_KEY", "IALP_API_KEY_FILE", "IALP_DATA", "IALP_LONG", "
 
 
 def settings_or_exit() -> Settings:
-    """The settings of the environment; raises typer.Exit(2) if they are wrong, having said which."""
+    """Read the settings of the environment; raises typer.Exit(2) if they are wrong, after a line for each."""
     from service.settings import Settings  # takes torch along, which `--help` need not wait for
 
     for name in sorted(os.environ):
@@ -34,7 +34,7 @@ def settings_or_exit() -> Settings:
         field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), None)
         refuse([f"setting {variable((field,))}: is not valid JSON; {_FIX}" if field else str(error)])
     except ValidationError as error:
-        refuse([f"setting {variable(item['loc'])}: {_said(item['msg'])}; {_FIX}" for item in error.errors()])
+        refuse([f"setting {variable(item['loc'])}: {_plain(item['msg'])}; {_FIX}" for item in error.errors()])
 
 
 def _warn(name: str, known: list[str]) -> None:
@@ -44,7 +44,7 @@ def _warn(name: str, known: list[str]) -> None:
 
 
 def variable(place: tuple[int | str, ...]) -> str:
-    """The environment variable of a place in the settings, and the key in it if there is one."""
+    """Name the environment variable of a setting, and the key in it if there is one."""
     if not place:
         return "IALP_LEARNER_CONFIG"  # only hyper-parameters are checked with all settings at hand
     name, *keys = map(str, place)
@@ -53,18 +53,18 @@ def variable(place: tuple[int | str, ...]) -> str:
 
 
 def refuse(messages: list[str]) -> NoReturn:
-    """Tell mistakes, each on a line, and end."""
+    """Print mistakes, each on a line, and exit."""
     for message in messages:
         tell(message)
     raise typer.Exit(MISTAKE) from None
 
 
-def _said(message: str) -> str:
+def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
 def settings_of_what_runs() -> Settings:
-    """The same, for a command about a deployment: without REDIS_URL, that of a `service dev` on this `data_dir`."""
+    """Read the settings for a command about a deployment; without REDIS_URL, look for a `service dev` on `data_dir`."""
     settings = settings_or_exit()
     if "redis_url" in settings.model_fields_set:
         return settings

@@ -49,17 +49,17 @@ def export(
     if (out is None and obp is None) or (out is None and items is not None):
         refuse(["give --out FILE.parquet, --obp FILE.npz or both; --items goes with --out"])
     keys, window_s = Keys(settings.key_prefix), settings.reward_window_s
-    wanted = [path for path in (out, obp) if path is not None]
+    paths = [path for path in (out, obp) if path is not None]
     written: dict[Path, Counter[str]] = {}
     try:
         with (
             connect_blocking(settings, EXPORT_S) as client,
-            progress("export", 2 * len(wanted) * client.xlen(keys.events), "entries, read twice") as told,
+            progress("export", 2 * len(paths) * client.xlen(keys.events), "entries, read twice") as bar,
         ):
             if out is not None:
-                written[out] = write_log(out, client, keys, window_s, items, told.advance)
+                written[out] = write_log(out, client, keys, window_s, items, bar.advance)
             if obp is not None:
-                written[obp] = write_obp(obp, client, keys, window_s, told.advance)
+                written[obp] = write_obp(obp, client, keys, window_s, bar.advance)
     except ExportError as error:
         exits.tell(str(error))
         raise typer.Exit(exits.MISTAKE) from None

@@ -92,7 +92,7 @@ def create(
     record = KeyRecord(
         key_id=new_key_id(),
         name=name,
-        scopes=_known(scopes),
+        scopes=_parsed_scopes(scopes),
         secrets=(StoredSecret(digest(secret)),),
         created_at=now,
         expires_at=None if expires_days is None else now + expires_days * _DAY_S,
@@ -180,7 +180,7 @@ def _works(file: Path, stored: dict[bytes, bytes], now: float) -> bool:
     return verified({name.decode(): decode(data) for name, data in stored.items()}, given, now) is not None
 
 
-def _known(scopes: str) -> tuple[Scope, ...]:
+def _parsed_scopes(scopes: str) -> tuple[Scope, ...]:
     named = {scope.strip() for scope in scopes.split(",")}
     if named.difference(SCOPES):
         raise typer.BadParameter(f"--scopes is a list of {', '.join(SCOPES)}")
@@ -198,7 +198,7 @@ def _no_such_key() -> typer.Exit:
 
 
 def no_redis(error: RedisError) -> str:
-    """What to tell; the error's own text may quote the password."""
+    """Describe a failure of Redis without the error's own text, which may quote the password."""
     what_to_do = "start it, or check REDIS_URL (or the IALP_DATA_DIR of a `service dev`)"
     return f"Redis does not answer as it should ({type(error).__name__}); {what_to_do}"
 

@@ -154,7 +154,7 @@ def _begin(role: Literal["api", "worker", "dev"]) -> Settings:
 
 
 def _serve(run: Callable[[], None]) -> None:
-    """What ends a server is no mistake of whoever started it, and is told in full."""
+    """Run a server; an error that ends it is not the caller's mistake, so the log has its stack trace."""
     try:
         run()
     except OSError:
@@ -163,7 +163,7 @@ def _serve(run: Callable[[], None]) -> None:
 
 
 def _require_snapshot(settings: Settings) -> None:
-    """Processes that come up without a policy wait for one; whoever runs all of them wants to be told at once."""
+    """Exit if there is no policy to begin with: the processes alone would wait for one without a word."""
     from service.policy.snapshot import SnapshotError
     from service.store.bootstrap import check_snapshot
 
@@ -180,9 +180,9 @@ def _require_snapshot(settings: Settings) -> None:
 
 
 def _require_free(settings: Settings) -> None:
-    """Address and port can be had. The server tells of it late, and `dev` only that its API ended."""
+    """Exit if address and port cannot be used: the server would say so late, and `dev` only that its API ended."""
     host, port = settings.host, settings.port
-    told, works = "it is no address of this machine", False
+    reason, works = "it is no address of this machine", False
     try:
         for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
@@ -194,11 +194,11 @@ def _require_free(settings: Settings) -> None:
                 if error.errno == errno.EADDRINUSE:
                     fix = "stop what listens there, or choose another (IALP_PORT, --port)"
                     refuse([f"port {port} of {host} is in use: {fix}"])
-                told = error.strerror or told  # a name may stand for a family that this machine has not
+                reason = error.strerror or reason  # a name may stand for a family that this machine has not
     except socket.gaierror as error:
-        told = error.strerror or told
+        reason = error.strerror or reason
     if not works:
-        refuse([f"IALP_HOST={host} and IALP_PORT={port} cannot be listened on ({told})"])
+        refuse([f"IALP_HOST={host} and IALP_PORT={port} cannot be listened on ({reason})"])
 
 
 def _supervise(url: str, stop: threading.Event) -> int:

@@ -1,4 +1,4 @@
-"""What the client's two forms share: what each call sends and gets, when it is made again, and what its answer says."""
+"""Parts that both clients share: what each call sends and gets, when it is sent again, and what its answer means."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ServiceError(Exception):
 
 
 class RecommendFields(TypedDict, total=False):
-    """What a request for a slate may say beside whom it is for; see `RecommendRequest`."""
+    """Optional fields of a request for a slate; see `RecommendRequest`."""
 
     session_id: str
     k: int
@@ -62,7 +62,7 @@ class RecommendFields(TypedDict, total=False):
 
 
 class PreviewFields(TypedDict, total=False):
-    """What a request for a preview may say beside whom it is for; see `PreviewRequest`."""
+    """Optional fields of a request for a preview; see `PreviewRequest`."""
 
     session_id: str
     arm: Literal["control", "adaptive"]
@@ -77,7 +77,7 @@ class PreviewFields(TypedDict, total=False):
 
 
 class ResponseFields(TypedDict, total=False):
-    """What a response to an item may say beside the usual; see `FeedbackEvent`."""
+    """Optional fields of a response to an item; see `FeedbackEvent`."""
 
     event_id: str
     session_id: str
@@ -88,7 +88,7 @@ class ResponseFields(TypedDict, total=False):
 
 
 class ItemFields(TypedDict, total=False):
-    """What an item may have beside its text; see `ItemBody`."""
+    """Optional fields of an item; see `ItemBody`."""
 
     categories: list[str]
     hidden: bool
@@ -96,7 +96,7 @@ class ItemFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call(Generic[Model]):
-    """A request and what its answer is."""
+    """A request and the type of its answer."""
 
     method: str
     path: str
@@ -106,7 +106,7 @@ class Call(Generic[Model]):
 
     @property
     def route(self) -> str:
-        """The path without what it asks for."""
+        """The path without its query."""
         return self.path.partition("?")[0]
 
 
@@ -128,10 +128,10 @@ def previewing(user_id: str | None, fields: PreviewFields) -> Call[PreviewRespon
 
 
 def responding(user_id: str | None, item_id: str, kind: str | None, fields: ResponseFields) -> Call[FeedbackResponse]:
-    """POST /feedback of one event, whose id is made here unless it is given."""
-    said = {"event_id": uuid4().hex, "item_id": item_id, **fields}
-    said |= {name: value for name, value in (("user_id", user_id), ("type", kind)) if value is not None}
-    return Call("POST", "/feedback", FeedbackResponse, _json(FeedbackEvent.model_validate(said)))
+    """POST /feedback of one event, with a new id unless one is given."""
+    event = {"event_id": uuid4().hex, "item_id": item_id, **fields}
+    event |= {name: value for name, value in (("user_id", user_id), ("type", kind)) if value is not None}
+    return Call("POST", "/feedback", FeedbackResponse, _json(FeedbackEvent.model_validate(event)))
 
 
 def feeding_back(events: Sequence[FeedbackEvent]) -> Call[FeedbackResponse]:
@@ -153,8 +153,8 @@ def putting_all(items: Iterable[BatchItem]) -> Call[ItemBatchResponse]:
 
 def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResponse]:
     """GET /items."""
-    asked = {"search": search, "after": after, "count": str(count)}
-    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    parameters = {"search": search, "after": after, "count": str(count)}
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
     return Call("GET", f"/items?{query}", ItemsResponse)
 
 
@@ -171,7 +171,7 @@ def activating(version: int, follow: bool, force: bool) -> Call[LiveResponse]:
 
 
 class Attempts:
-    """What both clients know: when to try again, and what an answer means."""
+    """Connection options and retries that both clients share."""
 
     def __init__(
         self,
@@ -190,26 +190,26 @@ class Attempts:
         self.options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout_s}
         self._attempts, self._random, self._observe = attempts, random.Random(seed), observe
 
-    def told(self, call: Call[Any], answer: httpx.Response | None) -> None:
-        """Tell who observes of an attempt; None: no connection."""
+    def report(self, call: Call[Any], answer: httpx.Response | None) -> None:
+        """Report an attempt to the observer, if there is one; `answer` is None if there was no connection."""
         if self._observe is not None:
             self._observe(call.route, NO_CONNECTION if answer is None else str(answer.status_code))
 
     def wait_s(self, call: Call[Any], attempt: int, answer: httpx.Response | None) -> float | None:
-        """How long to wait before trying again after `attempt` attempts; None: the answer stands."""
+        """Return the seconds to wait before trying again after `attempt` attempts; None: the answer stands."""
         if answer is not None and answer.status_code not in _RETRIED:
             return None
         if attempt >= self._attempts or not call.repeatable:
             return None
-        asked = answer.headers.get("Retry-After") if answer is not None else None
-        if asked is not None and asked.isdigit():
-            return min(float(asked), _LONGEST_WAIT_S)
+        retry_after = answer.headers.get("Retry-After") if answer is not None else None
+        if retry_after is not None and retry_after.isdigit():
+            return min(float(retry_after), _LONGEST_WAIT_S)
         # Random, so that callers turned away together do not come back together.
         return self._random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2.0**attempt, _LONGEST_WAIT_S)
 
 
 def answered(call: Call[Model], answer: httpx.Response | None, attempt: int, broke: str) -> Model:
-    """What a call's last answer says; raises ServiceError."""
+    """Decode a call's last answer; raises ServiceError if it is not a success."""
     where = f"{call.method} {call.route}"
     if answer is None:
         raise ServiceError(f"{where}: {NO_CONNECTION} after {attempt} attempt(s): {broke}", NO_CONNECTION)
@@ -232,9 +232,9 @@ def answered(call: Call[Model], answer: httpx.Response | None, attempt: int, bro
 def _problem(answer: httpx.Response) -> tuple[str | None, str]:
     """Code and detail of a problem document, with the fields that it names; the beginning of anything else."""
     try:
-        told = answer.json()
-        fields = [f"{error['field']}: {error['message']}" for error in told.get("errors", [])]
-        return told["code"], " ".join([told["detail"], *fields])
+        document = answer.json()
+        fields = [f"{error['field']}: {error['message']}" for error in document.get("errors", [])]
+        return document["code"], " ".join([document["detail"], *fields])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, answer.text[:300]
 

@@ -83,7 +83,7 @@ class Client:
         observe: Callable[[str, str], None] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`seed` of the waits; `observe` hears of every attempt's route and status.
+        """`seed`: of the random waits; `observe` is called with every attempt's route and status.
 
         Raises:
             ValueError: no attempt is allowed.
@@ -105,7 +105,7 @@ class Client:
         self._http.close()
 
     def send(self, call: Call[Model]) -> Model:
-        """Make a call, again where that helps; raises ServiceError."""
+        """Send a call, again where that helps; raises ServiceError."""
         attempt, answer, broke = 0, None, ""
         while True:
             attempt += 1
@@ -114,7 +114,7 @@ class Client:
                 answer = self._http.request(call.method, call.path, content=call.body, headers=headers)
             except httpx.TransportError as error:
                 answer, broke = None, type(error).__name__
-            self._tries.told(call, answer)
+            self._tries.report(call, answer)
             wait_s = self._tries.wait_s(call, attempt, answer)
             if wait_s is None:
                 return answered(call, answer, attempt, broke)
@@ -125,7 +125,7 @@ class Client:
         return self.send(recommending(user_id, fields))
 
     def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
-        """What a user, or without one a stranger, would be shown, and how likely everything is; changes nothing."""
+        """Preview what a user, or without one a stranger, would be shown, and how likely it is; changes nothing."""
         return self.send(previewing(user_id, fields))
 
     def respond(
@@ -159,7 +159,7 @@ class Client:
         self.send(Call[BaseModel]("DELETE", f"/items/{path_of(item_id)}"))
 
     def user(self, user_id: str) -> UserResponse:
-        """What is stored of a user."""
+        """Get what is stored of a user."""
         return self.send(Call("GET", f"/users/{path_of(user_id)}", UserResponse))
 
     def erase_user(self, user_id: str) -> ErasedResponse:
@@ -167,7 +167,7 @@ class Client:
         return self.send(Call("DELETE", f"/users/{path_of(user_id)}", ErasedResponse))
 
     def explain(self, user_id: str, item_ids: Sequence[str]) -> ExplainResponse:
-        """Which liked items are closest to these."""
+        """Find the liked items that are closest to these."""
         return self.send(explaining(user_id, item_ids))
 
     def impressions(self, count: int = 50) -> ImpressionsResponse:
@@ -191,7 +191,7 @@ class Client:
         return self.send(Call("POST", "/policies:freeze", LiveResponse))
 
     def evaluation(self) -> EvaluationResponse:
-        """What the arms earn."""
+        """Get what the arms earn."""
         return self.send(Call("GET", "/evaluation", EvaluationResponse))
 
     def ready(self) -> Health:
@@ -200,7 +200,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio; use it in an `async with` block, or `aclose` it."""
+    """Calls the service from asyncio; use it in an `async with` block, or `aclose` it."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         trust_env: bool = True,
     ) -> None:
-        """As `Client`, with at most so many `connections`; `trust_env` off asks no proxy of the environment.
+        """Take what `Client` takes, and a limit of `connections`; `trust_env` off ignores the environment's proxies.
 
         Raises:
             ValueError: no attempt is allowed.
@@ -240,7 +240,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def send(self, call: Call[Model]) -> Model:
-        """Make a call, again where that helps; raises ServiceError."""
+        """Send a call, again where that helps; raises ServiceError."""
         attempt, answer, broke = 0, None, ""
         while True:
             attempt += 1
@@ -250,7 +250,7 @@ class AsyncClient:
                     answer = await self._http.request(call.method, call.path, content=call.body, headers=headers)
             except httpx.TransportError as error:
                 answer, broke = None, type(error).__name__
-            self._tries.told(call, answer)
+            self._tries.report(call, answer)
             wait_s = self._tries.wait_s(call, attempt, answer)
             if wait_s is None:
                 return answered(call, answer, attempt, broke)
@@ -268,7 +268,7 @@ class AsyncClient:
         return await self.send(recommending(user_id, fields))
 
     async def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
-        """What a user, or without one a stranger, would be shown, and how likely everything is; changes nothing."""
+        """Preview what a user, or without one a stranger, would be shown, and how likely it is; changes nothing."""
         return await self.send(previewing(user_id, fields))
 
     async def respond(
@@ -302,7 +302,7 @@ class AsyncClient:
         await self.send(Call[BaseModel]("DELETE", f"/items/{path_of(item_id)}"))
 
     async def user(self, user_id: str) -> UserResponse:
-        """What is stored of a user."""
+        """Get what is stored of a user."""
         return await self.send(Call("GET", f"/users/{path_of(user_id)}", UserResponse))
 
     async def erase_user(self, user_id: str) -> ErasedResponse:
@@ -310,7 +310,7 @@ class AsyncClient:
         return await self.send(Call("DELETE", f"/users/{path_of(user_id)}", ErasedResponse))
 
     async def explain(self, user_id: str, item_ids: Sequence[str]) -> ExplainResponse:
-        """Which liked items are closest to these."""
+        """Find the liked items that are closest to these."""
         return await self.send(explaining(user_id, item_ids))
 
     async def impressions(self, count: int = 50) -> ImpressionsResponse:
@@ -334,7 +334,7 @@ class AsyncClient:
         return await self.send(Call("POST", "/policies:freeze", LiveResponse))
 
     async def evaluation(self) -> EvaluationResponse:
-        """What the arms earn."""
+        """Get what the arms earn."""
         return await self.send(Call("GET", "/evaluation", EvaluationResponse))
 
     async def ready(self) -> Health:

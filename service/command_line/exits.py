@@ -1,4 +1,4 @@
-"""How a command ends: 0 done, 1 something failed while running, 2 a mistake in what was asked, 130 interrupted.
+"""Exit codes of a command: 0 done, 1 something failed while running, 2 a mistake in its arguments, 130 interrupted.
 
 A mistake is one line on stderr that says what to do. What nobody foresaw is a defect of ours and keeps its stack trace.
 """
@@ -61,7 +61,7 @@ def run(app: typer.Typer, mistakes: tuple[type[Exception], ...] = (), arguments:
 
 
 def tell(message: str) -> None:
-    """An error, on one line whatever is in it."""
+    """Print an error, on one line whatever is in it."""
     typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 EVERY_S = 30.0  # between plain lines
 
 
-class Told:
-    """Work of which some is done: `advance` by more, or `reach` so much in all."""
+class Progress:
+    """Progress of some work: `advance` by more, or `reach` so much in all."""
 
     def __init__(
         self, console: Console, what: str, total: float | None, unit: str, within_s: float | None, before: float
@@ -26,38 +27,38 @@ class Told:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[told]}", markup=False),
+            TextColumn("{task.fields[counts]}", markup=False),
             TimeElapsedColumn(),
             _Left(self.left),
         )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=4)
-        self._task = self.bar.add_task(what, total=total, told="")
-        self.bar.update(self._task, completed=before)
+        self.display = RichProgress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=4)
+        self._task = self.display.add_task(what, total=total, counts="")
+        self.display.update(self._task, completed=before)
 
     def advance(self, amount: float = 1.0, what: str = "", note: str = "") -> None:
-        """So much more is done; `what` is going on, and `note` is said of it from now on."""
+        """Add `amount` to what is done; from now on show that `what` is going on, and `note` beside it."""
         self.reach(self._done + amount, what=what, note=note)
 
     def reach(self, done: float, total: float | None = None, what: str = "", note: str = "") -> None:
-        """So much is done in all, of `total` where that is known only now; the rest as for `advance`."""
+        """Set what is done in all, of `total` where that is known only now; the rest as for `advance`."""
         self._done, self._total = done, total or self._total
         self._what, self._note = what or self._what, note or self._note
-        told = ", ".join(part for part in (self._counted(), self._note) if part)
-        self.bar.update(self._task, description=self._what, completed=done, total=self._total, told=told)
+        counts = ", ".join(part for part in (self._counted(), self._note) if part)
+        self.display.update(self._task, description=self._what, completed=done, total=self._total, counts=counts)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= EVERY_S:
             self._last_line = now
-            line = ", ".join(part for part in (told, f"{_clock(now - self._began)} gone", self.left()) if part)
+            line = ", ".join(part for part in (counts, f"{_clock(now - self._began)} gone", self.left()) if part)
             self._console.print(f"{self._what}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> str:
-        """How long it will take yet, by the rate so far and the time allowed; empty where nobody knows."""
+        """Estimate the time left, by the rate so far and the time allowed; empty while neither tells it."""
         gone = time.monotonic() - self._began
         fresh = self._done - self._before
-        known = [] if self._within_s is None else [self._within_s - gone]
+        estimates = [] if self._within_s is None else [self._within_s - gone]
         if self._total is not None and fresh > 0:
-            known.append(gone / fresh * (self._total - self._done))
-        return f"{_clock(max(0.0, min(known)))} left" if known else ""
+            estimates.append(gone / fresh * (self._total - self._done))
+        return f"{_clock(max(0.0, min(estimates)))} left" if estimates else ""
 
     def _counted(self) -> str:
         if not self._unit:
@@ -91,11 +92,11 @@ def progress(
     console: Console | None = None,
     within_s: float | None = None,
     before: float = 0.0,
-) -> Iterator[Told]:
-    """Tell of work while it goes on: numbers of `unit` with their rate, or without one a share of `total`.
+) -> Iterator[Progress]:
+    """Show the progress of work while it goes on: numbers of `unit` with their rate, or without one a share of `total`.
 
     `within_s`: it ends by then whatever is done. `before`: was done by a former run, and does not count for the rate.
     """
-    told = Told(console or Console(stderr=True), what, total, unit, within_s, before)
-    with told.bar:
-        yield told
+    bar = Progress(console or Console(stderr=True), what, total, unit, within_s, before)
+    with bar.display:
+        yield bar

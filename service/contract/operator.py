@@ -10,7 +10,7 @@ from service.contract.schemas import Id, ItemResponse, Strict, Who, exactly_one
 
 
 class ActivateRequest(Strict):
-    """How to activate."""
+    """Options of an activation."""
 
     follow: bool = Field(True, description="Whether the worker's later versions may take over.")
     force: bool = Field(False, description="Activate a version that the gate refused, too.")
@@ -35,7 +35,7 @@ class PolicyResponse(BaseModel):
 
 
 class FindingResponse(BaseModel):
-    """What the watch says of everything that served since a version began."""
+    """Result of the watch for everything that served since a version began."""
 
     since_version: int
     difference: float = Field(description="Reward per impression of the adaptive arm less the control's.")
@@ -45,17 +45,17 @@ class FindingResponse(BaseModel):
     alpha: float = Field(description="This version's share of the probability of a false alarm.")
 
 
-class RetreatResponse(BaseModel):
+class RollBackResponse(BaseModel):
     """An automatic roll-back."""
 
     finding: FindingResponse
-    version: int = Field(description="What serves since.")
+    version: int = Field(description="The version that serves since.")
     mode: Literal["auto", "held", "frozen"]
     at: float = Field(description="Unix seconds.")
 
 
 class ShadowResponse(BaseModel):
-    """What the apprentice would have earned per slot, estimated from what was shown instead."""
+    """Estimated reward per slot of the shadow version, from what was shown instead."""
 
     version: int
     impressions: int
@@ -71,15 +71,15 @@ class PoliciesResponse(BaseModel):
 
     live_version: int | None
     mode: Literal["auto", "held", "frozen"] | None
-    shadow_version: int | None = Field(description="The apprentice: it computes and logs slates, and serves none.")
+    shadow_version: int | None = Field(description="The shadow version: it computes and logs slates, and serves none.")
     policies: list[PolicyResponse]
-    rollbacks: list[RetreatResponse]
+    rollbacks: list[RollBackResponse]
 
 
 class LiveResponse(BaseModel):
     """The live pointer after a change."""
 
-    live_version: int = Field(description="What serves; while frozen, what would if it were not.")
+    live_version: int = Field(description="The version that serves; while frozen, the one that would serve otherwise.")
     mode: Literal["auto", "held", "frozen"] = Field(
         description="auto: the worker's newer versions take its place; held: they wait; frozen: everybody gets the"
         " pre-trained policy."
@@ -97,15 +97,15 @@ class ArmReport(BaseModel):
 
 
 class PowerResponse(BaseModel):
-    """How much worse than the control the adaptive arm can be without being noticed."""
+    """Smallest loss of the adaptive arm, against the control, that the watch would notice by now."""
 
-    groups: int = Field(description="Of 64 groups of users, those with users in the arm that has fewer; it takes 6.")
+    groups: int = Field(description="Groups of users (of 64) with users in the smaller arm; at least 6 are needed.")
     control: int = Field(description="Closed slates of the control.")
     least_loss: float | None = Field(
-        description="Share of the control's reward from which on a loss would be noticed; null: none would."
+        description="Smallest loss that would be noticed, as a share of the control's reward; null: none would be."
     )
     more_control: int | None = Field(
-        description="Slates of the control until a loss of a quarter would be noticed; null where that cannot be told."
+        description="Further slates of the control that it takes to notice a loss of a quarter; null if not known."
     )
 
 
@@ -114,9 +114,9 @@ class EvaluationResponse(BaseModel):
 
     arms: dict[str, ArmReport]
     off_policy: dict[str, float]
-    shadow: ShadowResponse | None = Field(description="The newest apprentice, if there was one.")
+    shadow: ShadowResponse | None = Field(description="The newest shadow version, if there was one.")
     watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")
-    power: PowerResponse | None = Field(description="What loss that watch would notice by now.")
+    power: PowerResponse | None = Field(description="Smallest loss that this watch would notice by now.")
     alignment: dict[str, float] = Field(
         description="How far the language model's judgements can be trusted. `alignment_*` was measured before any "
         "user came (docs/guides/own-llm.md). `prior_gain_item` and `prior_gain_personal` with their 95% intervals "
@@ -140,15 +140,15 @@ class DeadLettersResponse(BaseModel):
 
 
 class ReplayResponse(BaseModel):
-    """Where a dead letter went."""
+    """Result of a replay: the entry that the dead letter became."""
 
     entry_id: str = Field(description="Its new id in the log.")
 
 
 class ErasedResponse(BaseModel):
-    """What was deleted of a user, and what cannot be."""
+    """Result of an erasure: what was deleted of a user, and what cannot be."""
 
-    session: bool = Field(description="Whether a session was there.")
+    session: bool = Field(description="Whether there was a session.")
     impressions: int
     feedback: int
     dead_letters: int
@@ -166,7 +166,7 @@ class ItemsResponse(BaseModel):
 
 
 class ExplainRequest(Who):
-    """Why may a user see these items?"""
+    """Ask which liked items explain why a user may see these items."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one("user_id", "session_id"))
 
@@ -199,7 +199,7 @@ class RememberedItem(BaseModel):
 
 
 class ExplainResponse(BaseModel):
-    """Items that are known, in the order asked for, and the responses that they are compared with."""
+    """Items of the catalogue, in the order of the request, and the responses that they are compared with."""
 
     arm: Literal["control", "adaptive"]
     policy_version: int
@@ -213,7 +213,7 @@ class ShownItem(BaseModel):
     item_id: str
     text: str
     propensity: float
-    reward: float | None = Field(description="Sum of what came back so far; null where nothing did.")
+    reward: float | None = Field(description="Sum of the rewards so far; null without a response.")
 
 
 class ImpressionResponse(BaseModel):

@@ -19,7 +19,7 @@ class RankableAction(Strict):
 
     id: Id = Field(description="The item's id.")
     features: Features | None = Field(
-        None, description="An item that is not known yet gets its text from these. They are not read otherwise."
+        None, description="An item that is not in the catalogue yet gets its text from these; else they are not read."
     )
 
 
@@ -48,16 +48,16 @@ class RankRequest(Strict):
     actions: list[RankableAction] = Field(min_length=1, max_length=MAX_ACTIONS)
     context_features: Features | None = Field(
         None,
-        description="Who is asked for: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a "
-        "whole number at the top level of any of the objects. Without one the event is a visitor of its own. All else "
-        "is accepted and not yet used by any policy.",
+        description="The user: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole "
+        "number at the top level of any object. Without one the event is a visitor of its own. All else is accepted "
+        "and not yet used by any policy.",
     )
     excluded_actions: list[Id] | None = Field(None, max_length=MAX_ACTIONS, description="Ids of actions not to show.")
     event_id: Id | None = Field(
-        None, description="Chosen by the client, or made here. Sent again it gets the same action, and counts once."
+        None, description="By default the service chooses one. Sent again, it gets the same action and counts once."
     )
     defer_activation: bool | None = Field(
-        None, description="True: what is answered counts as shown only once the event is activated."
+        None, description="True: the answer counts as shown only once the event is activated."
     )
 
 
@@ -69,7 +69,7 @@ class RankedAction(BaseModel):
 
 
 class RankResponse(BaseModel):
-    """Which action to show."""
+    """Result of a ranking: the action to show."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 

@@ -21,7 +21,7 @@ from service.contract.schemas import (
 
 
 class PreviewRequest(Strict):
-    """Ask what somebody would be shown. Without `user_id` and `session_id` it is a stranger."""
+    """Ask what a user would be shown. Without `user_id` and `session_id` it is a stranger, who has no history."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -35,7 +35,7 @@ class PreviewRequest(Strict):
     arm: Literal["control", "adaptive"] | None = Field(
         None, description="Whose policy answers. By default that of the user's arm; a stranger's is the adaptive one."
     )
-    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots of a slate, of which all answers are.")
+    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots of a slate; all answers are about slates of this length.")
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
     filters: Filters | None = None
@@ -45,12 +45,12 @@ class PreviewRequest(Strict):
     baseline: list[PastInteraction] | None = Field(
         None,
         max_length=MAX_PAST,
-        description="Compare with somebody who has this history, oldest first; an empty one is a stranger's. Items of"
+        description="Compare with a user who has this history, oldest first; an empty one is a stranger's. Items of"
         " both histories are not shown, so that both choose among the same.",
     )
-    item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Tell the probability of these items, too.")
+    item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Include the probability of these items, too.")
     seed: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(whole)] | None = Field(
-        None, description="Seed of the slates that are drawn: the same one, the same answer."
+        None, description="Seed of the slates that are drawn: the same seed gives the same answer."
     )
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class PreviewedItem(BaseModel):
     item_id: str
     text: str
     categories: list[str]
-    probability: float = Field(description="Of being drawn for the first slot: what /recommend calls `score`.")
+    probability: float = Field(description="Probability of the first slot: what /recommend calls `score`.")
     in_slate: float = Field(description="Probability of being anywhere in a slate of `k`.")
     baseline_in_slate: float | None = Field(description="The same with the history `baseline`; null without one.")
 
@@ -81,7 +81,7 @@ class PreviewedCategory(BaseModel):
 
 
 class Comparison(BaseModel):
-    """How far apart the two histories' slates are."""
+    """Difference between the two histories' slates."""
 
     total_variation: float = Field(
         description="Of the expected shares of slots: 0 where they are the same, 1 with nothing in common."
@@ -91,7 +91,7 @@ class Comparison(BaseModel):
 
 
 class PreviewResponse(BaseModel):
-    """What would be shown, and how likely everything is: exact for the first slot, else estimated from 40 slates."""
+    """A preview: what would be shown, and how likely. Exact for the first slot, else estimated from 40 slates."""
 
     arm: Literal["control", "adaptive"] = Field(description="Whose policy answered; the control's while frozen.")
     policy_version: int
@@ -100,7 +100,7 @@ class PreviewResponse(BaseModel):
     )
     slate: list[PreviewedItem] = Field(description="One that could be shown, by slot.")
     likeliest: list[PreviewedItem] = Field(description="The `k` items that are likeliest to be in it, likeliest first.")
-    items: list[PreviewedItem] = Field(description="The known ones of `item_ids`, in the order asked for.")
+    items: list[PreviewedItem] = Field(description="The `item_ids` that are in the catalogue, in their order.")
     categories: list[PreviewedCategory] = Field(
         description="By number of items, most first; at most 1,000. An item counts for each of its categories."
     )

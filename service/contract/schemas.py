@@ -17,7 +17,7 @@ MAX_FIELDS = 32
 
 
 def _few_fields(data: Any) -> Any:
-    """Each wrong field is an error of its own; to tell a hundred thousand of them would hold up everybody."""
+    """Refuse too many fields: each wrong one is an error of its own, and a hundred thousand would hold up everybody."""
     if isinstance(data, dict) and len(data) > MAX_FIELDS:
         raise ValueError(f"must have at most {MAX_FIELDS} fields")
     return data
@@ -30,7 +30,7 @@ def _checked_id(value: str) -> str:
 
 
 def whole(value: object) -> object:
-    """JSON Schema, and some clients, write a whole number as 5.0 too."""
+    """Convert 5.0 to 5: JSON Schema, and some clients, write whole numbers so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -49,10 +49,10 @@ class Strict(BaseModel):
 
 
 class PastInteraction(Strict):
-    """An interaction the request itself carries."""
+    """An interaction that the request itself carries."""
 
     item_id: Id
-    reward: Finite | None = Field(None, description="As that of feedback; unset: the largest there is, a full like.")
+    reward: Finite | None = Field(None, description="As in feedback; unset: the largest reward, that of a full like.")
 
 
 class Filters(Strict):
@@ -64,13 +64,13 @@ class Filters(Strict):
 
 
 def exactly_one(*names: str) -> dict[str, Any]:
-    """What a validator checks, as JSON Schema: one of the fields is there and not null."""
-    there = {"type": ["string", "number", "boolean"]}
-    return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+    """Return a validator's rule as JSON Schema: exactly one of the fields is present and not null."""
+    present = {"type": ["string", "number", "boolean"]}
+    return {"oneOf": [{"required": [name], "properties": {name: present}} for name in names]}
 
 
 def at_least_one(first: str, second: str) -> dict[str, Any]:
-    """As `exactly_one`, where both may be there."""
+    """Return JSON Schema like that of `exactly_one`, where both fields may be present."""
     with_first, with_second = exactly_one(first, second)["oneOf"]
     with_second["properties"][first] = {"type": "null"}
     return {"oneOf": [with_first, with_second]}
@@ -90,8 +90,8 @@ class Who(Strict):
 
 
 class Somebody(Strict):
-    """A user, or a visitor without an account, or, with both, a user who was this visitor until now: what is known of
-    the visitor then becomes part of what is known of the user."""
+    """A user, or a visitor without an account, or, with both, a user who was this visitor until now: the visitor's
+    session then becomes part of the user's."""
 
     user_id: Id | None = None
     session_id: Id | None = Field(
@@ -112,7 +112,7 @@ class RecommendRequest(Somebody):
         json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **at_least_one("user_id", "session_id")}
     )
 
-    k: Whole = Field(10, ge=1, le=MAX_K, description="Slots wanted.")
+    k: Whole = Field(10, ge=1, le=MAX_K, description="Number of slots.")
     context: Annotated[
         dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
         BeforeValidator(_few_fields),
@@ -194,25 +194,26 @@ class FeedbackEvent(Somebody):
     event_id: Id = Field(description="Chosen by the client; a repeated one is a duplicate and counts once.")
     item_id: Id
     recommendation_id: Id | None = Field(
-        None, description="Of the slate it answers. Without one it is organic: history, and a like teaches less."
+        None,
+        description="Of the slate it answers. Without one it is organic: it joins the history, a like teaches less.",
     )
     type: FeedbackType | None = Field(None, description="One of the configured types, such as click.")
     reward: Finite | None = None
     undo: Literal[True] | None = Field(
         None,
-        description="Takes back what the user said of the item: it leaves the history, an open slate's slot counts as "
-        "silence again, and likes of it are learned from no further.",
+        description="Takes back the user's responses to the item: it leaves the history, an open slate's slot counts as"
+        " no response again, and likes of it are not learned from any more.",
     )
     occurred_at: UnixSeconds | None = Field(
         None,
         description="When it happened: unix seconds, unix milliseconds, or an ISO 8601 time; now if not given, or if "
-        "it is yet to come. A history is in this order, however late an event arrives, and has none that is older than "
-        "`IALP_SESSION_TTL_S`.",
+        "it lies in the future. A history is in this order, however late an event arrives. Events older than "
+        "`IALP_SESSION_TTL_S` do not join it.",
     )
 
     @model_validator(mode="after")
     def _one_response(self) -> FeedbackEvent:
-        if sum(said is not None for said in (self.type, self.reward, self.undo)) != 1:
+        if sum(given is not None for given in (self.type, self.reward, self.undo)) != 1:
             raise ValueError("exactly one of type, reward and undo is needed")
         return self
 
@@ -227,16 +228,16 @@ class Rejection(BaseModel):
 
 
 class FeedbackResponse(BaseModel):
-    """What became of the events; they are durable when this arrives."""
+    """Result of a feedback request; the accepted events are durable when it arrives."""
 
     accepted: int
     duplicates: int
     rejected: list[Rejection]
     outcomes: dict[Literal["teaches", "organic", "late", "foreign", "unknown"], int] = Field(
         {},
-        description="What the accepted events will do: `teaches` of their slate; `organic`, without a slate, where a "
-        "like teaches less; or nothing but history: `late`, after the slate's reward window, `foreign`, for another "
-        "user's slate, and `unknown`, for none that a policy drew.",
+        description="Number of accepted events by what they do. `teaches`: the policy learns from the slate. `organic`:"
+        " names no slate, and a like teaches less. The others join the history alone: `late`, after the slate's reward"
+        " window; `foreign`, for another user's slate; `unknown`, for a slate that no policy drew.",
     )
 
 
@@ -274,7 +275,7 @@ class ItemResponse(BaseModel):
 
 
 class ItemBatchResponse(BaseModel):
-    """What a batch did."""
+    """Result of a batch."""
 
     created: int
     updated: int
@@ -288,7 +289,7 @@ class StoredInteraction(BaseModel):
 
 
 class UserResponse(BaseModel):
-    """What is stored of a user."""
+    """Stored data of a user."""
 
     user_id: str
     history: list[StoredInteraction]

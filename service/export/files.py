@@ -40,7 +40,7 @@ def write_log(
 ) -> Counter[str]:
     """Write the log to `path`, and the catalogue with its text embeddings to `items`; returns what was counted.
 
-    Either file appears whole or not at all. `on_read` is told of entries of the log as they are read, each twice.
+    Either file appears whole or not at all. `on_read` is called with the number of entries read, of the log twice.
 
     Raises:
         ExportError: pyarrow is not installed, or a file cannot be written.
@@ -78,7 +78,7 @@ def _item_rows(export: Export) -> Iterator[dict[str, Any]]:
 def write_table(
     path: Path, rows: Iterator[dict[str, Any]], schema: Any, key: bytes, metadata: dict[str, Any], counts: Counter[str]
 ) -> None:
-    """Rows to a Parquet file in batches, with checksums."""
+    """Write rows to a Parquet file in batches, with checksums."""
     arrow, parquet = import_pyarrow()
     with (
         exported(path) as file,

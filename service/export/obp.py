@@ -52,7 +52,7 @@ def write_obp(
 ) -> Counter[str]:
     """Write all of the log to `path`, which appears whole or not at all; returns what was counted.
 
-    `on_read` is told of entries of the log as they are read, each twice.
+    `on_read` is called with the number of entries read, of the log twice.
 
     Raises:
         ExportError: the file cannot be written.
@@ -71,7 +71,7 @@ def obp_file(
     limits: Limits | None = None,
     on_read: Callable[[int], None] = lambda n: None,
 ) -> tuple[Counter[str], Iterator[bytes]]:
-    """What was counted, and the file's bytes: obp's fields, and `item_ids` [A], whose rows are the actions.
+    """Return the counts and the file's bytes: obp's fields, and `item_ids` [A], whose rows are the actions.
 
     All is read when this returns; the bytes are made as they are taken, without Redis.
 

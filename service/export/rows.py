@@ -30,7 +30,7 @@ EntryId = tuple[int, int]
 
 @dataclass
 class Export:
-    """What one export covers. `counts` fills while the rows are drawn, and `on_read` is told of the entries read."""
+    """Scope of one export. `counts` fills while the rows are read; `on_read` is called with the entries' number."""
 
     end_ms: int  # the server's clock at the start: later entries are left out, so that a busy log comes to an end
     catalogue: list[str]  # every item there ever was, in catalogue order
@@ -54,36 +54,36 @@ def logged_slates(redis: syncredis.Redis, keys: Keys, export: Export, reward_win
     A user who was erased is left out up to the erasure. Entries that are no events are counted and passed over.
     """
     erased, changed = _first_pass(redis, keys, export)
-    shelf = Shelf(export, changed)
+    catalogue_history = CatalogueHistory(export, changed)
     joiner = Joiner(reward_window_s)
-    stocks: dict[str, Stock] = {}
+    available: dict[str, Availability] = {}
     for entry, event in _entries(redis, keys, export):
-        yield from _closed(joiner, stocks, entry[0], export)
+        yield from _closed(joiner, available, entry[0], export)
         if isinstance(event, Impression):
             if entry <= erased.get(event.user, (0, 0)):
                 export.counts["erased"] += 1
             elif joiner.add_impression(event, entry[0]):
-                stocks[event.recommendation_id] = shelf.stock(event)
+                available[event.recommendation_id] = catalogue_history.availability(event)
             else:
                 export.counts["repeated"] += 1
         elif isinstance(event, Feedback):
             export.counts[f"feedback_{joiner.add_feedback(event, entry[0])}"] += 1
         elif isinstance(event, ItemChanged):
-            shelf.change(event)
-    yield from _closed(joiner, stocks, export.end_ms, export)
+            catalogue_history.change(event)
+    yield from _closed(joiner, available, export.end_ms, export)
     export.counts["open"] = len(joiner)
 
 
-def _closed(joiner: Joiner, stocks: dict[str, Stock], now_ms: int, export: Export) -> Iterator[LoggedSlate]:
+def _closed(joiner: Joiner, available: dict[str, Availability], now_ms: int, export: Export) -> Iterator[LoggedSlate]:
     for closed in joiner.close(now_ms):
-        stock = stocks.pop(closed.impression.recommendation_id)
+        availability = available.pop(closed.impression.recommendation_id)
         export.counts["slates"] += 1
-        export.counts["unverified"] += not stock.verified
-        yield _row(closed, stock)
+        export.counts["unverified"] += not availability.verified
+        yield _row(closed, availability)
 
 
 def _first_pass(redis: syncredis.Redis, keys: Keys, export: Export) -> tuple[dict[str, EntryId], frozenset[str]]:
-    """Where each erased user was last erased, and the items that have a change in the log."""
+    """Find where each erased user was last erased, and the items that have a change in the log."""
     erased: dict[str, EntryId] = {}
     changed = set()
     for entry, event in _entries(redis, keys, export):
@@ -110,15 +110,15 @@ def _entries(redis: syncredis.Redis, keys: Keys, export: Export) -> Iterator[tup
 
 
 @dataclass(frozen=True)
-class Stock:
-    """What there was to show at one place of the log."""
+class Availability:
+    """Items that existed and could be shown at one place of the log."""
 
     n_items: int
     hidden: tuple[str, ...]
     verified: bool
 
 
-class Shelf:
+class CatalogueHistory:
     """Follows which items exist and which are hidden or deleted, through the log.
 
     An item without a change in the log is as its record says. Of the others, those that stand before one of these in
@@ -144,15 +144,15 @@ class Shelf:
             self._hidden.discard(event.item_id)
         self._listed = tuple(sorted(self._hidden))
 
-    def stock(self, impression: Impression) -> Stock:
-        """What there is now, and whether the impression was drawn from it."""
+    def availability(self, impression: Impression) -> Availability:
+        """Return what exists now, and check that the impression was drawn from it."""
         available = np.ones(self._n_items, np.bool_)
         if impression.candidates is not None:
             available[:] = False
             self._set(available, impression.candidates, True)
         self._set(available, self._listed, False)
         self._set(available, impression.masked, False)
-        return Stock(self._n_items, self._listed, candidate_hash(available) == impression.candidate_hash)
+        return Availability(self._n_items, self._listed, candidate_hash(available) == impression.candidate_hash)
 
     def _set(self, available: Mask, items: Iterable[str], value: bool) -> None:
         places = (self._index.get(item, self._n_items) for item in items)
@@ -163,7 +163,7 @@ def _is_hidden(record: ItemRecord | None) -> bool:
     return record is None or record.hidden or record.deleted
 
 
-def _row(closed: OpenImpression, stock: Stock) -> LoggedSlate:
+def _row(closed: OpenImpression, availability: Availability) -> LoggedSlate:
     impression = closed.impression
     return LoggedSlate(
         recommendation_id=impression.recommendation_id,
@@ -179,9 +179,9 @@ def _row(closed: OpenImpression, stock: Stock) -> LoggedSlate:
         candidate_hash=impression.candidate_hash,
         masked=impression.masked,
         candidates=impression.candidates,
-        n_items=stock.n_items,
-        hidden=stock.hidden,
-        verified=stock.verified,
+        n_items=availability.n_items,
+        hidden=availability.hidden,
+        verified=availability.verified,
         weight=impression.weight,
         entropy=impression.entropy,
     )

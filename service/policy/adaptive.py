@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.policy.candidates import Asked, Part, absent_at, is_repeated, take
+from service.policy.candidates import NetworkPair, Part, absent_at, is_repeated, take
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places, Sessions, pack, softmax
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
@@ -44,15 +44,15 @@ class Distribution:
         return drawn if self.rows is None else self.rows[drawn]
 
     def from_learned(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """For each of `drawn` [k] whether the learned policy contributed most of its probability."""
+        """Mark those of `drawn` [k] to whose probability the learned policy contributed most."""
         return self.weight * self.learned[drawn] > (1 - self.weight) * self.pretrained[drawn]
 
     def propensities(self, shown: npt.NDArray[np.int64]) -> Probs:
-        """Propensity of each slot had the items `shown` [k], by their place in the catalogue, been drawn from this."""
+        """Propensity of each slot had the items `shown` [k], given by catalogue row, been drawn from this."""
         return slate_propensities(*self._found(shown))
 
     def probabilities(self, items: npt.NDArray[np.int64]) -> Probs:
-        """Of `items` [n], by their place in the catalogue; zero for one that the numbers are not of."""
+        """Return the probabilities of `items` [n], given by catalogue row; zero for one that the numbers are not of."""
         probs, places = self._found(items)
         return np.asarray(probs[places])
 
@@ -61,11 +61,11 @@ class Distribution:
         if self.rows is None:
             return self.probs, items
         places = np.searchsorted(self.rows, items)  # of an item that is there twice the first, which has its mass
-        there = self.rows[np.minimum(places, len(self.rows) - 1)] == items
-        return np.append(self.probs, 0.0), np.where(there, places, len(self.probs))
+        is_held = self.rows[np.minimum(places, len(self.rows) - 1)] == items
+        return np.append(self.probs, 0.0), np.where(is_held, places, len(self.probs))
 
     def of_all(self, n_items: int) -> Distribution:
-        """The same with numbers for all A items."""
+        """Return this distribution with numbers for all A items."""
         if self.rows is None:
             return self
         rows = self.rows  # an item that is there twice has its probability at one of its places
@@ -108,7 +108,7 @@ class ServingPolicy:
     def of(
         cls, pretrained: ItemScorer, learned: ItemScorer, critic: ItemScorer, config: ServingConfig
     ) -> ServingPolicy:
-        """Of networks as they are now; `critic` may be `learned` itself."""
+        """Build the policy of networks as they are now; `critic` may be `learned` itself."""
         before, after = FastScorer.of(pretrained), FastScorer.of(learned)
         return cls(before, after, after if critic is learned else FastScorer.of(critic), config)
 
@@ -119,11 +119,11 @@ class ServingPolicy:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether candidates come from an index."""
+        """True if candidates come from an index."""
         return self._index is not None
 
     def indexed(self, seed: int = 0) -> ServingPolicy:
-        """The same policy with an index, learned from what sessions of any items and responses ask."""
+        """Return this policy with an index, fitted to the queries of sessions with random items and responses."""
         rng = np.random.default_rng(seed)
         kinds = (Response.NEGATIVE, Response.IGNORED, Response.POSITIVE)
         histories = [
@@ -135,7 +135,7 @@ class ServingPolicy:
         ]
         sessions = pack(histories, self.max_history)
         variants = {Variant.FROZEN, self.config.variant}
-        index = ItemIndex(self._named_by, [self._asked(variant, sessions) for variant in sorted(variants)], seed)
+        index = ItemIndex(self._named_by, [self._network_pair(variant, sessions) for variant in sorted(variants)], seed)
         return ServingPolicy(self.pretrained, self.learned, self.critic, self.config, index)
 
     @property
@@ -143,12 +143,12 @@ class ServingPolicy:
         """All that take part in any arm."""
         return list(dict.fromkeys((self.pretrained, self.learned, self.critic)))
 
-    def replaced(self, made: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
-        """The same policy with other networks, which have the same items and perhaps new ones after them."""
-        pretrained, learned, critic = (made[net] for net in (self.pretrained, self.learned, self.critic))
+    def replaced(self, grown: Mapping[FastScorer, FastScorer]) -> ServingPolicy:
+        """Return this policy with other networks, which have the same items and perhaps new ones after them."""
+        pretrained, learned, critic = (grown[net] for net in (self.pretrained, self.learned, self.critic))
         index = self._index
         if index is not None and len(pretrained) - len(index) > _MOST_NEW:
-            index = index.with_items([made[net] for net in self._named_by])
+            index = index.with_items([grown[net] for net in self._named_by])
         return ServingPolicy(pretrained, learned, critic, self.config, index)
 
     def closeness(self, items: Places, to: Places, arm: Arm) -> Floats:
@@ -166,11 +166,11 @@ class ServingPolicy:
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether what is served is chosen among candidates, since there are so many items."""
+        """True if what is served is chosen among candidates, since there are so many items."""
         return self.n_items > FEW * self.config.candidates
 
     def serve(self, queries: Sequence[Query], among: Places | None = None) -> list[Distribution]:
-        """For each query its distribution; together they cost less than one by one.
+        """Return the distribution of each query; together they cost less than one by one.
 
         In a large catalogue the policies choose among `ServingConfig.candidates`, and their probabilities are exact for
         these: the first ones by each network's f without closeness, and again with its optimism. `among` [B, R], each
@@ -186,22 +186,22 @@ class ServingPolicy:
         return [served[n] for n in range(len(queries))]
 
     def _served(self, variant: Variant, queries: Sequence[Query], rows: Places | None) -> list[Distribution]:
-        """Of queries that want the same variant."""
+        """Return the distributions of queries that are served the same variant."""
         sessions = pack([query.history for query in queries], self.max_history)
         available = [query.available for query in queries]
-        asked = self._asked(variant, sessions)
-        before, after = (part and part.net for part in asked)
+        pair = self._network_pair(variant, sessions)
+        before, after = (part and part.net for part in pair)
         pool = rows
         if rows is None and self._index is not None:
             also = self._latest_fresh if after is not None else self._latest_fresh[:0]
-            pool = self._index.pool(asked, available, self.config.candidates, also)
+            pool = self._index.pool(pair, available, self.config.candidates, also)
         absent = absent_at(available, pool)
-        of_before, of_after = asked.plain(pool)
+        of_before, of_after = pair.plain(pool)
         if rows is None and self.is_narrowed:
             fresh = None
             if after is not None and self._has_fresh:
                 fresh = np.broadcast_to(self._fresh, absent.shape) if pool is None else self._fresh[pool]
-            places = asked.best((of_before, of_after), pool, absent, self.config.candidates, fresh)
+            places = pair.best((of_before, of_after), pool, absent, self.config.candidates, fresh)
             rows = places if pool is None else take(pool, places)
             of_before, of_after = (plain if plain is None else take(plain, places) for plain in (of_before, of_after))
             absent = take(absent, places) | is_repeated(rows)
@@ -248,7 +248,7 @@ class ServingPolicy:
 
     @cached_property
     def _fresh(self) -> Mask:
-        """[A] which items came after the first ones and are as good as unknown to the learned policy."""
+        """[A] True for items that came after the first ones and are as good as unknown to the learned policy."""
         config = self.config
         fresh = np.zeros(self.n_items, np.bool_)
         if config.new_items > 0 and self.n_items > config.first_items:
@@ -263,11 +263,11 @@ class ServingPolicy:
     def _has_fresh(self) -> bool:
         return len(self._latest_fresh) > 0
 
-    def _asked(self, variant: Variant, sessions: Sessions) -> Asked:
-        """What sessions ask of the networks that take part in a variant."""
+    def _network_pair(self, variant: Variant, sessions: Sessions) -> NetworkPair:
+        """Encode sessions by the networks that take part in a variant."""
         before, after = is_mixed(self.config, variant) or variant == Variant.FROZEN, variant != Variant.FROZEN
         prior = self.pretrained if before else None
-        return Asked(
+        return NetworkPair(
             Part(self.pretrained, self.pretrained.hidden(sessions)) if before else None,
             Part(self.learned, self.learned.hidden(sessions, prior)) if after else None,
         )

@@ -41,7 +41,7 @@ def bandit_feedback(logs: Sequence[IndexedLog], text: npt.NDArray[np.floating[An
     behaviour policy's probability of what was shown, not of all items.
     """
     shown = [log.shown != EMPTY_SLOT for log in logs]
-    n_rounds = sum(int(there.sum()) for there in shown)
+    n_rounds = sum(int(filled.sum()) for filled in shown)
 
     def column(parts: Iterable[Array], dtype: type[np.generic]) -> Array:
         return np.concatenate([np.zeros(0, dtype), *parts])
@@ -49,10 +49,10 @@ def bandit_feedback(logs: Sequence[IndexedLog], text: npt.NDArray[np.floating[An
     return {
         "n_rounds": n_rounds,
         "n_actions": len(text),
-        "action": column((log.shown[there] for log, there in zip(logs, shown, strict=True)), np.int64),
-        "position": column((np.nonzero(there)[1] for there in shown), np.int64),
-        "reward": column((log.rewards[there] for log, there in zip(logs, shown, strict=True)), np.float64),
-        "pscore": column((log.propensities[there] for log, there in zip(logs, shown, strict=True)), np.float64),
+        "action": column((log.shown[filled] for log, filled in zip(logs, shown, strict=True)), np.int64),
+        "position": column((np.nonzero(filled)[1] for filled in shown), np.int64),
+        "reward": column((log.rewards[filled] for log, filled in zip(logs, shown, strict=True)), np.float64),
+        "pscore": column((log.propensities[filled] for log, filled in zip(logs, shown, strict=True)), np.float64),
         "context": Blocks((n_rounds, len(PROFILES) * text.shape[1]), text.dtype, _contexts(logs, text)),
         "action_context": text,
     }
@@ -82,7 +82,7 @@ class _Written:
         """All of it is here already."""
 
     def close(self) -> None:
-        """What was written can still be taken."""
+        """Do nothing: what was written can still be taken."""
 
     def taken(self) -> bytes:
         parts, self._parts = self._parts, []

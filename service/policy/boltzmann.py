@@ -1,4 +1,4 @@
-"""The learner we deploy (ours): a critic of what every impression tells exactly, and its Boltzmann policy as the actor.
+"""The learner we deploy (ours): a critic of what every impression shows exactly, and its Boltzmann policy as the actor.
 
 Every slate tells two things without delay: which items were answered, and did the session go on? The critic learns both
 by maximum likelihood from a replay of everything that was shown, whichever policy showed it, so it needs neither
@@ -64,13 +64,13 @@ class _Seen(NamedTuple):
     actions: Tensor  # 0 for an empty slot
     prior: Prior
     response: Tensor
-    wanted: Tensor
+    targets: Tensor
     counts: Tensor  # how much of an answered slot each is
 
 
-def as_often(rewards: Tensor, response: Tensor) -> Tensor:
-    """As how many answers without a reward each one counts, given its reward in units of a full response and its logit
-    `response`: one, and a negative reward as many more as it takes to lose what it took away.
+def answer_counts(rewards: Tensor, response: Tensor) -> Tensor:
+    """Return the number of unrewarded answers that each answer counts as, given its reward in units of a full response
+    and its logit `response`: one, and a negative reward as many more as it takes to lose what it took away.
 
     The slope of a reward r < 0 is p - r, that of n answers without one n p: n = 1 - r / p. So where likes have the
     probability p, an item whose dislikes cost what its likes earn comes out even, while the odds of what is disliked
@@ -97,7 +97,7 @@ class Boltzmann:
 
     @property
     def critic(self) -> ItemScorer:
-        """The same network."""
+        """The actor's network: critic and actor are one."""
         return self.actor
 
     def _make_optimizer(self) -> None:
@@ -143,18 +143,18 @@ class Boltzmann:
         else:
             response = response + self.actor.trusted(prior)
         rewards = batch.rewards / self.config.reward_scale
-        wanted = rewards.clamp(0.0, 1.0)
-        counts = organic.trust(batch) * as_often(rewards, response.detach())
+        targets = rewards.clamp(0.0, 1.0)
+        counts = organic.trust(batch) * answer_counts(rewards, response.detach())
         if batch.organic is not None:
             by_itself = batch.organic.unsqueeze(1)
             response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
-            wanted = torch.where(by_itself, (batch.rewards > 0).to(wanted.dtype), wanted)
-        return _Seen(table, encoded, close, actions, prior, response, wanted, counts)
+            targets = torch.where(by_itself, (batch.rewards > 0).to(targets.dtype), targets)
+        return _Seen(table, encoded, close, actions, prior, response, targets, counts)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the responses, in nats per filled slot."""
         seen = self._seen(batch)
-        cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.wanted, reduction="none")
+        cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.targets, reduction="none")
         return losses.slot_mean(cross_entropy * seen.counts, batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
@@ -168,7 +168,7 @@ class Boltzmann:
             features[shown],
             seen.actions[shown],
             seen.response[shown],
-            seen.wanted[shown],
+            seen.targets[shown],
             seen.counts[shown],
         )
 
@@ -187,7 +187,7 @@ class Boltzmann:
 
     @torch.no_grad()
     def _take_in(self, latest: Batch) -> None:
-        """All that is learned from transitions but once."""
+        """Learn what is learned from each transition only once."""
         seen = self._seen(latest)
         self._learn_leaving(latest, seen)
         self._filter(latest, seen)

@@ -1,4 +1,4 @@
-"""The items of a large catalogue that a policy is asked about in full."""
+"""Candidates: the items of a large catalogue whose probabilities a policy computes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Part(NamedTuple):
     hidden: Hidden
 
 
-class Asked(NamedTuple):
-    """What B states ask of the pre-trained and of the learned network, where these take part."""
+class NetworkPair(NamedTuple):
+    """The pre-trained and the learned network, where they take part, each with B states as it sees them."""
 
     before: Part | None
     after: Part | None
@@ -35,10 +35,10 @@ class Asked(NamedTuple):
             self.after.net.with_prior(of_after, net, of_before, level, rows)
         return of_before, of_after
 
-    def of(self, state: int) -> Asked:
-        """The same of one state."""
+    def of(self, state: int) -> NetworkPair:
+        """Return the pair for one of its states."""
         each = slice(state, state + 1)
-        return Asked(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
+        return NetworkPair(*(part and Part(part.net, Hidden(*(x[each] for x in part.hidden))) for part in self))
 
     def best(
         self,
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
         n: int,
         fresh: Mask | None = None,
     ) -> Places:
-        """For each state the `n` items that come first, by their place in `pool` [B, R] in ascending order.
+        """Choose for each state the `n` items that come first, as places in `pool` [B, R], in ascending order.
 
         Ranked are the pool, or all items, by each network's `plain`, and again with its optimism; each of these names
         as many, of those that the ones before it left. Before all of them come, by the learned network's plain score,
@@ -68,8 +68,8 @@ class Asked(NamedTuple):
             score[absent] = -np.inf
             score[_each(rows), rows] = -np.inf
             n_views = len(views) - (reserved > 0)
-            wanted = reserved + (n - reserved) * number // n_views - rows.shape[1]
-            rows = np.concatenate([rows, np.argpartition(score, -wanted, axis=1)[:, -wanted:]], axis=1)
+            n_more = reserved + (n - reserved) * number // n_views - rows.shape[1]
+            rows = np.concatenate([rows, np.argpartition(score, -n_more, axis=1)[:, -n_more:]], axis=1)
         rows.sort(axis=1)
         return rows
 
@@ -88,7 +88,7 @@ def absent_at(available: Sequence[Mask], rows: Places | None) -> Mask:
     """
     if rows is None:
         return ~np.array(available)
-    return ~np.array([there[own] for there, own in zip(available, rows, strict=True)]) | is_repeated(rows)
+    return ~np.array([mask[own] for mask, own in zip(available, rows, strict=True)]) | is_repeated(rows)
 
 
 def _each(rows: Places) -> Places:

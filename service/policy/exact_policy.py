@@ -1,4 +1,4 @@
-"""The policy over all items in torch, as the networks say it: what learners, experiments and evaluations ask of it.
+"""The policy over all items in torch, as the networks define it: for learners, experiments and evaluations.
 
 What a service answers is the same in NumPy, and in a large catalogue its choice among candidates (`adaptive`).
 """
@@ -38,7 +38,7 @@ def masked_softmax(logits: npt.NDArray[np.float32], available: npt.NDArray[np.bo
 
 
 class DistributionBatch(NamedTuple):
-    """What `Distribution` says, for B states and over all items."""
+    """Probabilities in B states, over all items; see `Distribution`."""
 
     probs: Probs  # [B, A]
     pretrained: Probs  # [B, A]
@@ -65,11 +65,11 @@ class ExactPolicy:
 
     @cached_property
     def serving(self) -> ServingPolicy:
-        """What is served; made when it is first asked for: those who ask for batches alone have no use for it."""
+        """The policy that serves; built at first use, since those who need batches alone have no use for it."""
         return ServingPolicy.of(self._pretrained[0], self._learned[0], self._critic[0], self.config)
 
     def probabilities(self, states: States, available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE) -> Probs:
-        """What is served in B states, over the items that are `available` [B, A]; [B, A]."""
+        """Probabilities [B, A] of what is served in B states, over the items that are `available` [B, A]."""
         if not self.serving.is_narrowed:
             return self.distributions(states, available, arm).probs
         queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]
@@ -82,20 +82,20 @@ class ExactPolicy:
         """Probabilities in B states, over all items that are `available` [B, A] and not over candidates alone."""
         variant = variant_of(self.config, arm)
         zeros, absent = np.zeros(len(available)), torch.from_numpy(~available)
-        known: Prior | None = None
+        prior: Prior | None = None
         pretrained = np.empty(0)
         if variant == Variant.FROZEN or is_mixed(self.config, variant):
             scorer, table = self._pretrained
             encoded = scorer.encode(states, table)
             close = scorer.closeness(encoded, table)
-            known = Prior(table.bias, scorer.personal(encoded, table, close))  # what the learned network may build on
-            response = encoded.level + known.item + known.personal
+            prior = Prior(table.bias, scorer.personal(encoded, table, close))  # what the learned network may build on
+            response = encoded.level + prior.item + prior.personal
             logits = scorer.logits(scorer.advantage(close, response).masked_fill(absent, -torch.inf))
             pretrained = masked_softmax(logits.numpy(), available)
         if variant == Variant.FROZEN:
             return DistributionBatch(pretrained, pretrained, pretrained, zeros)
         scorer, table = self._learned
-        advantage = scorer.scores(states, table, known)
+        advantage = scorer.scores(states, table, prior)
         learned = masked_softmax(scorer.logits(advantage.masked_fill(absent, -torch.inf)).numpy(), available)
         new = self._new(advantage, available)
         if not is_mixed(self.config, variant):

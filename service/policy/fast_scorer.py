@@ -1,8 +1,8 @@
-"""The networks' scores as requests need them: `networks` in NumPy, for the sessions that are asked for at one moment.
+"""The networks' scores as requests need them: `networks` in NumPy, for the sessions of all requests of one moment.
 
 What all items need, v(a).h(s) + bias(a), is one matrix product for all sessions together. What is left, c(s, a), needs
-the cosines of items to each of the session's latest ones, and is computed for those items alone that a policy is asked
-for. Scores are those of `networks` up to rounding (float32; tests hold the policy to 1e-5 for every variant).
+the cosines of items to each of the session's latest ones, and is computed only for the items that a policy chooses
+among. Scores are those of `networks` up to rounding (float32; tests hold the policy to 1e-5 for every variant).
 """
 
 from __future__ import annotations
@@ -61,26 +61,26 @@ def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessio
         if recent := history[-max_history:]:
             items[row, : len(recent)], responses[row, : len(recent)] = zip(*recent, strict=True)
             lengths[row] = len(recent)
-            if wanted := latest_items(recent):
-                n = len(wanted)
-                latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*wanted, strict=True)
+            if latest_few := latest_items(recent):
+                n = len(latest_few)
+                latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*latest_few, strict=True)
     return Sessions(items, responses, latest, kinds, weights, lengths)
 
 
 def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int, float]]:
     """The last few liked items and the last ones shown in vain, newest first, each with its kind and its weight."""
-    wanted: list[tuple[int, int, float]] = []
+    chosen: list[tuple[int, int, float]] = []
     liked = 0
     for item, response in reversed(history):
         if response > 0:
             liked += 1
             if liked <= N_LIKED_LATEST:
-                wanted.append((item, LIKED, response))
+                chosen.append((item, LIKED, response))
         elif response == 0:
-            wanted.append((item, IN_VAIN, 1.0))
-        if len(wanted) == N_LATEST:
+            chosen.append((item, IN_VAIN, 1.0))
+        if len(chosen) == N_LATEST:
             break
-    return wanted
+    return chosen
 
 
 class Near(NamedTuple):
@@ -122,12 +122,12 @@ class FastScorer:
 
     @classmethod
     def of(cls, scorer: ItemScorer) -> FastScorer:
-        """Of a network with all its items."""
+        """Build the scorer of a network with all its items."""
         curious = is_curious(scorer.config, scorer.information)
         return cls(scorer.without_items(), Rows(item_numbers(scorer)), scorer.n_items, curious)
 
     def with_items(self, text: Tensor) -> FastScorer:
-        """With new items of projected `text` [m, text_dim] after those that are here; shares their memory."""
+        """Return a scorer with new items of projected `text` [m, text_dim] after these; shares their memory."""
         more = item_numbers(self._scorer.with_text(text))
         return FastScorer(self._scorer, self._rows.grown(len(self), more), len(self) + len(more), self.is_curious)
 
@@ -147,19 +147,19 @@ class FastScorer:
 
     @cached_property
     def _has_taste(self) -> bool:
-        """Whether there is anything to find out about a session's taste."""
+        """True if any item has a taste vector, so that a session's taste can be found."""
         return bool(self.items[:, self.config.dim : self.width].any())
 
     def bias(self, rows: Places | None = None) -> Floats:
-        """What is said of items whoever comes, of all of them [A] or of `rows`."""
+        """Biases: the part of f that is the same for every session, of all items [A] or of `rows`."""
         return self.items[:, self.width] if rows is None else self.items[rows, self.width]
 
     def optimism(self, rows: Places | None = None) -> Floats:
-        """What is added to the advantage of what is little known, of all items [A] or of `rows`."""
+        """Bonus that the optimistic policy adds to the advantage of little-known items, for all [A] or for `rows`."""
         return self.items[:, -2] if rows is None else self.items[rows, -2]
 
     def is_unknown(self, rows: Places | None = None) -> Mask:
-        """Of which items next to nothing is known, of all [A] or of `rows`."""
+        """Mark the items of which next to nothing is known, among all [A] or `rows`."""
         least = self.config.optimism * (BIAS_PRECISION + FEW_ANSWERS) ** -0.5
         return np.asarray(self.optimism(rows) > np.float32(least))  # none where there is no optimism
 
@@ -233,7 +233,7 @@ class FastScorer:
         return near
 
     def repeated(self, near: Near) -> Floats:
-        """What closeness adds to f."""
+        """Return what closeness adds to f."""
         added = near.liked * self._repeat[0]
         added += near.in_vain * self._repeat[1]
         added += near.mean * self._repeat[2]
@@ -254,13 +254,13 @@ class FastScorer:
         scale = np.float32(1 / self.config.temperature)
         scaled = advantage * scale
         scaled[absent] = -np.inf
-        known = softmax(scaled)
+        settled = softmax(scaled)
         if not self.is_curious:
-            return known, known
+            return settled, settled
         probs = softmax(scaled + scale * self.optimism(rows))
         probs *= self.config.curiosity
-        probs += (1 - self.config.curiosity) * known
-        return probs, known
+        probs += (1 - self.config.curiosity) * settled
+        return probs, settled
 
 
 def width_of(config: NetworkConfig) -> int:
@@ -269,7 +269,7 @@ def width_of(config: NetworkConfig) -> int:
 
 
 def item_numbers(scorer: ItemScorer) -> Floats:
-    """[A, width + 3] what `FastScorer.items` holds, of a network's items."""
+    """Numbers [A, width + 3] of a network's items, as `FastScorer.items` holds them."""
     with torch.inference_mode():
         table, config = scorer.table(), scorer.config
         lengths = table.vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)  # as functional.normalize has it
@@ -281,7 +281,7 @@ def item_numbers(scorer: ItemScorer) -> Floats:
 
 
 def is_curious(config: NetworkConfig, information: Tensor) -> bool:
-    """Whether a share of what is shown goes by optimism: not while every item is as good a guess."""
+    """Check whether a share of what is shown goes by optimism: not while every item is as good a guess."""
     return config.curiosity > 0 and bool(information.any())
 
 

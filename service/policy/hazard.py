@@ -1,4 +1,4 @@
-"""When sessions end by themselves, and what a slate has to do with it.
+"""Model when sessions end by themselves, and what a slate has to do with it.
 
 Late in a session more ends, and everything is close to something that was shown. Were the two not kept apart,
 closeness would seem to drive users away. So the hazard of an end is modelled turn by turn (discrete-time proportional
@@ -48,14 +48,14 @@ class Hazard:
     def better_slope(self, turn: Tensor, ended: Tensor, close: Tensor, slope: float) -> float:
         """leave_1 after N slates that were just counted (see `add`), from what it was."""
         turn = turn.clamp_max(N_TURNS - 1)
-        known = self.counts[turn, 0] >= _FEW
-        if not known.any():
+        is_common = self.counts[turn, 0] >= _FEW
+        if not is_common.any():
             return slope
-        by_itself, usual = (part[turn[known]] for part in self.by_turn())
-        x = close[known].double() - usual
+        by_itself, usual = (part[turn[is_common]] for part in self.by_turn())
+        x = close[is_common].double() - usual
         probability = torch.sigmoid(by_itself + slope * x)
         self.curvature = self.curvature * _KEPT ** len(x) + (x.square() * probability * (1 - probability)).sum()
-        step = (x @ (ended[known].double() - probability)) / self.curvature
+        step = (x @ (ended[is_common].double() - probability)) / self.curvature
         return slope + float(step.clamp(-_LARGEST_STEP, _LARGEST_STEP))
 
     def baseline(self, slope: float) -> float | None:

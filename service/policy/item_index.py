@@ -1,10 +1,10 @@
 """An index that finds the items of a very large catalogue which a policy may want, without a look at all of them.
 
-Every score by which candidates are chosen (`Asked.best`) is an inner product of what a state asks with what is known
-of an item: the vectors of all networks side by side, then their biases and what optimism adds. faiss' inverted file
+Every score by which candidates are chosen (`NetworkPair.best`) is an inner product of a query, which is a state's, with
+an item: the vectors of all networks side by side, then their biases and what optimism adds. faiss' inverted file
 with product quantisation in four bits (Jégou, Douze and Schmid 2011; André, Kermarrec and Le Scouarnec 2015) finds
 those whose approximate product is largest; they are ranked again by their exact scores. Two things make so coarse a
-code good enough. Vectors are turned by the covariance of what states ask, so that an error weighs by what it does to
+code good enough. Vectors are turned by the covariance of the queries, so that an error weighs by what it does to
 scores (Guo et al. 2020 learn the same), and cut to the leading directions. A bias, which has most of the spread and
 counts for every state, is coded by two numbers of our own: its step of sixteen, and what is left of it in sixteen more.
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from service.policy.candidates import Asked, absent_at
+from service.policy.candidates import NetworkPair, absent_at
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places
 
 FEW = 8  # times as many items as are wanted: so few are all looked at
@@ -35,7 +35,7 @@ _AT_ONCE = 8_192
 
 
 def is_installed() -> bool:
-    """Whether there can be an index."""
+    """Check that faiss, which the index needs, is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -47,19 +47,19 @@ def _faiss() -> Any:
 
 
 class ItemIndex:
-    """Finds items by what states ask; does not change any more."""
+    """Finds the items that score high in given states; does not change any more."""
 
-    def __init__(self, nets: Sequence[FastScorer], examples: Sequence[Asked], seed: int = 0) -> None:
-        """Of all items of `nets`, the pre-trained and perhaps the learned one; `examples` of what will be asked."""
+    def __init__(self, nets: Sequence[FastScorer], examples: Sequence[NetworkPair], seed: int = 0) -> None:
+        """Index all items of `nets`, the pre-trained and perhaps the learned one; `examples`: states to expect."""
         faiss = _faiss()
         self._dims = [net.width for net in nets]
         self._are_curious = [net.is_curious for net in nets]
-        asked = np.concatenate([self._views(example).reshape(-1, self._n_asked) for example in examples])
+        queries = np.concatenate([self._views(example).reshape(-1, self._query_dim) for example in examples])
         n_items, rng = len(nets[0]), np.random.default_rng(seed)
         n_lists = int(np.clip(n_items // _EACH_LIST, 1, _MOST_LISTS))
-        known = np.sort(rng.choice(n_items, min(n_items, max(_EXAMPLES * n_lists, _FEWEST)), replace=False))
-        vectors, biases = _parts(nets, known)
-        self._turn, self._turn_query = _turned(vectors, asked[:, : vectors.shape[1]])
+        sample = np.sort(rng.choice(n_items, min(n_items, max(_EXAMPLES * n_lists, _FEWEST)), replace=False))
+        vectors, biases = _parts(nets, sample)
+        self._turn, self._turn_query = _turned(vectors, queries[:, : vectors.shape[1]])
         self._low = biases.min(0)
         self._step = np.maximum((biases.max(0) - self._low) / _STEPS, 1e-6).astype(np.float32)
         kept, n_biases = self._turn.shape[1], biases.shape[1]
@@ -91,7 +91,7 @@ class ItemIndex:
         more._add(nets, len(self))
         return more
 
-    def pool(self, asked: Asked, available: Sequence[Mask], n_wanted: int, also: Places) -> Places:
+    def pool(self, pair: NetworkPair, available: Sequence[Mask], n_wanted: int, also: Places) -> Places:
         """[B, R] items in ascending order, repeated where they are few, among which the `n_wanted` that come first are.
 
         They are what the index finds for each view, all that are too new for it, and those `also` named [n]. Where too
@@ -99,10 +99,10 @@ class ItemIndex:
         are no more than `FEW` times `n_wanted` such items they are all of these. A look at all items is the last
         resort.
         """
-        views = self._views(asked)
+        views = self._views(pair)
         n_states, n_items = len(available), len(available[0])
         n_each = _FOUND * n_wanted // views.shape[1]
-        found = self._search(views.reshape(-1, self._n_asked), n_each).reshape(n_states, -1)
+        found = self._search(views.reshape(-1, self._query_dim), n_each).reshape(n_states, -1)
         unindexed = np.union1d(np.arange(len(self), n_items), also)
         new = np.broadcast_to(unindexed, (n_states, len(unindexed)))
         pool = np.concatenate([np.maximum(found, 0), new], axis=1)
@@ -115,7 +115,7 @@ class ItemIndex:
                 own = self._search(views[state], n_each, available[state])
                 rows = np.union1d(own[own >= 0], new[state])
                 if np.count_nonzero(available[state][rows]) < n_wanted:  # as where all items are alike
-                    one = asked.of(state)
+                    one = pair.of(state)
                     best = one.best(one.plain(None), None, ~available[state][np.newaxis], n_wanted)[0]
                     rows = np.union1d(best, new[state])
             others[state] = rows
@@ -129,22 +129,22 @@ class ItemIndex:
         return wide
 
     @property
-    def _n_asked(self) -> int:
+    def _query_dim(self) -> int:
         return sum(self._dims) + len(self._dims) + sum(self._are_curious)
 
-    def _views(self, asked: Asked) -> Floats:
-        """[B, V, D] of each score by which candidates are chosen how much every part of an item counts."""
-        after = asked.after
-        builds = after is not None and asked.before is not None
+    def _views(self, pair: NetworkPair) -> Floats:
+        """Weights [B, V, D] of an item's parts in each of the V scores by which candidates are chosen."""
+        after = pair.after
+        builds = after is not None and pair.before is not None
         of_item, personal = after.net.prior_gain.tolist() if after is not None and builds else (0.0, 0.0)
         alone = ((1.0, 0.0), (personal, 1.0))  # shares of both networks' vectors in either view
         views = []
-        for place, (part, shares) in enumerate(zip(asked, alone, strict=True)):
+        for place, (part, shares) in enumerate(zip(pair, alone, strict=True)):
             if part is None:
                 continue
             vectors = [
                 np.zeros((len(part.hidden.level), dim), np.float32) if of is None else share * of.hidden.item[:, :dim]
-                for dim, of, share in zip(self._dims, asked, shares, strict=False)
+                for dim, of, share in zip(self._dims, pair, shares, strict=False)
             ]
             for optimistic in (False, True)[: 1 + part.net.is_curious]:
                 optimism = [optimistic and net == place for net, curious in enumerate(self._are_curious) if curious]
@@ -153,16 +153,16 @@ class ItemIndex:
                 views.append(np.concatenate([*vectors, np.tile(biases, (len(vectors[0]), 1))], axis=1))
         return np.stack(views, axis=1)
 
-    def _search(self, asked: Floats, k: int, among: Mask | None = None) -> Places:
-        """[Q, k] items whose products with `asked` [Q, D] are about the largest; -1 where no more are found.
+    def _search(self, queries: Floats, k: int, among: Mask | None = None) -> Places:
+        """[Q, k] items whose products with `queries` [Q, D] are about the largest; -1 where no more are found.
 
         `among` [A]: the only ones, which are then looked for everywhere.
         """
         faiss = _faiss()
         n_vectors, kept = sum(self._dims), self._turn.shape[1]
-        query = np.zeros((len(asked), self._index.d), np.float32)
-        query[:, :kept] = asked[:, :n_vectors] @ self._turn_query
-        query[:, kept::2] = np.repeat(asked[:, n_vectors:], 2, axis=1)
+        query = np.zeros((len(queries), self._index.d), np.float32)
+        query[:, :kept] = queries[:, :n_vectors] @ self._turn_query
+        query[:, kept::2] = np.repeat(queries[:, n_vectors:], 2, axis=1)
         parameters = faiss.SearchParametersIVF(nprobe=max(_FEWEST_READ, self._index.nlist // _LISTS_READ))
         if among is not None:
             bits = np.packbits(among, bitorder="little")
@@ -186,7 +186,7 @@ class ItemIndex:
 
 
 def _parts(nets: Sequence[FastScorer], rows: slice | Places) -> tuple[Floats, Floats]:
-    """Of some items the vectors [n, sum of dims], and what is added to scores: biases, then optimism."""
+    """Return some items' vectors [n, sum of dims], and what is added to their scores: biases, then optimism."""
     items = [net.items[rows] for net in nets]
     vectors = np.concatenate([of[:, : net.width] for net, of in zip(nets, items, strict=True)], axis=1)
     biases = [of[:, net.width] for net, of in zip(nets, items, strict=True)]
@@ -194,13 +194,13 @@ def _parts(nets: Sequence[FastScorer], rows: slice | Places) -> tuple[Floats, Fl
     return vectors, np.stack([*biases, *optimism], axis=1)
 
 
-def _turned(vectors: Floats, asked: Floats) -> tuple[Floats, Floats]:
+def _turned(vectors: Floats, queries: Floats) -> tuple[Floats, Floats]:
     """Matrices T, S [D, kept] such that (v T).(q S) is about v.q, best for the q that come.
 
     T = R P and S = R^-1 P with R the root of the covariance C of what is asked and P the leading directions of the
     vectors turned by R: of all ways to keep so many numbers the one with the least E[((v - v') . q)^2].
     """
-    covariance = asked.T.astype(np.float64) @ asked / len(asked)
+    covariance = queries.T.astype(np.float64) @ queries / len(queries)
     spread, axes = np.linalg.eigh(covariance)
     # A policy that knows no difference asks nothing; then all directions are alike.
     spread = np.maximum(spread, 1e-6 * spread.max()) if spread.max() > 0 else np.ones_like(spread)

@@ -1,4 +1,4 @@
-"""What every learner offers the worker and pre-training, and how its optimiser travels in a checkpoint."""
+"""Interface of every learner for the worker and pre-training, and how its optimiser is stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Learner(Protocol):
 
 
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under `prefix.name`."""
+    """Return the tensors under `prefix.name`."""
     return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
 
 

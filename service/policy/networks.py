@@ -68,7 +68,7 @@ class NetworkConfig:
 
 
 class ItemTable(NamedTuple):
-    """What scoring needs of the catalogue; may be computed once and used for many states."""
+    """Numbers of the catalogue that scoring needs; may be computed once and used for many states."""
 
     vectors: Tensor  # [A, dim]
     directions: Tensor  # [A, dim] the same with length one
@@ -90,7 +90,7 @@ class Encoded(NamedTuple):
 
 
 class Closeness(NamedTuple):
-    """Of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
+    """Closeness of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
 
     liked: Tensor  # to the nearest of the last liked ones
     in_vain: Tensor  # to the nearest of those last shown in vain; what was disliked is neither
@@ -98,7 +98,7 @@ class Closeness(NamedTuple):
 
     @property
     def nearest(self) -> Tensor:
-        """To the nearest of all of them."""
+        """Closeness to the nearest of all of them."""
         return torch.maximum(self.liked, self.in_vain)
 
 
@@ -182,7 +182,7 @@ class ItemScorer(nn.Module):
         return Encoded(hidden, level, latest, weight, was_liked, taste, profiles, seen)
 
     def closeness(self, encoded: Encoded, table: ItemTable, actions: Tensor | None = None) -> Closeness:
-        """How much `actions` [B, K], or every item [B, A], are like the session's latest items."""
+        """Measure how much `actions` [B, K], or every item [B, A], are like the session's latest items."""
         latest = table.directions[encoded.latest]  # [B, M, dim]
         counts = encoded.weight.sum(1, keepdim=True).clamp_min(1)
         weights = torch.stack([encoded.weight * encoded.was_liked, encoded.weight * ~encoded.was_liked])  # [2, B, M]
@@ -212,14 +212,14 @@ class ItemScorer(nn.Module):
         return encoded.level + bias + self.personal(encoded, table, close, actions)
 
     def as_prior(self, states: States, table: ItemTable, actions: Tensor | None = None) -> Prior:
-        """What a network that builds on ours takes of us: of `actions` [B, K], or of every item."""
+        """Return what a network that builds on this one takes from it, for `actions` [B, K] or for every item."""
         encoded = self.encode(states, table)
         close = self.closeness(encoded, table, actions)
         item = table.bias if actions is None else table.bias[actions]
         return Prior(item, self.personal(encoded, table, close, actions))
 
     def trusted(self, prior: Prior) -> Tensor:
-        """What the prior adds to f."""
+        """Return what the prior adds to f."""
         return self.prior_gain[0] * prior.item + self.prior_gain[1] * prior.personal
 
     def linear_features(
@@ -277,8 +277,8 @@ class ItemScorer(nn.Module):
         if config.curiosity == 0 or not self.information.any():  # every item is as good a guess
             return advantage / config.temperature
         bound = advantage + config.optimism * (BIAS_PRECISION + self.information).rsqrt()
-        known, curious = (torch.log_softmax(score / config.temperature, dim=-1) for score in (advantage, bound))
-        return torch.logaddexp(known + math.log1p(-config.curiosity), curious + math.log(config.curiosity))
+        settled, curious = (torch.log_softmax(score / config.temperature, dim=-1) for score in (advantage, bound))
+        return torch.logaddexp(settled + math.log1p(-config.curiosity), curious + math.log(config.curiosity))
 
     def forward(self, states: States) -> Tensor:
         """The actor's logits [B, A], without a prior."""
@@ -342,8 +342,8 @@ def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tenso
     is_liked = liked > 0
     from_end = is_liked.flip(1).cumsum(1).flip(1)
     weight = torch.where(is_liked & (from_end <= N_LIKED_LATEST), liked, others)
-    wanted = weight > 0
+    is_kept = weight > 0
     steps = torch.arange(items.shape[1])
-    places = torch.where(wanted, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
+    places = torch.where(is_kept, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
     weight = weight.gather(1, places)
     return items.gather(1, places), weight, (weight > 0) & is_liked.gather(1, places)

@@ -85,7 +85,7 @@ def cautious(
 
 
 def unseen_part(span: float, ess: float) -> float:
-    """By how much, on either side, an interval misses what so few draws may never have had: see `cautious`."""
+    """Return the width to add to either side of an interval for what so few draws may have missed: see `cautious`."""
     return 3 * span / ess if ess > 0 else math.inf
 
 

@@ -1,4 +1,4 @@
-"""What is known for sure and what is not: the posterior of the linear part of f, kept impression by impression.
+"""Posterior of the linear part of f, which says how sure it is, updated impression by impression.
 
 In its few shared weights w (`ItemScorer.linear_weights`) and the items' own biases b, f is linear, and a positive
 response is a logistic regression on it. Assumed-density filtering with Laplace's approximation (Spiegelhalter &
@@ -34,7 +34,7 @@ class Posterior:
     """Gaussian over (w, b): its mode is in the network's parameters, its precision here and in `information`."""
 
     def __init__(self, network: ItemScorer) -> None:
-        """What is known before the first impression, beside the `information` of the network."""
+        """Start from what is known before the first impression, beside the `information` of the network."""
         weights = network.linear_weights()
         parts = [
             torch.tensor(precision, dtype=torch.float64).expand(len(part))
@@ -50,17 +50,17 @@ class Posterior:
         features: Tensor,
         items: Tensor,
         response: Tensor,
-        wanted: Tensor,
+        targets: Tensor,
         trust: Tensor | None = None,
     ) -> float:
         """Learn from N impressions; returns their mean cross entropy before, in nats.
 
-        `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them, `wanted`
-        [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given. Moves the
-        network's weights and biases to the new mode.
+        `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them,
+        `targets` [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given.
+        Moves the network's weights and biases to the new mode.
         """
-        x, f0, wanted = features.double(), response.double(), wanted.double()
-        counts = torch.ones_like(wanted) if trust is None else trust.double()
+        x, f0, targets = features.double(), response.double(), targets.double()
+        counts = torch.ones_like(targets) if trust is None else trust.double()
         shown, slot_of = torch.unique(items, return_inverse=True)
         diagonal = BIAS_PRECISION + network.information.double()
         b_prior, d_prior = self.by_item[shown], diagonal[shown]
@@ -73,7 +73,7 @@ class Posterior:
         for _ in range(_NEWTON_STEPS):
             probability = torch.sigmoid(f0 + x @ w + b[slot_of])
             shared, by_item, precision = self._curvature(x, slot_of, probability, counts, b_prior, d_prior)
-            error = counts * (probability - wanted)
+            error = counts * (probability - targets)
             slope_w = (self.shared - others) @ w + b_prior.T @ b + x.T @ error
             slope_b = (b_prior @ w + d_prior * b).index_add(0, slot_of, error)
             scaled = by_item / precision.unsqueeze(1)
@@ -96,7 +96,7 @@ class Posterior:
         ends = torch.tensor([0, *(len(part) for part in weights)]).cumsum(0).tolist()
         for part, (start, end) in zip(weights, pairwise(ends), strict=True):
             part.add_(w[start:end].to(part.dtype))
-        return torch.nn.functional.binary_cross_entropy_with_logits(f0, wanted).item()
+        return torch.nn.functional.binary_cross_entropy_with_logits(f0, targets).item()
 
     def _curvature(
         self, x: Tensor, slot_of: Tensor, probability: Tensor, counts: Tensor, b_prior: Tensor, d_prior: Tensor
@@ -111,22 +111,22 @@ class Posterior:
         )
 
     def gains(self, network: ItemScorer) -> dict[str, float]:
-        """How far the prior can be trusted, by part: the gain and its 95 % interval.
+        """Return how far the prior can be trusted, by part: the gain and its 95 % interval.
 
         1 means as far as it claims, 0 not at all; below 0 it says the opposite of what people do.
         """
         gains = network.prior_gain.tolist()
         diagonal = (BIAS_PRECISION + network.information.double()).unsqueeze(1)
         covariance = torch.linalg.inv(self.shared - self.by_item.T @ (self.by_item / diagonal))
-        told: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for part, gain, variance in zip(("item", "personal"), gains, covariance.diagonal()[-2:].tolist(), strict=True):
             half = 1.96 * max(variance, 0.0) ** 0.5
             name = f"prior_gain_{part}"
-            told |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
-        return told
+            numbers |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
+        return numbers
 
     def grow(self, n_items: int) -> None:
-        """Nothing is known of the items that were appended."""
+        """Add rows for appended items, of which nothing is known."""
         missing = n_items - len(self.by_item)
         self.by_item = torch.cat([self.by_item, self.by_item.new_zeros(missing, len(self.shared))])
 

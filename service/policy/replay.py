@@ -75,12 +75,12 @@ class Replay:
         return len(rows)
 
     def rename(self, owner: int, by: int) -> None:
-        """An owner goes by another number from now on."""
+        """Change an owner's number."""
         owners = self._blocks["whose"]["owner"]
         owners[owners == owner] = by
 
     def take_back(self, owner: int, item: int) -> None:
-        """An owner's likes of an item are likes no more: further steps on these transitions do not learn them."""
+        """Turn an owner's likes of an item into silence: further steps on these transitions do not learn them."""
         slots = self._blocks["slots"]
         rows = np.flatnonzero(self._blocks["whose"]["owner"][: len(self)] == owner)
         liked = (slots["actions"][rows] == item) & np.greater(slots["rewards"][rows], 0)
@@ -190,7 +190,7 @@ class Replay:
 
 
 def _used(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """What is worth keeping: of `only` the columns up to the last that is not empty."""
+    """Cut off what is not worth keeping: of `only` the columns after the last that is not empty."""
     if name != "only":
         return values
     return values[:, : int(np.flatnonzero(values.any(0)).max(initial=-1)) + 1]

@@ -1,4 +1,4 @@
-"""Numbers of items, one row each, to which more can be added without a copy of those that are there."""
+"""Numbers of items, one row each, to which more can be added without a copy of the present ones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Rows(Generic[Number]):
             self._file.madvise(mmap.MADV_DONTNEED)
 
     def _move(self, room: int) -> None:
-        """To a place for `room` rows."""
+        """Move the rows to a new array with room for `room` of them."""
         shape = (room, *self._all.shape[1:])
         n_bytes = int(np.prod(shape)) * self._all.itemsize
         if self.folder is not None and n_bytes >= _ON_DISK:

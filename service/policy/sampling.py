@@ -63,7 +63,7 @@ def sample_slates(probs: Probs, k: int, rng: np.random.Generator) -> SlateBatch:
 
 
 def _times(rates: Probs, rng: np.random.Generator) -> Probs:
-    """When each item comes first, in a unit of time of 2^-600, so that the smallest rates do not overflow; inf at 0."""
+    """Draw each item's arrival time, in units of 2^-600, so that the smallest rates do not overflow; inf at rate 0."""
     times = rng.standard_exponential(rates.shape)
     return np.divide(
         times, np.multiply(rates, _UNIT, dtype=np.float64), out=np.full_like(times, np.inf), where=rates > 0

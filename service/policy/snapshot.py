@@ -38,7 +38,7 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a snapshot is and where it came from."""
+    """Description of a snapshot: what it is and where it came from."""
 
     version: _Count
     parent: _Count | None
@@ -56,7 +56,7 @@ class Manifest:
 
     @property
     def has_catalogue(self) -> bool:
-        """Whether texts and embeddings of the items are there, as a deployment needs them to begin."""
+        """True if texts and embeddings of the items are included, as a deployment needs them to begin."""
         return ITEMS_FILE in self.files
 
     @property
@@ -117,12 +117,12 @@ class Snapshot:
 
     @property
     def projection(self) -> TextProjection:
-        """How this snapshot reads text embeddings."""
+        """Projection of text embeddings that this snapshot's networks read."""
         return TextProjection(self.tensors["text.mean"], self.tensors["text.components"])
 
     @property
     def has_critic(self) -> bool:
-        """Whether the critic is a network of its own, not the learned one."""
+        """True if the critic is a network of its own, not the learned one."""
         return bool(under("critic", self.tensors))
 
     def network(self, name: str, text: Tensor) -> ItemScorer:
@@ -133,22 +133,22 @@ class Snapshot:
 
     def exact_policy(self, text: Tensor) -> ExactPolicy:
         """The policy for a catalogue whose first rows are `item_ids`; `text` [A, text_dim] may hold new items after."""
-        known = text[: len(self.item_ids)]
-        pretrained, learned = (self.network(name, known).with_text(text) for name in ("pretrained", "learned"))
-        critic = self.network("critic", known).with_text(text) if self.has_critic else learned
+        own_text = text[: len(self.item_ids)]
+        pretrained, learned = (self.network(name, own_text).with_text(text) for name in ("pretrained", "learned"))
+        critic = self.network("critic", own_text).with_text(text) if self.has_critic else learned
         return ExactPolicy(pretrained, learned, critic, self.manifest.serving)
 
     def serving_policy(
         self, embeddings: npt.NDArray[np.floating], pretrained: FastScorer | None = None
     ) -> ServingPolicy:
-        """What serves a catalogue with text `embeddings` [A, TEXT_DIM], whose first rows are `item_ids`.
+        """Build the policy for a catalogue with text `embeddings` [A, TEXT_DIM], whose first rows are `item_ids`.
 
         `pretrained`: the pre-trained network for this catalogue, where it has been made before.
         """
         names = (["learned"] if pretrained else ["pretrained", "learned"]) + ["critic"] * self.has_critic
-        made = self._fast_scorers(names, embeddings)
-        first, learned = pretrained or made["pretrained"], made["learned"]
-        return ServingPolicy(first, learned, made.get("critic", learned), self.manifest.serving)
+        scorers = self._fast_scorers(names, embeddings)
+        first, learned = pretrained or scorers["pretrained"], scorers["learned"]
+        return ServingPolicy(first, learned, scorers.get("critic", learned), self.manifest.serving)
 
     def _fast_scorers(self, names: Sequence[str], embeddings: npt.NDArray[np.floating]) -> dict[str, FastScorer]:
         """Networks for all items; made part by part, so that nothing else of their size is needed."""
@@ -172,13 +172,13 @@ class Snapshot:
     def _part(self, name: str, text: Tensor, part: slice) -> ItemScorer:
         """A network with those of the items `part` that it knows; `text` is of all of them."""
         state = under(name, self.tensors)
-        known = {key: state[key][part] for key in ITEM_STATE}
-        network = ItemScorer(self.manifest.network, text[: len(known["id_bias"])])
-        network.load_state_dict(state | known)
+        rows = {key: state[key][part] for key in ITEM_STATE}
+        network = ItemScorer(self.manifest.network, text[: len(rows["id_bias"])])
+        network.load_state_dict(state | rows)
         return network.requires_grad_(False)
 
     def digest(self, name: str) -> str:
-        """Of all that a network's scores depend on but the items' texts."""
+        """Hash of all that a network's scores depend on but the items' texts, in hex."""
         tensors = under(name, self.tensors) | under("text", self.tensors)
         digest = hashlib.blake2b(repr(self.manifest.network).encode())
         for key in sorted(tensors):
@@ -186,7 +186,7 @@ class Snapshot:
         return digest.hexdigest()
 
     def without_items(self) -> Snapshot:
-        """What says of the version all but its items' numbers and names, which may be very many."""
+        """Return the snapshot without its items' numbers and ids, which may be very many."""
         text = {name: t.clone() for name, t in self.tensors.items() if name.startswith("text.")}
         return Snapshot(self.manifest, (), text)  # copies: a part of a file's memory would keep all of it
 

@@ -87,8 +87,8 @@ def read_manifest(folder: Path) -> Manifest:
         again = ": run `python -m offline pretrain` again" if written < FORMAT else ""
         raise SnapshotError(f"{path}: format {written}, this version reads {FORMAT}{again}")
     manifest, raw = _decoded(data, Manifest, path), _decoded(data, dict[str, Any], path)
-    for given, known in ((raw, Manifest), (raw["network"], NetworkConfig), (raw["serving"], ServingConfig)):
-        if unknown := given.keys() - {f.name for f in fields(known)}:  # a damaged name would leave us with a default
+    for given, expected in ((raw, Manifest), (raw["network"], NetworkConfig), (raw["serving"], ServingConfig)):
+        if unknown := given.keys() - {f.name for f in fields(expected)}:  # a damaged name would leave us with a default
             raise SnapshotError(f"{path}: damaged (unknown field {min(unknown)!r})")
     return manifest
 

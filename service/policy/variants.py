@@ -1,4 +1,4 @@
-"""What the policy that serves is made of: the pre-trained one, the learned one, or both (A-iALP_ft, A-iALP_ap).
+"""Parts of the policy that serves: the pre-trained one, the learned one, or both (A-iALP_ft, A-iALP_ap).
 
 A-iALP_ap keeps the pre-trained policy frozen and mixes in a second one that learns, pi = (1 - w) pi_pre + w pi_new, as
 probabilities, so that the propensity of what is shown stays exact. The paper leaves the mixture open; both kinds here
@@ -22,7 +22,7 @@ Probs = npt.NDArray[np.float64]
 
 
 class Variant(StrEnum):
-    """What the adaptive arm serves."""
+    """Kind of policy that the adaptive arm serves."""
 
     FROZEN = "frozen"  # iALP: the pre-trained policy, never updated
     FT = "ft"  # A-iALP_ft: the pre-trained policy, fine-tuned
@@ -30,14 +30,14 @@ class Variant(StrEnum):
 
 
 class Mixture(StrEnum):
-    """How A-iALP_ap weighs its two policies."""
+    """Rule by which A-iALP_ap weighs its two policies."""
 
     FIXED = "fixed"
     ADAPTIVE = "adaptive"
 
 
 class Arm(StrEnum):
-    """Which traffic a user belongs to."""
+    """Part of the traffic that a user belongs to."""
 
     CONTROL = "control"  # always the pre-trained policy
     ADAPTIVE = "adaptive"
@@ -45,7 +45,7 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """What is served and how it is mixed; saved in every snapshot."""
+    """Configuration of what is served and how it is mixed; saved in every snapshot."""
 
     variant: Variant = Variant.AP
     mixture: Mixture = Mixture.ADAPTIVE
@@ -61,12 +61,12 @@ class ServingConfig:
 
 
 def variant_of(config: ServingConfig, arm: Arm) -> Variant:
-    """What an arm is served."""
+    """Return the variant that an arm is served."""
     return Variant.FROZEN if arm == Arm.CONTROL else config.variant
 
 
 def is_mixed(config: ServingConfig, variant: Variant) -> bool:
-    """Whether the pre-trained policy takes part beside a learned one."""
+    """Check whether the pre-trained policy takes part beside a learned one."""
     return variant == Variant.AP or (variant == Variant.FT and config.most_learned < 1)
 
 
@@ -92,7 +92,7 @@ def learned_weight(
         pretrained: the frozen policy's probabilities [B, R].
         settled: the learned policy's [B, R], without its optimism: what it spends on curiosity is no reason to prefer
             the other.
-        advantages: makes the critic's advantages A(s, a) in log odds, [B, R]; asked only where the mixture is adaptive.
+        advantages: computes the critic's advantages A(s, a) in log odds, [B, R]; called only for the adaptive mixture.
     """
     if variant == Variant.AP and config.mixture == Mixture.ADAPTIVE:
         advantage = advantages()
@@ -121,7 +121,7 @@ def _mix(pretrained: Probs, learned: Probs, weight: Probs) -> Probs:
 
 
 def with_new(probs: Probs, new: Probs | None, share: float) -> Probs:
-    """What is served [B, R], with the least share for new items where a state has any."""
+    """Give new items their least `share` of `probs` [B, R], where a state has any; returns what is served [B, R]."""
     if new is None:
         return probs
     shares = share * new.any(1, keepdims=True)
@@ -129,7 +129,7 @@ def with_new(probs: Probs, new: Probs | None, share: float) -> Probs:
 
 
 def with_all(probs: Probs, absent: npt.NDArray[np.bool_], share: float) -> Probs:
-    """What is served [B, R], with a share for all items alike that are not `absent` [B, R]."""
+    """Give a `share` of `probs` [B, R] to all items alike that are not `absent` [B, R]; returns what is served."""
     if share == 0:
         return probs
     alike = ~absent / np.maximum((~absent).sum(1, keepdims=True), 1)

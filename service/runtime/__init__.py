@@ -1,4 +1,4 @@
-"""What any process of ours needs beside its work: logging, telemetry, threads, an embedded Redis, durable files.
+"""Infrastructure of every process: logging, telemetry, threads, an embedded Redis, durable files.
 
 Imports `settings`.
 """

@@ -44,7 +44,7 @@ def begin(role: Literal["api", "worker"]) -> None:
         raise TelemetryError(f"IALP_TELEMETRY=on needs `pip install 'ialp[otel]'` ({error})") from None
 
     class WithoutTexts(BatchSpanProcessor):
-        """The text of an exception may name a user; that there was one is told, and the log has the rest."""
+        """Leaves out the text of exceptions, which may name a user; the log has it."""
 
         def on_end(self, span: ReadableSpan) -> None:
             span._status = trace.Status(span.status.status_code)
@@ -74,5 +74,5 @@ def span(name: str, **attributes: str | float) -> contextlib.AbstractContextMana
 
 
 def _anonymous(span: Span, scope: dict[str, Any]) -> None:
-    known = getattr(span, "attributes", None) or {}
-    span.set_attributes(dict.fromkeys(known.keys() & _PRIVATE, ""))
+    attributes = getattr(span, "attributes", None) or {}
+    span.set_attributes(dict.fromkeys(attributes.keys() & _PRIVATE, ""))

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-Asked = TypeVar("Asked")
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 _EACH_S = 0.0025  # of waiting for each call of the last start
 _MOST = 64  # calls made as one: what comes after them must not wait long
 
 
-class Batched(Generic[Asked, Answer]):
+class Batched(Generic[Request, Answer]):
     """Batch calls made in the same turn of the event loop: each waits for its own answer of one `process`.
 
     What `process` raises, every one of them gets. Nobody's cancellation reaches the others. With `longest_wait_s`,
@@ -22,15 +22,15 @@ class Batched(Generic[Asked, Answer]):
     """
 
     def __init__(
-        self, process: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]], longest_wait_s: float = 0.0
+        self, process: Callable[[Sequence[Request]], Awaitable[Sequence[Answer]]], longest_wait_s: float = 0.0
     ) -> None:
         self._process, self._longest_wait_s = process, longest_wait_s
         self._next_start = 0.0  # by the loop's clock
-        self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
-    def __call__(self, asked: Asked) -> asyncio.Future[Answer]:
-        """What will be the answer to `asked`."""
+    def __call__(self, request: Request) -> asyncio.Future[Answer]:
+        """Queue a request; the future gets its answer."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
@@ -38,7 +38,7 @@ class Batched(Generic[Asked, Answer]):
                 loop.call_at(self._next_start, self._start)
             else:
                 loop.call_soon(self._start)
-        self._waiting.append((asked, future))
+        self._waiting.append((request, future))
         return future
 
     def _start(self) -> None:
@@ -50,9 +50,9 @@ class Batched(Generic[Asked, Answer]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, calls: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
+    async def _run(self, calls: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         try:
-            answers = await self._process([asked for asked, _ in calls])
+            answers = await self._process([request for request, _ in calls])
         except BaseException as error:
             for _, future in calls:
                 if not future.done():

@@ -77,9 +77,9 @@ class PolicyWatch:
             async with self._loading:
                 if self._live is not None and self._is_behind():
                     await self._load(self._live.version)
-        if self._apprentice_changed():
+        if self._shadow_changed():
             async with self._loading:
-                await self._follow_apprentice()
+                await self._follow_shadow()
 
     def _is_behind(self) -> bool:
         live, current = self._live, self.current
@@ -102,13 +102,13 @@ class PolicyWatch:
             async with self._changing:
                 loaded = await self._loader.bring_up(loaded, self.catalogue, {})
                 if self._live is not None and (instead or _may_serve(version, self._live)):
-                    apprentice = self.current.apprentice if self.current else None
+                    shadow = self.current.shadow if self.current else None
                     self.current = LivePolicy(
                         loaded.snapshot,
                         loaded.policy,
                         loaded.catalogue,
                         live=self._live,
-                        apprentice=apprentice,
+                        shadow=shadow,
                         only_pretrained=self._settings.variant == Variant.FROZEN,
                     )
                     if not instead:
@@ -128,27 +128,27 @@ class PolicyWatch:
                 self.problem = problem
             return False
 
-    def _apprentice_changed(self) -> bool:
+    def _shadow_changed(self) -> bool:
         current, live = self.current, self._live
-        here = current.apprentice.version if current is not None and current.apprentice else None
+        here = current.shadow.version if current is not None and current.shadow else None
         return current is not None and live is not None and here != live.shadow
 
-    async def _follow_apprentice(self) -> None:
-        """Load the apprentice that the pointer names, or let go of one that it names no more."""
-        live, apprentice = self._live, None
-        if live is None or not self._apprentice_changed():
+    async def _follow_shadow(self) -> None:
+        """Load the shadow version that the pointer names, or drop one that it does not name any more."""
+        live, shadow = self._live, None
+        if live is None or not self._shadow_changed():
             return
         if live.shadow is not None:
             try:
-                apprentice = await self._loader.load(live.shadow, self.catalogue)
+                shadow = await self._loader.load(live.shadow, self.catalogue)
             except SnapshotError as error:
-                log.error("version %d cannot be the apprentice: %s", live.shadow, error)
+                log.error("version %d cannot be the shadow version: %s", live.shadow, error)
                 return
         async with self._changing:
-            if apprentice is not None:
-                apprentice = await self._loader.bring_up(apprentice, self.catalogue, {})
+            if shadow is not None:
+                shadow = await self._loader.bring_up(shadow, self.catalogue, {})
             if self.current is not None:
-                self.current = replace(self.current, apprentice=apprentice)
+                self.current = replace(self.current, shadow=shadow)
 
     async def sync_catalogue(self, seq: int | None = None) -> None:
         """Bring the catalogue, and the policy's item rows, up to date, unless `seq` is the last known change."""
@@ -161,14 +161,14 @@ class PolicyWatch:
             if catalogue is before:
                 return
             served: LivePolicy | None = self.current
-            made: Grown = {}
-            policy, apprentice = served, served.apprentice if served is not None else None
+            grown: Grown = {}
+            policy, shadow = served, served.shadow if served is not None else None
             if served is not None and catalogue.index is not before.index:  # the items that it ranks are gone
-                policy = apprentice = None
+                policy = shadow = None
             if policy is not None:
-                policy = await self._loader.bring_up(policy, catalogue, made)
-            if apprentice is not None:
-                apprentice = await self._loader.bring_up(apprentice, catalogue, made)
+                policy = await self._loader.bring_up(policy, catalogue, grown)
+            if shadow is not None:
+                shadow = await self._loader.bring_up(shadow, catalogue, grown)
             if len(catalogue) > 2 * self._n_frozen:  # seldom: what is garbage by now, in cycles, stays for ever
                 gc.freeze()  # all these objects live long, so no collection need walk through them
                 self._n_frozen = len(catalogue)
@@ -177,7 +177,7 @@ class PolicyWatch:
             catalogue.adopt()
             if self.current is not None:  # its mode may have changed meanwhile
                 live = self.current.live
-                self.current = replace(policy, live=live, apprentice=apprentice) if policy is not None else None
+                self.current = replace(policy, live=live, shadow=shadow) if policy is not None else None
 
     async def watch(self) -> None:
         """Look for ever; outlasts outages of Redis, and says when one begins and ends."""
@@ -205,6 +205,6 @@ class PolicyWatch:
 
 
 def _may_serve(version: int, live: Live) -> bool:
-    """Whether a version may still serve when its load ends: not if an operator turned to another one meanwhile."""
+    """Check that a version may still serve when its load ends: not if an operator chose another one meanwhile."""
     overtaken = live.mode == "auto" and version < live.version  # by the worker, which may do so again and again
     return live.mode == "frozen" or version == live.version or overtaken

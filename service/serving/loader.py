@@ -46,11 +46,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LivePolicy(Loaded):
-    """What a request needs: the policy, its version and whether the kill switch is on."""
+    """State that a request needs: the policy, its version and whether the kill switch is on."""
 
     _: KW_ONLY
     live: Live
-    apprentice: Loaded | None = None  # a version that shows nothing, and what it would show
+    shadow: Loaded | None = None  # a version that shows nothing, and what it would show
     only_pretrained: bool = False  # by the settings, whatever the version was made for
 
     @property
@@ -72,7 +72,7 @@ class Pretrained:
     network: FastScorer
 
     def is_of(self, digest: str, catalogue: Catalogue) -> bool:
-        """Whether it is what a snapshot would make for a catalogue, or for its first items."""
+        """Check that it is the network that a snapshot would give for a catalogue, or for its first items."""
         same = self.catalogue.index is catalogue.index and self.catalogue.texts == catalogue.texts
         return same and self.digest == digest
 
@@ -91,11 +91,11 @@ class VersionLoader:
         snapshot = await self._read(folder_of(self._settings.data_dir, version), urgent)
         if snapshot.item_ids != tuple(catalogue.ids[: min(len(catalogue), len(snapshot.item_ids))]):
             raise SnapshotError(f"version {version}: its items are not the first of this catalogue")
-        policy = await self._made(snapshot, catalogue, urgent)
+        policy = await self._build(snapshot, catalogue, urgent)
         return Loaded(snapshot.without_items(), policy, catalogue)
 
-    async def bring_up(self, loaded: AnyLoaded, catalogue: Catalogue, made: Grown) -> AnyLoaded:
-        """The same version for the items as they are now, while nothing else changes them.
+    async def bring_up(self, loaded: AnyLoaded, catalogue: Catalogue, grown: Grown) -> AnyLoaded:
+        """Return the version for the items as they are now, while nothing else changes them.
 
         New items join in at once, and so do new texts; but those wait for a new index where there is one.
 
@@ -112,7 +112,7 @@ class VersionLoader:
                 log.error("version %d goes on with items' old texts: %s", loaded.version, error)
         if len(catalogue) == loaded.policy.n_items:
             return loaded
-        policy = await self._with_new(loaded.policy, loaded.snapshot.projection, catalogue, made)
+        policy = await self._with_new(loaded.policy, loaded.snapshot.projection, catalogue, grown)
         return replace(loaded, policy=policy)
 
     async def _read(self, folder: Path, urgent: bool = False) -> Snapshot:
@@ -120,27 +120,27 @@ class VersionLoader:
         thread = None if urgent else self._thread
         return await asyncio.get_running_loop().run_in_executor(thread, load_snapshot, folder)
 
-    async def _made(self, snapshot: Snapshot, catalogue: Catalogue, urgent: bool = False) -> ServingPolicy:
+    async def _build(self, snapshot: Snapshot, catalogue: Catalogue, urgent: bool = False) -> ServingPolicy:
         """The snapshot's policy for a catalogue, or for what came to it meanwhile."""
         thread = None if urgent else self._thread
         return await asyncio.get_running_loop().run_in_executor(thread, self._policy, snapshot, catalogue)
 
     async def _with_new(
-        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, made: Grown
+        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, grown: Grown
     ) -> ServingPolicy:
-        """The policy with the catalogue's new items; `made` has the networks that have got them already."""
-        return await asyncio.to_thread(self._grown, policy, projection, catalogue, made)
+        """The policy with the catalogue's new items; `grown` has the networks that have got them already."""
+        return await asyncio.to_thread(self._grown, policy, projection, catalogue, grown)
 
     def _policy(self, snapshot: Snapshot, catalogue: Catalogue) -> ServingPolicy:
         digest, n_items = snapshot.digest("pretrained"), len(catalogue)
-        known = self._pretrained
-        pretrained = known.network if known is not None and known.is_of(digest, catalogue) else None
+        previous = self._pretrained
+        pretrained = previous.network if previous is not None and previous.is_of(digest, catalogue) else None
         if pretrained is not None:  # versions of one pre-training share it
             n_items = max(n_items, len(pretrained))
             if len(pretrained) < n_items:
-                made: Grown = {}
-                self._grow([pretrained], snapshot.projection, catalogue, made)
-                pretrained = made[pretrained]
+                grown: Grown = {}
+                self._grow([pretrained], snapshot.projection, catalogue, grown)
+                pretrained = grown[pretrained]
         policy = snapshot.serving_policy(catalogue.embeddings.array[:n_items], pretrained)
         self._pretrained = Pretrained(digest, catalogue, policy.pretrained)
         catalogue.embeddings.forget()
@@ -152,25 +152,25 @@ class VersionLoader:
         return _warm(policy)
 
     def _grown(
-        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, made: Grown
+        self, policy: ServingPolicy, projection: TextProjection, catalogue: Catalogue, grown: Grown
     ) -> ServingPolicy:
-        self._grow(policy.networks, projection, catalogue, made)
-        return _warm(policy.replaced(made))
+        self._grow(policy.networks, projection, catalogue, grown)
+        return _warm(policy.replaced(grown))
 
     def _grow(
-        self, networks: Sequence[FastScorer], projection: TextProjection, catalogue: Catalogue, made: Grown
+        self, networks: Sequence[FastScorer], projection: TextProjection, catalogue: Catalogue, grown: Grown
     ) -> None:
         with self._growing:
             for network in networks:
-                if network not in made:
+                if network not in grown:
                     new = catalogue.embeddings.array[len(network) : len(catalogue)].astype(np.float32)
-                    made[network] = network.with_items(projection(torch.from_numpy(new)))
+                    grown[network] = network.with_items(projection(torch.from_numpy(new)))
                     if self._pretrained is not None and self._pretrained.network is network:
-                        self._pretrained = replace(self._pretrained, network=made[network])
+                        self._pretrained = replace(self._pretrained, network=grown[network])
 
 
 def _warm(policy: ServingPolicy) -> ServingPolicy:
-    """So that the first request finds all that is made once, of the control arm and for the kill switch as well."""
+    """Serve a query of each arm, so that the first request finds all that is computed once; returns the policy."""
     policy.serve([Query((), np.ones(policy.n_items, np.bool_), arm) for arm in Arm])
     return policy
 

@@ -1,4 +1,4 @@
-"""How likely items and categories are to be in a slate, and what a slate would be. Nothing is logged or remembered."""
+"""Estimate how likely items and categories are to be in a slate, and draw one. Nothing is logged or remembered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _N_SLATES = 40  # drawn to find what they hold
 
 @dataclass(frozen=True)
 class Preview:
-    """What one state leads to, by row of the catalogue [A]."""
+    """Probabilities in one state, by catalogue row [A], and a slate drawn from them."""
 
     probs: Probs  # of the first slot
     in_slate: Probs  # that an item is anywhere in a slate of k

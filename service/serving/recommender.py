@@ -32,8 +32,8 @@ from service.store.sessions import Session, SessionStore, share_of
 _LONGEST_WAIT_S = 0.006
 
 
-class Wanted(NamedTuple):
-    """What a request wants to be shown."""
+class SlateRequest(NamedTuple):
+    """Request for a slate: how many items, and which ones may be shown."""
 
     k: int
     candidates: Sequence[str] | None = None  # the only items that may be shown
@@ -69,22 +69,22 @@ class Recommender:
         """Return the arm that a user belongs to: always the same one."""
         return Arm.CONTROL if share_of(user, "arm") < self._settings.control_share else Arm.ADAPTIVE
 
-    async def recommend(self, user: str, visitor: str | None, wanted: Wanted) -> slates.Slate:
+    async def recommend(self, user: str, visitor: str | None, request: SlateRequest) -> slates.Slate:
         """Draw a slate and log it. Without Redis it comes from memory, and its `warnings` say so.
 
         `visitor`: the session that the user had before they logged in; it becomes part of theirs.
         """
-        known = await self.session(user, visitor)
-        session, redis_answers = known or Session((), (), 0), known is not None
+        loaded = await self.session(user, visitor)
+        session, redis_answers = loaded or Session((), (), 0), loaded is not None
         live, catalogue, settings = self._watch.current, self._watch.catalogue, self._settings
         stored, seen = session.named(catalogue.ids)
         history = session_state(stored, seen, settings.shown_length)
-        if wanted.history is not None:
-            history = wanted.history
+        if request.history is not None:
+            history = request.history
             seen += [item for item, _ in history]
-        repeat, k = wanted.repeat or settings.repeat, wanted.k
+        repeat, k = request.repeat or settings.repeat, request.k
         chosen = slates.candidates(
-            catalogue, seen, wanted.candidates, wanted.excluded, wanted.categories, repeat, wanted.k
+            catalogue, seen, request.candidates, request.excluded, request.categories, repeat, request.k
         )
         if live is None:
             slate = slates.fall_back(catalogue, chosen, await self._popular() if redis_answers else [], k)

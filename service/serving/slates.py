@@ -24,7 +24,7 @@ Repeat = Literal["never", "when_empty", "freely"]
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """What `schemas.RecommendedItem` says."""
+    """The fields of `schemas.RecommendedItem`."""
 
     item_id: str
     slot: int
@@ -35,7 +35,7 @@ class Slot(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Slate:
-    """What is answered and what is logged (None when no policy drew it, so nothing can be learned from it)."""
+    """An answer, and the impression to log (None when no policy drew it, so nothing can be learned from it)."""
 
     recommendation_id: str
     policy_version: int
@@ -76,11 +76,11 @@ def candidates(
         warnings.append("catalogue_empty")
     allowed = None
     if only is not None:
-        known = [index[i] for i in only if i in index]
-        if len(known) < len(only):
+        named_rows = [index[i] for i in only if i in index]
+        if len(named_rows) < len(only):
             warnings.append("unknown_candidates")
         named = np.zeros_like(available)
-        named[known] = True
+        named[named_rows] = True
         available &= named
     if categories is not None:
         available &= catalogue.in_categories(categories)
@@ -137,36 +137,36 @@ def plan_draws(
 ) -> list[Draw]:
     """List the draws of one slate: that of the policy in service and, if there is a shadow version, its own.
 
-    The kill switch turns every arm into the control. `shadow_rng` draws for the apprentice, so that what is shown is
-    the same with and without one.
+    The kill switch turns every arm into the control. `shadow_rng` draws for the shadow version, so that what is shown
+    is the same with and without one.
     """
-    known = interactions(history, catalogue.index, live.policy.config.largest_reward)
+    past = interactions(history, catalogue.index, live.policy.config.largest_reward)
     serving_arm = Arm.CONTROL if live.is_frozen else arm
-    wanted = [Draw(live.policy, Query(known, chosen.available, serving_arm), k, rng)]
-    if live.apprentice is not None:
-        wanted.append(Draw(live.apprentice.policy, Query(known, chosen.available), k, shadow_rng))
-    return wanted
+    draws = [Draw(live.policy, Query(past, chosen.available, serving_arm), k, rng)]
+    if live.shadow is not None:
+        draws.append(Draw(live.shadow.policy, Query(past, chosen.available), k, shadow_rng))
+    return draws
 
 
-def draw_all(wanted: Sequence[Draw]) -> list[Drawn]:
+def draw_all(draws: Sequence[Draw]) -> list[Drawn]:
     """Draw each, in their order; those of the same policy cost less together than one by one."""
     places: dict[tuple[int, int], list[int]] = {}
-    for n, one in enumerate(wanted):
+    for n, one in enumerate(draws):
         places.setdefault((id(one.policy), id(one.rng)), []).append(n)
     drawn: dict[int, Drawn] = {}
     for group in places.values():
-        drawn.update(zip(group, _drawn([wanted[n] for n in group]), strict=True))
-    return [drawn[n] for n in range(len(wanted))]
+        drawn.update(zip(group, _drawn([draws[n] for n in group]), strict=True))
+    return [drawn[n] for n in range(len(draws))]
 
 
-def _drawn(wanted: Sequence[Draw]) -> Iterator[Drawn]:
-    """Of one policy and generator."""
-    distributions = wanted[0].policy.serve([one.query for one in wanted])
+def _drawn(draws: Sequence[Draw]) -> Iterator[Drawn]:
+    """Draw slates of one policy with one generator."""
+    distributions = draws[0].policy.serve([one.query for one in draws])
     # Slots above it are all that a slot depends on, so shorter slates are the beginnings of longer ones.
     probs = np.array([distribution.probs for distribution in distributions])
     entropies = entropy(probs)
-    slates = sample_slates(probs, min(max(one.k for one in wanted), probs.shape[1]), wanted[0].rng)
-    rows = zip(wanted, distributions, probs, entropies.tolist(), slates.items, slates.propensities, strict=True)
+    slates = sample_slates(probs, min(max(one.k for one in draws), probs.shape[1]), draws[0].rng)
+    rows = zip(draws, distributions, probs, entropies.tolist(), slates.items, slates.propensities, strict=True)
     for one, distribution, mass, nats, places, propensities in rows:
         shown = places[: min(one.k, int(np.count_nonzero(places >= 0)))]
         yield Drawn(
@@ -206,7 +206,7 @@ def build_slate(
         candidates=chosen.allowed,
         weight=slate.distribution.weight,
         entropy=slate.entropy,
-        shadow=_shadow(live.apprentice, others[0], catalogue, slate.items) if live.apprentice else None,
+        shadow=_shadow(live.shadow, others[0], catalogue, slate.items) if live.shadow else None,
     )
     items = [
         Slot(item_id, slot, score, propensity, "learned" if learned else "pretrained")
@@ -218,14 +218,14 @@ def build_slate(
     return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression, slate.items)
 
 
-def _shadow(apprentice: Loaded, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
-    """What the apprentice would have shown, and how likely it would have shown what was."""
+def _shadow(loaded: Loaded, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
+    """Return what the shadow version would have shown, and how likely it would have shown what was."""
     propensities = own.distribution.propensities(np.array(shown, np.int64))
-    return Shadow(apprentice.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
+    return Shadow(loaded.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
 
 
 def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:
-    """Without a policy: the most popular items, then the catalogue's order."""
+    """Build a slate without a policy: the most popular items, then the others in the catalogue's order."""
     places = {item: catalogue.index.get(item, len(catalogue)) for item in popular}  # later ones may be known meanwhile
     by_popularity = [item for item, place in places.items() if place < len(catalogue) and chosen.available[place]]
     rest = [catalogue.ids[i] for i in np.flatnonzero(chosen.available)]

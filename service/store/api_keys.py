@@ -1,4 +1,4 @@
-"""API keys: what is stored of one, and the ring of all keys that a process verifies tokens with.
+"""API keys: the record of one, and the ring of all keys that a process verifies tokens with.
 
 A token is `ialp_<key id>_<secret>`. Redis holds the SHA-256 of the secret only. A fast hash is the right one here: a
 secret is 32 random bytes, which nobody guesses at any speed, and a slow hash would be paid for by every request.
@@ -30,7 +30,7 @@ _SECRET_BYTES = 32
 
 
 class StoredSecret(msgspec.Struct, frozen=True):
-    """What is kept of a secret; `expires_at` (unix seconds) is set once it was replaced."""
+    """Hash of a secret; `expires_at` (unix seconds) is set once the secret was replaced."""
 
     sha256: bytes
     expires_at: float | None = None
@@ -73,12 +73,12 @@ def new_secret() -> str:
 
 
 def token(key_id: str, secret: str) -> str:
-    """What a client sends."""
+    """Build the token that a client sends."""
     return f"{_PREFIX}_{key_id}_{secret}"
 
 
 def digest(secret: str) -> bytes:
-    """What is stored and compared of a secret."""
+    """Hash a secret; the hash is what is stored and compared."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -80,7 +80,7 @@ def check_snapshot(folder: Path) -> None:
 
 
 async def _bring_back(registry: Registry, settings: Settings) -> None:
-    """The first version, from the snapshot that it was made of."""
+    """Restore the first version from the snapshot that it was published from."""
     first, given = await registry.record(1), settings.snapshot
     lost = (
         f"{settings.data_dir / 'policies'}: has no versions, and Redis knows of some (prefix {settings.key_prefix!r}). "
@@ -108,18 +108,17 @@ def _versions_in(settings: Settings) -> list[int]:
 
 
 async def _check_for_strays(redis: aioredis.Redis, keys: Keys, settings: Settings) -> None:
-    """Versions on disk beyond the first, of which Redis knows nothing, are somebody's: it must not look like a new
-    deployment."""
+    """Refuse to start if Redis knows nothing of versions on disk beyond the first: this is not a new deployment."""
     latest = max(_versions_in(settings), default=0)
     if latest <= 1:
         return
     ending = keys.live.removeprefix(keys.prefix)
     prefixes = [key.decode().removesuffix(ending) async for key in redis.scan_iter(match=f"*{ending}", count=10_000)]
-    known = f"It has deployments with IALP_KEY_PREFIX={', '.join(sorted(prefixes)[:5])}. " if prefixes else ""
+    deployments = f"It has deployments with IALP_KEY_PREFIX={', '.join(sorted(prefixes)[:5])}. " if prefixes else ""
     raise SnapshotError(
         f"{settings.data_dir / 'policies'}: has versions up to {latest}, and Redis knows nothing of them under the "
-        f"prefix {settings.key_prefix!r}. {known}To go on with them restore Redis, or correct IALP_KEY_PREFIX; for a "
-        "new deployment name an empty IALP_DATA_DIR"
+        f"prefix {settings.key_prefix!r}. {deployments}To go on with them restore Redis, or correct IALP_KEY_PREFIX; "
+        "for a new deployment name an empty IALP_DATA_DIR"
     )
 
 

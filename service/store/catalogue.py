@@ -104,8 +104,8 @@ class Catalogue:
 
     def in_categories(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
         """[A] whether an item has any of the categories."""
-        wanted = frozenset(categories)
-        fits = np.fromiter((not wanted.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
+        requested = frozenset(categories)
+        fits = np.fromiter((not requested.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
         return np.asarray(fits[self.kind_of.array[: len(self)]])
 
     def nearest(self, embedding: Embeddings, n: int) -> list[int]:
@@ -131,41 +131,41 @@ class Catalogue:
 class _Reading:
     """A catalogue while changes are read into it, in any order; the one before stays as it was."""
 
-    def __init__(self, known: Catalogue) -> None:
-        self._known = known
+    def __init__(self, base: Catalogue) -> None:
+        self._base = base
         self._available: dict[int, bool] = {}
         self._changed_texts: dict[int, npt.NDArray[np.float16]] = {}
-        self._n_items = len(known)
+        self._n_items = len(base)
 
     def add(self, place: int, item_id: str, record: ItemRecord) -> None:
-        known = self._known
+        base = self._base
         if place >= self._n_items:
-            missing = place + 1 - len(known.embeddings)
+            missing = place + 1 - len(base.embeddings)
             if missing > 0:
-                known.embeddings.append(np.zeros((missing, TEXT_DIM), np.float16))
-                known.kind_of.append(np.zeros(missing, np.int32))
-                known.ids.extend([""] * missing)
+                base.embeddings.append(np.zeros((missing, TEXT_DIM), np.float16))
+                base.kind_of.append(np.zeros(missing, np.int32))
+                base.ids.extend([""] * missing)
             self._n_items = place + 1
         row = unpack_embedding(record.embedding).astype(np.float16)
-        if place >= len(known):
-            known.ids[place] = item_id
-            known.embeddings.array[place] = row
-        elif row.tobytes() != known.embeddings.array[place].tobytes():
+        if place >= len(base):
+            base.ids[place] = item_id
+            base.embeddings.array[place] = row
+        elif row.tobytes() != base.embeddings.array[place].tobytes():
             self._changed_texts[place] = row
-        known.kind_of.array[place] = known.kinds.setdefault(record.categories, len(known.kinds))
+        base.kind_of.array[place] = base.kinds.setdefault(record.categories, len(base.kinds))
         self._available[place] = not (record.hidden or record.deleted)
 
     def done(self, seq: int) -> Catalogue:
         available = np.zeros(self._n_items, np.bool_)
-        available[: len(self._known)] = self._known.available
+        available[: len(self._base)] = self._base.available
         places = np.fromiter(self._available, np.intp, len(self._available))
         available[places] = np.fromiter(self._available.values(), np.bool_, len(self._available))
-        known = self._known
-        assert "" not in known.ids[len(known) : self._n_items], "a place has no item"
+        base = self._base
+        assert "" not in base.ids[len(base) : self._n_items], "a place has no item"
         for place, row in self._changed_texts.items():
-            known.embeddings.array[place] = row
-        known.embeddings.forget()
-        return replace(known, seq=seq, texts=known.texts + len(self._changed_texts), available=available)
+            base.embeddings.array[place] = row
+        base.embeddings.forget()
+        return replace(base, seq=seq, texts=base.texts + len(self._changed_texts), available=available)
 
 
 class CatalogueStore:
@@ -192,7 +192,7 @@ class CatalogueStore:
             await self._put(keys=names, args=args, client=pipe)
         return [bool(new) for new in await pipe.execute()]
 
-    async def known(self, item_ids: Sequence[str]) -> list[ItemRecord]:
+    async def get_many(self, item_ids: Sequence[str]) -> list[ItemRecord]:
         """Items as stored, in their order; one that is unknown as a deleted one without a text."""
         if not item_ids:
             return []
@@ -205,16 +205,16 @@ class CatalogueStore:
         record = decode_record(data) if data else None
         return None if record is None or record.deleted else record
 
-    async def sync(self, known: Catalogue) -> Catalogue:
-        """The catalogue as it is now: `known` itself if nothing changed, an empty one if all was forgotten.
+    async def sync(self, current: Catalogue) -> Catalogue:
+        """The catalogue as it is now: `current` itself if nothing changed, an empty one if all was forgotten.
 
         Raises:
             OSError: there is no room for the embeddings.
         """
         seq = int(await self._redis.get(self._keys.item_seq) or 0)
-        if seq < known.seq:  # another, or an emptied, Redis: what we know is of the old one
-            known = known.emptied()
-        reading, read = _Reading(known), known.seq
+        if seq < current.seq:  # another, or an emptied, Redis: what we know is of the old one
+            current = current.emptied()
+        reading, read = _Reading(current), current.seq
         while True:
             # What changes meanwhile moves to the list's end, so that nothing is missing when that is reached.
             scored = await self._redis.zrangebyscore(
@@ -227,16 +227,16 @@ class CatalogueStore:
                 pipe.hmget(self._keys.item_index, changed)
                 records, indices = await pipe.execute()
                 if None in records or None in indices:  # Redis is being emptied right now
-                    return known.emptied()
+                    return current.emptied()
                 # There may be hundreds of megabytes to move; requests go on meanwhile.
-                await asyncio.to_thread(known.embeddings.reserve, max(map(int, indices)) + 1)
+                await asyncio.to_thread(current.embeddings.reserve, max(map(int, indices)) + 1)
                 for item_id, data, index in zip(changed, records, indices, strict=True):
                     reading.add(int(index), item_id.decode(), decode_record(data))
             if len(scored) < _PAGE:
-                return known if read == known.seq else reading.done(read)
-            known.embeddings.forget()
+                return current if read == current.seq else reading.done(read)
+            current.embeddings.forget()
             n_items = await self._redis.hlen(self._keys.item_index)
-            await asyncio.to_thread(known.embeddings.reserve, n_items)
+            await asyncio.to_thread(current.embeddings.reserve, n_items)
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

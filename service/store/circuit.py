@@ -1,4 +1,4 @@
-"""Whether Redis is asked at all: after it failed, nobody waits for it until the background watch finds it back."""
+"""Circuit breaker for Redis: after it failed, nobody waits for it until the background watch finds it back."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class Circuit:
         self._failures, self._failing_since = 0, 0.0
 
     def open(self, reason: str) -> None:
-        """From now on nobody asks Redis but the watch."""
+        """Open: from now on nobody but the watch calls Redis."""
         if not self.is_open:
             log.warning("Redis does not answer (%s); serving from memory", reason)
         self.is_open = True
 
     def close(self) -> None:
-        """Redis answered the watch."""
+        """Close: Redis answered the watch."""
         if self.is_open:
             log.info("Redis answers again")
         self.is_open, self._failures = False, 0
 
     async def call(self, send: Any) -> Any:
-        """What `send` answers; raises CircuitOpen without calling it while Redis is away."""
+        """Return the answer of `send`; raises CircuitOpen without calling it while Redis is away."""
         if self.is_open:
             raise CircuitOpen("Redis is away")
         try:
@@ -81,7 +81,7 @@ class Bounded(Retry):  # type: ignore[misc]
         return self  # each connection copies its policy; the circuit is one for all
 
     async def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
-        """As redis-py's."""
+        """Call `do` as redis-py does, but within the time and through the circuit."""
         attempt = super().call_with_retry
 
         async def send() -> Any:

@@ -89,7 +89,7 @@ class EventLog:
             keys += [mark, self._keys.session(event.user)]
             kind = "undo" if event.undo else "explicit" if event.explicit else "implicit"
             when = "" if event.occurred_at is None else str(round(event.occurred_at * 1000))
-            args += [events.encode(event), sessions.encode_said(place, event.reward), when, event.item_id]
+            args += [events.encode(event), sessions.encode_reaction(place, event.reward), when, event.item_id]
             args.append(kind if remembered else "")
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 
@@ -136,7 +136,7 @@ class EventLog:
 
 
 def _whose(payload: bytes, user: str) -> str | None:
-    """What an entry is, if it is this user's; one that cannot be read is theirs if it holds their key."""
+    """Name the kind of this user's entry, None for another's; an unreadable one is theirs if it has their key."""
     if user.encode() not in payload:
         return None
     try:

@@ -21,7 +21,7 @@ class EventError(Exception):
 
 
 class Shadow(msgspec.Struct, frozen=True, array_like=True):
-    """What an apprentice version would have shown instead, see `shadow`."""
+    """Slate that a shadow version would have shown instead, see `shadow`."""
 
     version: int
     items: tuple[str, ...]  # its own slate
@@ -62,7 +62,7 @@ class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", o
     undo: bool = False  # takes back what the user said of the item; the reward is 0
 
     def at(self, heard_s: float) -> float:
-        """When it happened, in unix seconds to the millisecond: when it was heard of, or before that."""
+        """Return when it happened, in unix seconds to the millisecond; not later than it was received."""
         return heard_s if self.occurred_at is None else min(round(self.occurred_at, 3), heard_s)
 
 

@@ -13,11 +13,11 @@ from enum import StrEnum
 import msgspec
 
 from service.store.events import Feedback, Impression
-from service.store.sessions import Said, is_visitor, joined
+from service.store.sessions import Reaction, is_visitor, joined
 
 
 class Joined(StrEnum):
-    """What became of a feedback event."""
+    """Outcome of a feedback event."""
 
     JOINED = "joined"  # rewards a slot of an open impression
     ORGANIC = "organic"  # names no impression
@@ -35,7 +35,7 @@ class OpenImpression(msgspec.Struct):
     impression: Impression
     at_ms: int
     place: int  # how many entries of the log came before
-    said: dict[str, Said] = {}  # by item
+    reactions: dict[str, Reaction] = msgspec.field(default_factory=dict, name="said")  # by item
     next_history: tuple[tuple[str, float], ...] | None = None
     turn: int = 0  # how many impressions of the session came before
     user: str = ""  # whose it is by now, if a visitor turned out to be a user
@@ -47,15 +47,15 @@ class OpenImpression(msgspec.Struct):
         return self.user or self.impression.user
 
     def undo(self, item: str, at: float) -> None:
-        """Take back what was said of an item up to a time, unix seconds."""
-        if item in self.said and self.said[item].at <= at:
-            del self.said[item]
+        """Take back the reaction to an item, if it is not later than a time, unix seconds."""
+        if item in self.reactions and self.reactions[item].at <= at:
+            del self.reactions[item]
             self.ended_by = [other for other in self.ended_by if other != item]
 
     @property
     def slot_rewards(self) -> tuple[float, ...]:
         """Reward of each slot; silence is 0."""
-        return tuple(self.said[item].reward if item in self.said else 0.0 for item in self.impression.items)
+        return tuple(self.reactions[item].reward if item in self.reactions else 0.0 for item in self.impression.items)
 
 
 class Joiner:
@@ -88,10 +88,10 @@ class Joiner:
         """Credit a slot with what was heard of at a time; of several responses to one item, see `joined`. A user may
         answer a slate that was shown to a visitor without an account: who logs in is the same person. What is taken
         back is so in all that is open of the user's."""
-        said = Said(feedback.reward, feedback.at(at_ms / 1000))
+        reaction = Reaction(feedback.reward, feedback.at(at_ms / 1000))
         if feedback.undo:
             for recommendation_id in self._of.get(feedback.user, ()):
-                self._open[recommendation_id].undo(feedback.item_id, said.at)
+                self._open[recommendation_id].undo(feedback.item_id, reaction.at)
         if feedback.recommendation_id is None:
             return Joined.ORGANIC
         waiting = self._open.get(feedback.recommendation_id)
@@ -102,15 +102,15 @@ class Joiner:
         if not is_theirs or item not in waiting.impression.items:
             return Joined.MISMATCHED
         if feedback.undo:
-            waiting.undo(item, said.at)
+            waiting.undo(item, reaction.at)
         else:
-            waiting.said[item] = joined(waiting.said.get(item), said, feedback.explicit)
+            waiting.reactions[item] = joined(waiting.reactions.get(item), reaction, feedback.explicit)
             if feedback.ends and item not in waiting.ended_by:
                 waiting.ended_by.append(item)
         return Joined.JOINED
 
     def join(self, visitor: str, user: str) -> None:
-        """A visitor turned out to be a user, whose next impression goes on from the latest of both."""
+        """Give a visitor's open impressions to the user they turned out to be; the next one follows the latest."""
         theirs = self._of.pop(visitor, [])
         for recommendation_id in theirs:
             self._open[recommendation_id].user = user
@@ -142,7 +142,7 @@ class Joiner:
         return closed
 
     def dump(self) -> tuple[list[OpenImpression], list[str]]:
-        """What is open, and the ids of what was closed, for a checkpoint."""
+        """Return what is open, and the ids of what was closed, for a checkpoint."""
         return list(self._open.values()), list(self._closed)
 
     def restore(self, waiting: list[OpenImpression], closed: list[str]) -> None:

@@ -89,7 +89,7 @@ class Keys:
         return f"{self.prefix}:live:stack"
 
     @property
-    def retreats(self) -> str:
+    def roll_backs(self) -> str:
         """List: automatic roll-backs, newest first."""
         return f"{self.prefix}:live:retreats"
 

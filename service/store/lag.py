@@ -1,4 +1,4 @@
-"""How far the worker is behind the log."""
+"""Lag: the time by which the worker is behind the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lag:
 
     @property
     def too_far(self) -> bool:
-        """Whether the worker has been further behind than the settings allow for some time."""
+        """True while the worker has been further behind than the settings allow for some time."""
         return time.monotonic() - self._too_far_since > _LASTING_S
 
     async def refresh(self) -> None:

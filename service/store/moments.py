@@ -1,4 +1,4 @@
-"""What the worker had counted from time to time: the dashboard's curves, in one capped stream in Redis.
+"""Counts of the worker from time to time, for the dashboard's curves: one capped stream in Redis.
 
 Counts are sums since the log began, so the rewards between any two moments are a difference. They may step back where a
 worker resumed from an earlier checkpoint.
@@ -33,7 +33,7 @@ _decoder = msgspec.msgpack.Decoder(Moment)
 
 
 def moment_of(report: WorkerReport) -> Moment:
-    """What the history keeps of a report."""
+    """Return the part of a report that the history keeps."""
     return Moment(report.reported_at, report.version, report.arms, report.coverage, report.lag_s)
 
 

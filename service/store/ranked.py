@@ -1,4 +1,4 @@
-"""Events of Personalizer's: what each was answered, remembered for as long as a reward may come.
+"""Personalizer's events and the answer to each, remembered for as long as a reward may come.
 
 An event is remembered and its impression logged by one script, so that whatever happens there are both or neither. The
 impression of one whose activation is deferred waits in what is remembered; activating it takes it out and logs it,
@@ -33,7 +33,7 @@ class Ranked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def is_alone(event_id: str, user: str) -> bool:
-    """The event named nobody, so that it is a visitor of its own, whose session nobody will ask for again."""
+    """Check that the event named no user: then it is a visitor of its own, whose session is never needed again."""
     return user == sessions.user_key(None, event_id)
 
 
@@ -54,7 +54,7 @@ REMEMBER = script("remember_ranked", "session", "impression")
 
 
 class RankedStore:
-    """What is remembered in Redis."""
+    """Remembered events in Redis."""
 
     def __init__(self, redis: aioredis.Redis, quick: aioredis.Redis, keys: Keys, settings: Settings) -> None:
         """`quick` is the client that gives up early, since there is an answer without Redis."""
@@ -62,7 +62,7 @@ class RankedStore:
         self._remember, self._activate = quick.register_script(REMEMBER), redis.register_script(REMEMBER)
 
     async def get(self, event_id: str) -> bytes | None:
-        """What is remembered of an event, for `decode`."""
+        """Return the stored bytes of an event, for `decode`; None if it is not remembered."""
         data: bytes | None = await self._redis.get(self._keys.ranked(event_id))
         return data
 

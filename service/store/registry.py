@@ -30,7 +30,7 @@ Mode = Literal["auto", "held", "frozen"]
 
 
 class Live(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which version serves, and who may change that; `shadow` is the apprentice, which serves nothing."""
+    """The version that serves, and who may change that; `shadow` is the shadow version, which serves nothing."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     mode: Mode
@@ -39,8 +39,8 @@ class Live(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """Whether a version may serve, with the numbers that said so, and the largest share of what is learned in it: less
-    than 1 while the log cannot tell yet."""
+    """Decision whether a version may serve, with the numbers behind it, and the largest share of its learned policy:
+    less than 1 while the log cannot judge it yet."""
 
     passed: bool
     reasons: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ REFUSALS = {
 
 
 class PolicyRecord(msgspec.Struct, frozen=True):
-    """What the registry tells of a version."""
+    """Record of a version in the registry."""
 
     version: int
     parent: int | None
@@ -71,7 +71,7 @@ class PolicyRecord(msgspec.Struct, frozen=True):
     weights: str = ""  # SHA-256 of its file; not known of older releases' versions
 
 
-class Retreat(msgspec.Struct, frozen=True):
+class RollBack(msgspec.Struct, frozen=True):
     """An automatic roll-back: what was found, and what serves since."""
 
     finding: Finding
@@ -81,13 +81,13 @@ class Retreat(msgspec.Struct, frozen=True):
 
 
 class RegistryError(Exception):
-    """The asked change makes no sense, or what Redis holds of the versions is not ours; the message says why."""
+    """The requested change is not possible, or what Redis holds of the versions is not ours; the message says why."""
 
 
 T = TypeVar("T")
 _live = msgspec.json.Decoder(Live)
 _record = msgspec.json.Decoder(PolicyRecord)
-_retreat = msgspec.json.Decoder(Retreat)
+_roll_back_record = msgspec.json.Decoder(RollBack)
 
 
 def decode_live(data: bytes) -> Live:
@@ -119,7 +119,7 @@ PUBLISH, ROLL_BACK = script("publish"), script("roll_back")
 
 
 def folder_of(data_dir: Path, version: int) -> Path:
-    """Where a version's snapshot lies."""
+    """Return the folder of a version's snapshot."""
     return data_dir / "policies" / f"{version:08d}"
 
 
@@ -166,16 +166,16 @@ def publish(
     return bool(lease.write(lambda pipe: pipe.eval(PUBLISH, len(names), *names, *args))[0])
 
 
-def roll_back_from(lease: Lease, keys: Keys, accused: Finding, target: int | None, first: int) -> bool:
-    """Roll back from the accused versions and hold `target`; without one, everybody gets the frozen policy.
+def roll_back_from(lease: Lease, keys: Keys, regression: Finding, target: int | None, first: int) -> bool:
+    """Roll back from the versions of a `regression` and hold `target`; without one, everybody gets the frozen policy.
 
     Says whether the pointer moved: it does not when older versions serve already, so that repeating this changes
     nothing.
     """
     live = Live(first, "frozen", time.time()) if target is None else Live(target, "held", time.time())
-    record = msgspec.json.encode(Retreat(accused, live.version, live.mode, live.changed_at))
-    names = [keys.live, keys.activations, keys.retreats]
-    args = [str(accused.since_version), msgspec.json.encode(live), str(live.version), record]
+    record = msgspec.json.encode(RollBack(regression, live.version, live.mode, live.changed_at))
+    names = [keys.live, keys.activations, keys.roll_backs]
+    args = [str(regression.since_version), msgspec.json.encode(live), str(live.version), record]
     return bool(lease.write(lambda pipe: pipe.eval(ROLL_BACK, len(names), *names, *args))[0])
 
 
@@ -192,12 +192,12 @@ def publish_call(
     return names, [str(manifest.version), record, msgspec.json.encode(live), passed, str(before), pointer, str(after)]
 
 
-def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, wanted: set[int]) -> None:
-    """Delete old snapshots: all but `wanted`, the last `keep`, the first, the live and those a roll-back may want."""
+def prune(redis: syncredis.Redis, keys: Keys, data_dir: Path, keep: int, kept: set[int]) -> None:
+    """Delete old snapshots: all but `kept`, the last `keep`, the first, the live and those a roll-back may need."""
     versions = sorted(int(v) for v in redis.hkeys(keys.policies))
     live = get_live(redis, keys)
     stack = [int(v) for v in redis.lrange(keys.activations, -keep, -1)]
-    needed = {*wanted, *versions[-keep:], *versions[:1], *stack, *([live.version] if live else [])}
+    needed = {*kept, *versions[-keep:], *versions[:1], *stack, *([live.version] if live else [])}
     for version in versions:
         if version not in needed:
             redis.hdel(keys.policies, str(version))
@@ -232,11 +232,11 @@ class Registry:
         records = [decode_record(data) for data in (await self._redis.hgetall(self._keys.policies)).values()]
         return sorted(records, key=lambda record: -record.version)
 
-    async def retreats(self) -> list[Retreat]:
+    async def roll_backs(self) -> list[RollBack]:
         """Automatic roll-backs, newest first."""
         return [
-            _decoded(_retreat, data, "a roll-back's record cannot be read")
-            for data in await self._redis.lrange(self._keys.retreats, 0, -1)
+            _decoded(_roll_back_record, data, "a roll-back's record cannot be read")
+            for data in await self._redis.lrange(self._keys.roll_backs, 0, -1)
         ]
 
     async def served(self) -> list[int]:
@@ -298,8 +298,8 @@ class Registry:
         return target
 
     async def shadow(self, version: int) -> Live:
-        """Make `version`, and then each new one, an apprentice: it serves nothing. What serves is held until a version
-        is activated, which ends this.
+        """Make `version`, and then each new one, the shadow version: it serves nothing. The version that serves is held
+        until a version is activated, which ends this.
 
         Raises:
             RegistryError: the registry is empty.

@@ -1,4 +1,4 @@
-"""What a user did lately and which items they have seen: one capped string in Redis that expires.
+"""Sessions: what a user did lately and which items they have seen, in one capped string in Redis that expires.
 
     255 (1 byte), number of responses (1 byte), then for each: item (3 bytes), reward (float32), when (6 bytes, unix
     milliseconds); then other seen items (3 bytes each)
@@ -36,8 +36,8 @@ _OLD_BYTES = 7
 _response = struct.Struct("<HBfIH")  # item, two parts; reward; when, two parts
 
 
-class Said(NamedTuple):
-    """What a user's responses to an item come to, and when the latest of them was (unix seconds)."""
+class Reaction(NamedTuple):
+    """A user's responses to an item, combined: the reward, and when the latest of them was (unix seconds)."""
 
     reward: float
     at: float
@@ -70,7 +70,7 @@ def visitor_of(user_id: str | None, session_id: str | None) -> str | None:
 
 
 def is_visitor(user: str) -> bool:
-    """Whether a user key is of a visitor without an account."""
+    """Check that a user key is of a visitor without an account."""
     return user.startswith("s:")
 
 
@@ -80,8 +80,8 @@ def share_of(user: str, salt: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def joined(known: Said | None, new: Said, explicit: bool = False) -> Said:
-    """What several responses of a user to one item come to, as they are heard of.
+def joined(known: Reaction | None, new: Reaction, explicit: bool = False) -> Reaction:
+    """Combine a user's new response to an item with the earlier ones.
 
     One that is `explicit`, such as a rating or a no, replaces what was known of earlier. Otherwise the strongest
     counts, whether good or bad, and of equal ones the latest: a view is nothing after a purchase, nor after a dislike.
@@ -91,7 +91,7 @@ def joined(known: Said | None, new: Said, explicit: bool = False) -> Said:
     is_later = new.at >= known.at
     stronger = abs(new.reward) - abs(known.reward)
     replaces = (explicit and is_later) or stronger > 0 or (stronger == 0 and is_later)
-    return Said(new.reward if replaces else known.reward, max(known.at, new.at))
+    return Reaction(new.reward if replaces else known.reward, max(known.at, new.at))
 
 
 def encode_places(places: Sequence[int]) -> bytes:
@@ -103,15 +103,15 @@ def encode_places(places: Sequence[int]) -> bytes:
     return b"".join([place.to_bytes(PLACE_BYTES, "little") for place in places])
 
 
-def encode_said(place: int, reward: float) -> bytes:
-    """The first part of an entry of the history: what, and how it was found."""
+def encode_reaction(place: int, reward: float) -> bytes:
+    """First part of an entry of the history: the item's place and the reward."""
     return encode_places([place]) + struct.pack("<f", reward)
 
 
 def encode_response(place: int, reward: float, at: float) -> bytes:
     """One entry of the history; `at` in unix seconds."""
     ms = min(max(0, round(at * 1000)), 2**48 - 1)
-    return encode_said(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
+    return encode_reaction(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
 
 
 def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -> bytes:
@@ -121,7 +121,7 @@ def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -
 
 
 def decode(data: bytes, catalogue_seq: int = 0) -> Session:
-    """What `encode` gave; an empty session if it is something else, and without rewards that are no numbers."""
+    """Inverse of `encode`; an empty session if the data are not one, and without rewards that are not finite."""
     entries, rest = _parts(data)
     history = [
         (low | high << 16, _short(reward))
@@ -177,8 +177,8 @@ class SessionStore:
         return [decode(data, int(seq or 0)) for data in found]
 
     async def join(self, visitor: str, user: str) -> bool:
-        """A visitor turned out to be this user: the session becomes part of theirs, and the worker is told, at once.
-        False, and nothing happens, where nothing is known of the visitor, as after the first time."""
+        """Join a visitor's session to the session of the user that they turned out to be, and log it for the worker, at
+        once. False, and nothing happens, where the visitor has no session, as after the first time."""
         keys, settings = self._keys, self._settings
         names = [keys.session(visitor), keys.session(user), keys.events, keys.visitors(user)]
         args: list[str | bytes | int] = [settings.history_length, settings.seen_limit, settings.session_ttl_s]

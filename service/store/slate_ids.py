@@ -35,11 +35,11 @@ def outcome(recommendation_id: str | None, user: str, window_s: float) -> Outcom
     if recommendation_id is None:
         return "organic"
     try:
-        made_ms = int(recommendation_id[:11], 16)
+        created_ms = int(recommendation_id[:11], 16)
         of_visitor = int(recommendation_id[11:19], 16) % 2 == 0
     except ValueError:
         return "unknown"
-    age_ms = time.time() * 1000 - made_ms
+    age_ms = time.time() * 1000 - created_ms
     if len(recommendation_id) != 32 or age_ms < -_SKEW_MS:
         return "unknown"
     if recommendation_id[11:19] != _tag(user) and (is_visitor(user) or not of_visitor):

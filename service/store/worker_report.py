@@ -1,4 +1,4 @@
-"""What the worker says of itself: one JSON document in Redis, which the API and the dashboard read."""
+"""The worker's report: one JSON document in Redis, which the API and the dashboard read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Total = Annotated[float, Meta(ge=-1e100, le=1e100)]  # squares stay finite
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What the test says about everything that served since a version began."""
+    """Result of the watch's test on everything that served since a version began."""
 
     since_version: int
     difference: float
@@ -34,7 +34,7 @@ def worth_noticing(margin: float) -> float:
 
 
 class Power(msgspec.Struct, frozen=True):
-    """What loss the watch would notice by now, of everything that still counts."""
+    """Loss that the watch would notice by now, from everything that still counts."""
 
     groups: int  # of users in the smaller arm; below `LEAST_GROUPS` nothing can be said
     control: int  # closed slates of the control
@@ -43,7 +43,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class ShadowEstimate(msgspec.Struct, frozen=True):
-    """What the apprentice would have earned per slot, with a 95% interval; None where the log cannot tell."""
+    """Estimated reward per slot of the shadow version, with a 95% interval; None where the log cannot tell."""
 
     version: int
     impressions: int
@@ -65,7 +65,7 @@ class ArmTotals(msgspec.Struct):
 
 
 class WorkerReport(msgspec.Struct):
-    """What the worker last said of itself; written to Redis as JSON."""
+    """The worker's last report; written to Redis as JSON."""
 
     reported_at: float = 0.0
     cursor: str = "0-0"
@@ -83,7 +83,7 @@ class WorkerReport(msgspec.Struct):
     shadow: ShadowEstimate | None = None
     findings: list[Finding] = []  # the watch over what serves, by version it began with
     power: Power | None = None  # what loss that watch would notice
-    retreats: Count = 0  # automatic roll-backs
+    roll_backs: Count = msgspec.field(default=0, name="retreats")  # automatic ones
     disk_errors: Count = 0  # checkpoints and versions that could not be written
     slots: Count = 0  # of closed impressions
     new_slots: Count = 0  # of these, those that showed items which came after the first version
@@ -100,7 +100,7 @@ _report = msgspec.json.Decoder(WorkerReport)
 
 
 def decode_report(data: bytes) -> WorkerReport | None:
-    """What a worker wrote; None, with a line in the log, if it is no report: the API has no use for half of one."""
+    """Decode a report; None, with a line in the log, if it cannot be read: the API has no use for half of one."""
     try:
         return _report.decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The watch after serving: is what adapts credibly worse than the frozen control? Then it must stop.
+"""The watch after serving: stops the adaptive policy when it is credibly worse than the frozen control.
 
 Both arms' rewards are followed from the start of every version on, by an anytime-valid test: the difference of the two
 means has, at every moment at once and not only at a sample size fixed beforehand, the interval
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 class Segment(msgspec.Struct):
-    """What was earned while a version was the newest; `rank` counts versions since the deployment began."""
+    """Rewards earned while a version was the newest; `rank` counts versions since the deployment began."""
 
     version: int
     rank: int
@@ -63,7 +63,8 @@ class ArmWatchState(msgspec.Struct):
 
     segments: list[Segment] = []
     started: int = 0
-    condemned: tuple[int, int] = (0, 0)  # first and last version that had their verdict
+    # First and last of the versions that were rolled back, whose slates do not count any more.
+    dismissed: tuple[int, int] = msgspec.field(default=(0, 0), name="condemned")
 
 
 class ArmWatch:
@@ -77,7 +78,7 @@ class ArmWatch:
 
     def add(self, arm: str, version: int, user: str, reward: float) -> None:
         """Count a closed impression."""
-        first, last = self.state.condemned
+        first, last = self.state.dismissed
         if arm not in _ARMS or first <= version <= last:
             return
         place = next((n for n, s in enumerate(self.state.segments) if s.version == version), None)
@@ -97,7 +98,7 @@ class ArmWatch:
         return len(state.segments) - 1
 
     def findings(self) -> list[Finding]:
-        """What the test says since the start of each version that tells anything, oldest first."""
+        """Return the test's result since the start of each version, where it has one, oldest first."""
         found: list[Finding] = []
         total = np.zeros((2, 2, BUCKETS))
         for segment, totals in zip(reversed(self.state.segments), reversed(self._totals), strict=True):
@@ -110,7 +111,7 @@ class ArmWatch:
         return found[::-1]
 
     def power(self) -> Power | None:
-        """What loss would be noticed by now; None before anything that counts was served."""
+        """Return the loss that would be noticed by now; None before anything that counts was served."""
         if not self.state.segments:
             return None
         total = np.sum(self._totals, axis=0)
@@ -125,12 +126,15 @@ class ArmWatch:
         more = control * ((half / max(worth_noticing(self._margin) - self._margin, 1e-3)) ** 2 - 1)
         return Power(groups, control, half + self._margin, max(0, math.ceil(more)))
 
-    def accusation(self) -> Finding | None:
-        """The oldest version since whose start the adaptive arm is credibly worse, by more than the margin."""
+    def regression(self) -> Finding | None:
+        """Return the finding of the oldest version since which the adaptive arm is credibly worse; None if none is.
+
+        Worse means by more than the margin.
+        """
         return next((f for f in self.findings() if f.high < -self._margin * abs(f.control)), None)
 
     def safest(self, before: int = 2**62) -> int | None:
-        """Of the versions older than `before`, the one whose own reward is surest to be high; None if none was good."""
+        """Return the version older than `before` whose own reward is surest to be high; None if none was good."""
         best, best_low = None, 0.0
         for segment, totals in zip(self.state.segments, self._totals, strict=True):
             difference = compare(totals) if segment.version < before else None
@@ -140,8 +144,8 @@ class ArmWatch:
                     best, best_low = segment.version, low
         return best
 
-    def condemn(self, first: int, last: int) -> None:
-        """Begin anew without these versions: they had their verdict, and some of their slates are still to close."""
+    def dismiss(self, first: int, last: int) -> None:
+        """Begin anew without versions that were rolled back, of which some slates are still to close."""
         self.state = ArmWatchState([], self.state.started, (first, last))
         self._totals = []
 

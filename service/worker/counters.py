@@ -1,4 +1,4 @@
-"""What the worker's state has beside tensors: counts of what was taken in, and what a checkpoint tells of the rest."""
+"""The worker's state beside tensors: counts of what was taken in, and the rest of a checkpoint that is not tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.worker.shadow import ShadowTotals
 
 
 class Counters(msgspec.Struct):
-    """What was taken in."""
+    """Counts of what was taken in and published."""
 
     cursor: str = START
     place: int = 0  # entries taken in
@@ -39,8 +39,8 @@ class Counters(msgspec.Struct):
     new_slots: int = 0  # of these, those that showed items which came after the first version
     new_reward: float = 0.0  # of these
     gate_rejections: dict[str, int] = {}
-    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest apprentice
-    retreats: int = 0  # automatic roll-backs
+    shadow: ShadowTotals = msgspec.field(default_factory=ShadowTotals)  # of the newest shadow version
+    roll_backs: int = msgspec.field(default=0, name="retreats")  # automatic ones
     failed: bool = False  # a learning step ended in an error: the learner is not to be published
 
     def count(self, closed: OpenImpression, rows: Mapping[str, int], first_items: int) -> None:

@@ -1,4 +1,4 @@
-"""May this version serve? Judged on recent logged traffic before it is activated; every number is kept.
+"""The gate: decides on recent logged traffic whether a version may serve, before it does; every number is kept.
 
 What the version would have earned is estimated off policy (SNIPS over slots, `policy.off_policy.cautious`, with a
 95 % interval that holds for few rows, too) and compared with what was logged, less a margin:
@@ -35,7 +35,7 @@ Probabilities = npt.NDArray[np.float64]
 
 
 class OffPolicy(NamedTuple):
-    """What a policy would have earned per slot, and its 95 % interval; NaN if nothing was shown."""
+    """Estimated reward of a policy per slot, and its 95 % interval; NaN if nothing was shown."""
 
     value: float
     low: float

@@ -29,7 +29,7 @@ from service.store.event_log import START
 from service.store.events import Event, Feedback, Impression, ItemChanged, VisitorJoined
 from service.store.joiner import Joined, Joiner
 from service.store.registry import Gate
-from service.store.sessions import Said
+from service.store.sessions import Reaction
 from service.store.worker_report import Finding
 from service.worker.arm_watch import ArmWatch
 from service.worker.counters import Counters, Meta
@@ -69,7 +69,7 @@ class Learning:
             allowance=self._most_allowed,
         )
         self.arm_watch = ArmWatch(settings.watch_margin, settings.watch_alpha)
-        self.accusation: Finding | None = None
+        self.regression: Finding | None = None
         self.joiner = Joiner(settings.reward_window_s, settings.reward_window_entries)
         self.recent = Recent(settings.history_length, settings.shown_length)
         self.replay = Replay(settings.replay_capacity, snapshot.manifest.network.max_history, settings.replay_slots)
@@ -85,9 +85,9 @@ class Learning:
         """Start the learner from a snapshot's learned policy, with a fresh optimiser."""
         self.counters.failed = False
         text = self._text()
-        known = text[: len(snapshot.item_ids)]
-        learned = snapshot.network("learned", known).with_text(text)
-        critic = snapshot.network("critic", known).with_text(text) if snapshot.has_critic else learned
+        own_text = text[: len(snapshot.item_ids)]
+        learned = snapshot.network("learned", own_text).with_text(text)
+        critic = snapshot.network("critic", own_text).with_text(text) if snapshot.has_critic else learned
         published = snapshot.manifest.parent is not None
         manifest = snapshot.manifest
         builds = builds_on_pretrained(self.settings.learner, self.settings.variant)
@@ -105,12 +105,12 @@ class Learning:
 
     @property
     def _serving(self) -> ServingConfig:
-        """How the policies are put together once they have their full share."""
+        """Configuration of how the policies are put together once the learned one has its full share."""
         return replace(self.settings.serving, first_items=self._first_items)
 
     @property
     def embeddings(self) -> npt.NDArray[np.float16]:
-        """Of every item, [n_items, TEXT_DIM]."""
+        """Text embedding of every item, [n_items, TEXT_DIM]."""
         return self._embeddings.array
 
     def _text(self) -> Tensor:
@@ -162,15 +162,15 @@ class Learning:
         if outcome == Joined.ORGANIC and not self._learn_organic(feedback):
             outcome = "organic_unlearned"
         user, item, now = feedback.user, feedback.item_id, at_ms / 1000
-        at, known = feedback.at(now), self.recent.said(user, item)
+        at, previous = feedback.at(now), self.recent.reaction(user, item)
         if at < now - self.settings.session_ttl_s:  # as sessions do
             return outcome
-        if (known is None or known.at <= at) and (feedback.undo or (feedback.explicit and feedback.reward <= 0)):
+        if (previous is None or previous.at <= at) and (feedback.undo or (feedback.explicit and feedback.reward <= 0)):
             self.replay.take_back(owner_of(user), self.index.get(item, EMPTY_SLOT))
             if feedback.undo:
                 self.recent.undo(user, item)
         if not feedback.undo:
-            self.recent.add(user, item, Said(feedback.reward, at), feedback.explicit)
+            self.recent.add(user, item, Reaction(feedback.reward, at), feedback.explicit)
         return outcome
 
     def _learn_organic(self, like: Feedback) -> bool:
@@ -202,7 +202,7 @@ class Learning:
             counters.count(closed, self.index, self._first_items)
             counters.allowance = min(self._most_allowed, counters.allowance + len(impression.items))
             if counters.closed % _WATCH_EVERY == 0:
-                self.accusation = self.accusation or self.arm_watch.accusation()
+                self.regression = self.regression or self.arm_watch.regression()
             if impression.items:
                 self._add(transition_of(closed, self.index, self.settings.gamma, self.settings.largest_reward))
 
@@ -228,13 +228,13 @@ class Learning:
 
     def _change_item(self, event: ItemChanged) -> None:
         row = unpack_embedding(event.embedding).astype(np.float16)
-        known = self.index.get(event.item_id)
-        if known is None:
+        existing = self.index.get(event.item_id)
+        if existing is None:
             self.index[event.item_id] = len(self.item_ids)
             self.item_ids.append(event.item_id)
             self._embeddings.append(row[np.newaxis])
         elif not event.deleted:
-            self.embeddings[known] = row
+            self.embeddings[existing] = row
         self._text_changed = True
 
     def _apply_text(self) -> None:
@@ -247,7 +247,7 @@ class Learning:
 
     @property
     def alignment(self) -> dict[str, float]:
-        """How far the language model's judgements can be trusted: as measured before anybody came, and by answers."""
+        """Measures of how far the language model can be trusted: before any user came, and by users' answers."""
         first = {name: value for name, value in self.snapshot.manifest.metrics.items() if name.startswith("alignment_")}
         return first | {name: value for name, value in self.metrics.items() if name.startswith("prior_gain_")}
 
@@ -267,7 +267,7 @@ class Learning:
 
     @property
     def version_due(self) -> bool:
-        """Whether enough was learned for the next version."""
+        """True while enough was learned for the next version."""
         return self.settings.variant != Variant.FROZEN and self.until_version == 0 and len(self.replay) > 0
 
     def next_snapshot(self, decision: Gate) -> Snapshot:
@@ -302,17 +302,17 @@ class Learning:
         counters.restarted_at, counters.restarted_from = counters.version, snapshot.manifest.version
         self.reset_learner(snapshot)
 
-    def retreat(self, target: Snapshot) -> None:
-        """The accused versions serve no more: learn on from `target`, and watch what comes after them."""
-        assert self.accusation is not None
-        self.arm_watch.condemn(self.accusation.since_version, self.counters.version)
-        self.accusation = None
-        self.counters.retreats += 1
+    def roll_back(self, target: Snapshot) -> None:
+        """Learn on from `target` after a roll-back, and watch only the versions that come from now on."""
+        assert self.regression is not None
+        self.arm_watch.dismiss(self.regression.since_version, self.counters.version)
+        self.regression = None
+        self.counters.roll_backs += 1
         self.counters.serving, self.counters.trusted = target.manifest.version, _trusted(target)
         self.start_again(target)
 
     def unfit(self) -> str | None:
-        """Why the learner must not be published (a step failed, or weights are not finite); None if it may."""
+        """Return why the learner must not be published (a step failed, or weights are not finite); None if it may."""
         if self.counters.failed:
             return "learning_failed"
         nets: tuple[ItemScorer, ...] = (self.learner.actor, self.learner.critic)
@@ -346,5 +346,5 @@ class Learning:
         self.joiner.restore(meta.waiting, meta.closed)
         self.arm_watch.restore(meta.watch)
         self.recent.restore(meta.recent)
-        self.accusation = None
+        self.regression = None
         self.counters = meta.counters

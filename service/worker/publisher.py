@@ -62,8 +62,8 @@ class Publisher:
     def prune(self, learning: Learning) -> None:
         """Delete versions that nobody needs any more."""
         needed = (learning.counters.serving, learning.counters.trusted, learning.arm_watch.safest())
-        wanted = {version for version in needed if version is not None}
-        registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, wanted)
+        kept = {version for version in needed if version is not None}
+        registry.prune(self._redis, self._keys, self._settings.data_dir, self._settings.keep_versions, kept)
 
     def _judge(self, learning: Learning) -> Gate:
         with telemetry.span("judge", against=learning.counters.serving):
@@ -92,22 +92,22 @@ class Publisher:
         Raises:
             Fenced: another worker has taken over.
         """
-        accused = learning.accusation
-        assert accused is not None
-        target = learning.arm_watch.safest(before=accused.since_version)
-        known = target is not None and registry.get_record(self._redis, self._keys, target) is not None
-        moved = registry.roll_back_from(self._lease, self._keys, accused, target if known else None, first)
+        regression = learning.regression
+        assert regression is not None
+        target = learning.arm_watch.safest(before=regression.since_version)
+        is_stored = target is not None and registry.get_record(self._redis, self._keys, target) is not None
+        moved = registry.roll_back_from(self._lease, self._keys, regression, target if is_stored else None, first)
         log.error(
             "since version %d the adaptive arm earns %.4g less than the control (at most %.4g less for sure); %s",
-            accused.since_version,
-            -accused.difference,
-            -accused.high,
-            f"version {target} is held" if known else "everybody gets the frozen policy",
+            regression.since_version,
+            -regression.difference,
+            -regression.high,
+            f"version {target} is held" if is_stored else "everybody gets the frozen policy",
         )
         if not moved:
             log.info("older versions serve already")
-        learning.counters.serving = target if known and target is not None else first
-        learning.retreat(self._reference(learning))
+        learning.counters.serving = target if is_stored and target is not None else first
+        learning.roll_back(self._reference(learning))
 
 
 def _log(version: int, decision: Gate, serves: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from service.store.sessions import Said, joined
+from service.store.sessions import Reaction, joined
 
 History = tuple[tuple[str, float], ...]
 
@@ -13,7 +13,7 @@ _USERS = 10_000
 
 
 class Past(NamedTuple):
-    """What a user's responses to an item come to, 0 if it was shown in vain, and when (unix seconds; 0: not known)."""
+    """A user's responses to an item, combined: 0 if it was shown in vain; and when (unix seconds; 0: not known)."""
 
     item: str
     reward: float
@@ -41,41 +41,41 @@ class Recent:
         times = {past.item: past.at for past in self._histories.get(user, ())}
         self._keep(user, [Past(item, reward, times.get(item, 0.0)) for item, reward in history])
 
-    def said(self, user: str, item: str) -> Said | None:
-        """What a user's responses to an item come to so far."""
+    def reaction(self, user: str, item: str) -> Reaction | None:
+        """Return a user's responses to an item, combined; None if there are none."""
         for past in self._histories.get(user, ()):
             if past.item == item and (past.reward != 0 or past.at > 0):
-                return Said(past.reward, past.at)
+                return Reaction(past.reward, past.at)
         return None
 
-    def add(self, user: str, item: str, said: Said, explicit: bool = False) -> None:
+    def add(self, user: str, item: str, reaction: Reaction, explicit: bool = False) -> None:
         """Add a response in its place in time, as a session does; the item is no longer shown in vain."""
-        history, known = self._histories.get(user, ()), self.said(user, item)
-        said = joined(known, said, explicit)
+        history, previous = self._histories.get(user, ()), self.reaction(user, item)
+        reaction = joined(previous, reaction, explicit)
         others = [past for past in history if past.item != item]
-        if said.reward == 0:
-            self._keep(user, [*others, Past(item, *said)])
+        if reaction.reward == 0:
+            self._keep(user, [*others, Past(item, *reaction)])
             return
         responses = [past for past in others if past.reward != 0]
         place = len(responses)
-        while place > 0 and responses[place - 1].at > said.at:
+        while place > 0 and responses[place - 1].at > reaction.at:
             place -= 1
-        responses.insert(place, Past(item, *said))
+        responses.insert(place, Past(item, *reaction))
         if len(responses) > self._n_responses:
             responses.remove(min(responses[:-1], key=lambda past: abs(past.reward)))
         self._keep(user, [*responses, *(past for past in others if past.reward == 0)])
 
     def undo(self, user: str, item: str) -> None:
-        """Take back what a user said of an item."""
-        if self.said(user, item) is not None:
+        """Take back a user's responses to an item."""
+        if self.reaction(user, item) is not None:
             others = [past for past in self._histories[user] if past.item != item]
             self._keep(user, [*others, Past(item, 0.0)])
 
     def join(self, visitor: str, user: str) -> None:
-        """What is known of a visitor becomes part of a user's history."""
+        """Make a visitor's history part of a user's."""
         for past in self._histories.pop(visitor, ()):
-            if past.reward != 0 or all(past.item != known for known, _ in self.of(user)):
-                self.add(user, past.item, Said(past.reward, past.at))
+            if past.reward != 0 or all(past.item != other for other, _ in self.of(user)):
+                self.add(user, past.item, Reaction(past.reward, past.at))
 
     def _keep(self, user: str, history: Sequence[Past]) -> None:
         responses = [past for past in history if past.reward != 0]

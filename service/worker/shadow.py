@@ -1,8 +1,8 @@
-"""The apprentice: a version that computes beside the one in service what it would show, and serves nothing.
+"""The shadow version: it computes, beside the version in service, what it would show, and serves nothing.
 
-Each impression then also holds the apprentice's own slate and the propensities that it would have given the items that
-were shown. So its reward per slot can be estimated as it goes, by self-normalised importance sampling over the slots
-(`policy.off_policy`, with the slots of a slate as one cluster), from sums alone.
+Each impression then also holds the shadow version's own slate and the propensities that it would have given the items
+that were shown. So its reward per slot can be estimated as it goes, by self-normalised importance sampling over the
+slots (`policy.off_policy`, with the slots of a slate as one cluster), from sums alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Z = 1.96
 
 
 class ShadowTotals(msgspec.Struct):
-    """Sums over closed impressions with ratios w = apprentice / served, A = sum w r and B = sum w of a slate."""
+    """Sums over closed impressions with ratios w = shadow / served, A = sum w r and B = sum w of a slate."""
 
     version: int = 0
     impressions: int = 0
@@ -34,7 +34,7 @@ class ShadowTotals(msgspec.Struct):
     most: float = 0.0
 
     def add(self, impression: Impression, rewards: tuple[float, ...]) -> None:
-        """Count a closed impression that has an apprentice's answer."""
+        """Count a closed impression that has the shadow version's slate."""
         shadow = impression.shadow
         assert shadow is not None and shadow.version == self.version
         ratios = [q / p for q, p in zip(shadow.propensities, impression.propensities, strict=True)]

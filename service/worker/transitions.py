@@ -42,7 +42,7 @@ def organic_of(like: Feedback, history: History, index: dict[str, int], largest:
 
 
 def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
-    """What could be shown, if the request or its filters named it and it is not too much to keep."""
+    """Return what could be shown, if the request or its filters named it and it is not too much to keep."""
     if impression.candidates is None or len(impression.candidates) > MAX_NAMED:
         return ()
     masked = set(impression.masked)

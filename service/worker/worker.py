@@ -72,7 +72,7 @@ class Worker:
         self._disk_again_at = 0.0
         self._reported_at = 0.0
         self._lag_s = 0.0
-        self._told, self._told_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
+        self._last_closed, self._last_moment_at = 0, 0.0  # the history's last entry: closed impressions, unix seconds
 
     def run(self) -> None:
         """Work until `stop` is set. After an outage of Redis, go on from the last checkpoint."""
@@ -178,7 +178,7 @@ class Worker:
 
     @staticmethod
     def _restored(learning: Learning, meta: Meta, tensors: dict[str, torch.Tensor]) -> bool:
-        """Whether the checkpoint fits; if not, `learning` is in no state to be used."""
+        """Restore a checkpoint; False if it does not fit, and then `learning` must not be used."""
         try:
             learning.restore(meta, tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # whole, but of a release with another layout
@@ -188,7 +188,7 @@ class Worker:
         return True
 
     def _start_from_live(self, live: int) -> Learning:
-        """From the live version or, where its snapshot is damaged, from one that served before."""
+        """Start from the live version or, where its snapshot is damaged, from one that served before."""
         served = [int(v) for v in self._redis.lrange(self._keys.activations, 0, -1)]
         for version in dict.fromkeys([live, *reversed(served)]):
             try:
@@ -214,7 +214,7 @@ class Worker:
         entries = event_log.read(self._redis, self._keys, learning.counters.cursor, _READ_COUNT, _BLOCK_MS)
         for entry_id, payload in entries:
             self._take(learning, entry_id, payload)
-            if learning.accusation is not None:
+            if learning.regression is not None:
                 self._publisher.roll_back(learning, self._first)
                 self._checkpoint(learning)
             disk_is_fine = time.monotonic() >= self._disk_again_at
@@ -281,7 +281,7 @@ class Worker:
             )
 
     def _disk_failed(self, what: str, error: OSError) -> None:
-        """Learning goes on in memory; the log keeps what is not in a checkpoint yet."""
+        """Note a failed write: learning goes on in memory, and the log keeps what is not in a checkpoint yet."""
         self._disk_errors += 1
         self._disk_again_at = time.monotonic() + _DISK_RETRY_S
         log.error("the %s could not be written (%s); trying again in %g s", what, error.strerror, _DISK_RETRY_S)
@@ -305,7 +305,7 @@ class Worker:
             shadow=estimated(c.shadow, self._settings.possible_rewards) if c.shadow.version else None,
             findings=learning.arm_watch.findings(),
             power=learning.arm_watch.power(),
-            retreats=c.retreats,
+            roll_backs=c.roll_backs,
             disk_errors=self._disk_errors,
             slots=c.slots,
             new_slots=c.new_slots,
@@ -319,9 +319,9 @@ class Worker:
         )
         encoded = msgspec.json.encode(report)
         moment = None
-        if c.closed != self._told and report.reported_at - self._told_at >= _HISTORY_S:
+        if c.closed != self._last_closed and report.reported_at - self._last_moment_at >= _HISTORY_S:
             moment = moments.moment_of(report)
-            self._told, self._told_at = c.closed, report.reported_at
+            self._last_closed, self._last_moment_at = c.closed, report.reported_at
 
         def write(pipe: syncredis.client.Pipeline) -> None:
             pipe.set(self._keys.worker, encoded)

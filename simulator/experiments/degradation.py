@@ -197,13 +197,13 @@ class _Simulation:
             self.arm_watch.add(arm, self.deployment.live, self.names[user], float(reward))
             self.slates += 1
             if self.slates % _LOOK_EVERY == 0 and self.plan.watched and self.retreated_at is None:
-                regression = self.arm_watch.accusation()
+                regression = self.arm_watch.regression()
                 if regression is not None:
                     self._roll_back(regression.since_version)
 
     def _roll_back(self, since_version: int) -> None:
         target = self.arm_watch.safest(before=since_version)
-        self.arm_watch.condemn(since_version, self.deployment.version)
+        self.arm_watch.dismiss(since_version, self.deployment.version)
         self.frozen = target is None
         self.deployment.live = target or 1
         self.retreated_at = self.slates

@@ -19,7 +19,7 @@ from service.policy.variants import Arm, ServingConfig
 from service.settings import Settings
 from service.store.events import Event, Feedback, Impression, ItemChanged
 from service.store.registry import Gate
-from service.store.sessions import Said, joined, share_of
+from service.store.sessions import Reaction, joined, share_of
 from service.worker import gate
 from service.worker.learning import Learning
 
@@ -131,8 +131,8 @@ class Deployment:
         past = self.users[impression.user]
         for item, reward in rewards.items():
             explicit = self.settings.is_explicit(None, reward)
-            known = Said(past.history.pop(item), 0.0) if item in past.history else None
-            past.history[item] = joined(known, Said(reward, 0.0), explicit).reward
+            known = Reaction(past.history.pop(item), 0.0) if item in past.history else None
+            past.history[item] = joined(known, Reaction(reward, 0.0), explicit).reward
             if len(past.history) > self.settings.history_length:
                 del past.history[next(iter(past.history))]
             event_id = f"{impression.recommendation_id}/{item}"
@@ -149,7 +149,7 @@ class Deployment:
         self._entries += 1
         learning = self.learning
         learning.take(event, f"{self._entries * self._step_ms}-0", self._entries * self._step_ms)
-        if learning.accusation is not None:
+        if learning.regression is not None:
             self._roll_back()
         if learning.version_due:
             self._publish()
@@ -180,8 +180,8 @@ class Deployment:
         return snapshot.serving_policy(self.learning.embeddings)
 
     def _roll_back(self) -> None:
-        accused = self.learning.accusation
+        accused = self.learning.regression
         assert accused is not None
         target = self.learning.arm_watch.safest(before=accused.since_version) or 1
-        self.learning.retreat(self.snapshots[target])
+        self.learning.roll_back(self.snapshots[target])
         self.live, self.version, self.held = self._loaded(self.snapshots[target]), target, True

@@ -35,7 +35,7 @@ def serve(
         user, version = USERS[number], 1 + k // per_version
         reward = float(rng.poisson(max(0.0, taste[number] + (effect(version) if ARM[user] == "adaptive" else 0.0))))
         watch.add(ARM[user], version, user, reward)
-        if k % 32 == 0 and watch.accusation() is not None:
+        if k % 32 == 0 and watch.regression() is not None:
             return k - first
     return None
 
@@ -60,7 +60,7 @@ def test_few_false_alarms_with_few_users_who_come_often_and_differ_much() -> Non
         taste = rng.uniform(0.2, 1.8, len(names))
         for user in rng.integers(len(names), size=6_000):
             watch.add(arms[user], 1, names[user], float(rng.poisson(taste[user])))
-        alarms += watch.accusation() is not None
+        alarms += watch.regression() is not None
     assert alarms <= 3
 
 
@@ -73,7 +73,7 @@ def small_deployment(seed: int, effect: float, n: int) -> int | None:
     for k, user in enumerate(rng.integers(len(names), size=n)):
         factor = effect if arms[user] == "adaptive" else 1.0
         watch.add(arms[user], 1, names[user], float(rng.poisson(factor * taste[user])))
-        if k % 32 == 0 and watch.accusation() is not None:
+        if k % 32 == 0 and watch.regression() is not None:
             return k
     return None
 
@@ -89,10 +89,10 @@ def test_a_bad_update_is_found_and_names_the_version(bad: int) -> None:
     watch = ArmWatch(0.05, 0.05)
     found = serve(watch, np.random.default_rng(0), 20_000, lambda version: 0.2 if version < bad else -0.5)
     assert found is not None and (bad - 1) * 1_000 < found < (bad + 4) * 1_000
-    accusation = watch.accusation()
-    assert accusation is not None and accusation.high < -0.05 * accusation.control
-    assert accusation.since_version >= bad - 1
-    assert watch.safest(before=accusation.since_version) in range(1, bad)
+    regression = watch.regression()
+    assert regression is not None and regression.high < -0.05 * regression.control
+    assert regression.since_version >= bad - 1
+    assert watch.safest(before=regression.since_version) in range(1, bad)
 
 
 def test_a_small_loss_within_the_margin_is_borne() -> None:
@@ -111,8 +111,8 @@ def test_after_a_verdict_it_begins_anew() -> None:
     watch = ArmWatch(0.05, 0.05)
     served = serve(watch, np.random.default_rng(0), 20_000, lambda _: -0.6)
     assert served is not None
-    watch.condemn(1, 20)
-    assert watch.accusation() is None and watch.findings() == []
+    watch.dismiss(1, 20)
+    assert watch.regression() is None and watch.findings() == []
     assert serve(watch, np.random.default_rng(1), 2_000, lambda _: -0.6) is None, "slates of theirs that close late"
     assert watch.dump().segments == []
     assert serve(watch, np.random.default_rng(1), 20_000, lambda _: -0.6, first=20_000) is not None, "later ones count"

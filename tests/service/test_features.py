@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.api.features import asked_for, text_of
+from service.api.features import find_user, text_of
 from service.contract.schemas import MAX_TEXT
 
 
@@ -26,7 +26,7 @@ from service.contract.schemas import MAX_TEXT
     ],
 )
 def test_who_is_asked_for(features: list[dict[str, Any]] | None, user: str | None) -> None:
-    assert asked_for(features) == user
+    assert find_user(features) == user
 
 
 DEEP: dict[str, Any] = {"title": "Ground"}

@@ -283,7 +283,7 @@ async def test_what_is_put_meanwhile_stays_as_it_was_put(settings: Settings, mon
     async with in_process(settings) as state:
         request = RankRequest.model_validate(body_of("put", "gone", "new"))
         ranked = await personalizer.rank(request, True, state)
-        stored = await state.watch.store.known(["put", "gone", "new"])
+        stored = await state.watch.store.get_many(["put", "gone", "new"])
     assert [(record.text, record.deleted) for record in stored] == [("Put by hand", False), ("", True), ("new", False)]
     assert {action.id for action in ranked.ranking if action.probability > 0} == {"put", "new"}
 

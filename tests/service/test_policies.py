@@ -185,7 +185,7 @@ def test_pruning_keeps_what_may_be_needed(api: httpx.Client, settings: Settings,
     keys = Keys(settings.key_prefix)
     for version in range(2, 9):
         publish(redis, settings, version)
-    registry.prune(redis, keys, settings.data_dir, keep=3, wanted={3})
+    registry.prune(redis, keys, settings.data_dir, keep=3, kept={3})
     kept = [policy["version"] for policy in api.get("/policies").json()["policies"]]
     assert kept == [8, 7, 6, 3, 1]
     assert sorted(int(f.name) for f in (settings.data_dir / "policies").iterdir()) == [1, 3, 6, 7, 8]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from service.store.sessions import Said
+from service.store.sessions import Reaction
 from service.worker.recent import Recent
 
 
-def at(reward: float, when: float = 7.0) -> Said:
-    return Said(reward, when)
+def at(reward: float, when: float = 7.0) -> Reaction:
+    return Reaction(reward, when)
 
 
 def test_a_response_comes_before_what_was_shown_in_vain() -> None:

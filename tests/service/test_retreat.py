@@ -68,7 +68,7 @@ def test_a_bad_update_is_rolled_back(watched: Settings, redis: syncredis.Redis, 
     append(redis, keys, log_of(2, 1_500, 0, GOOD if good_before else BAD))
     append(redis, keys, log_of(3, 1_500, 1_500, BAD))
     with serving(watched) as client, working(watched):
-        until(lambda: report_of(redis, watched).retreats == 1, "the roll-back")
+        until(lambda: report_of(redis, watched).roll_backs == 1, "the roll-back")
         last = redis.xinfo_stream(keys.events)["last-generated-id"].decode()
         until(lambda: report_of(redis, watched).cursor == last, "the log's end")
         told = client.get("/policies").json()
@@ -87,7 +87,7 @@ def test_a_bad_update_is_rolled_back(watched: Settings, redis: syncredis.Redis, 
         stack = [int(version) for version in redis.lrange(keys.activations, 0, -1)]
         assert stack == ([1, 2] if good_before else [1])
         assert client.get("/evaluation").json()["watch"] == [], "slates of theirs that closed since do not count"
-    assert report_of(redis, watched).retreats == 1
+    assert report_of(redis, watched).roll_backs == 1
 
 
 def test_a_good_update_stays(watched: Settings, redis: syncredis.Redis) -> None:
@@ -109,6 +109,6 @@ def test_an_operators_kill_switch_is_not_lifted(watched: Settings, redis: syncre
         client.post("/policies:freeze")
         append(redis, keys, log_of(3, 1_500, 0, BAD))
         with working(watched):
-            until(lambda: report_of(redis, watched).retreats == 1, "the finding")
+            until(lambda: report_of(redis, watched).roll_backs == 1, "the finding")
             told = client.get("/policies").json()
             assert (told["live_version"], told["mode"], told["rollbacks"]) == (3, "frozen", [])

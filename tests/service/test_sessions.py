@@ -22,7 +22,7 @@ from service.store.event_log import EventLog
 from service.store.events import Feedback, Impression, VisitorJoined
 from service.store.keys import Keys
 from service.store.scripts import script
-from service.store.sessions import MAX_ITEMS, Said, Session, SessionStore, decode, encode, encode_places, joined
+from service.store.sessions import MAX_ITEMS, Reaction, Session, SessionStore, decode, encode, encode_places, joined
 
 PLACES = st.integers(0, MAX_ITEMS - 1)
 TIMES = st.integers(0, 2**42).map(lambda ms: ms / 1000)
@@ -114,9 +114,9 @@ class Model:
         """A response."""
         if place in self.others:
             self.others.remove(place)
-        known = next((Said(*past[1:]) for past in self.history if past[0] == place), None)
+        known = next((Reaction(*past[1:]) for past in self.history if past[0] == place), None)
         history = [past for past in self.history if past[0] != place]
-        said = joined(known, Said(reward, at), explicit)
+        said = joined(known, Reaction(reward, at), explicit)
         after = max((n + 1 for n, past in enumerate(history) if past[2] <= said.at), default=0)
         self.history = [*history[:after], (place, *said), *history[after:]]
         while len(self.history) > self.n_history:

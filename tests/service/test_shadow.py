@@ -1,4 +1,4 @@
-"""The apprentice: it computes and logs what it would show, serves nothing, and its value is estimated."""
+"""The shadow version: it computes and logs what it would show, serves nothing, and its value is estimated."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def impressions(redis: syncredis.Redis, settings: Settings) -> list[Impression]:
     return [event for event in logged(redis, settings) if isinstance(event, Impression)]
 
 
-def until_apprentice(client: httpx.Client, redis: syncredis.Redis, settings: Settings, version: int | None) -> None:
+def until_shadow(client: httpx.Client, redis: syncredis.Redis, settings: Settings, version: int | None) -> None:
     def follows() -> bool:
         recommend(client, "probe")
         shadow = impressions(redis, settings)[-1].shadow
         return (shadow.version if shadow else None) == version
 
-    until(follows, f"apprentice {version}")
+    until(follows, f"shadow version {version}")
 
 
-def test_an_apprentice_serves_nothing_and_logs_what_it_would(
+def test_a_shadow_version_serves_nothing_and_logs_what_it_would(
     api: httpx.Client, settings: Settings, redis: syncredis.Redis
 ) -> None:
     publish(redis, settings, 2)
@@ -56,7 +56,7 @@ def test_an_apprentice_serves_nothing_and_logs_what_it_would(
     publish(redis, settings, 3, Gate(passed=False, reasons=("kl",)))
     made = api.post("/policies/3:shadow").json()
     assert made == {"live_version": 2, "mode": "held", "shadow_version": 3}
-    until_apprentice(api, redis, settings, 3)
+    until_shadow(api, redis, settings, 3)
     assert api.get("/policies").json()["shadow_version"] == 3
     slates = [recommend(api, f"user-{n}", k=3) for n in range(40)]
     assert {slate["policy_version"] for slate in slates} == {2}
@@ -75,8 +75,8 @@ def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -
     catalogue = Catalogue(ids=list(snapshot.item_ids), index={item: n for n, item in enumerate(snapshot.item_ids)})
     everything = Candidates(np.ones(N_ITEMS, np.bool_), (), None, ())
     drawn = []
-    for apprentice in (None, Loaded(snapshot, policy, catalogue)):
-        live = LivePolicy(snapshot, policy, catalogue, live=Live(1, "auto", 0.0), apprentice=apprentice)
+    for shadow in (None, Loaded(snapshot, policy, catalogue)):
+        live = LivePolicy(snapshot, policy, catalogue, live=Live(1, "auto", 0.0), shadow=shadow)
         rng, own = np.random.default_rng(3), np.random.default_rng(3)
         wanted = [
             wish for _ in range(9) for wish in plan_draws(live, catalogue, everything, (), Arm.ADAPTIVE, 5, rng, own)
@@ -88,13 +88,13 @@ def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -
         ]
         drawn.append([[item.item_id for item in slate.items] for slate in slates])
         impression = slates[0].impression
-        assert impression is not None and (impression.shadow is None) == (apprentice is None)
+        assert impression is not None and (impression.shadow is None) == (shadow is None)
         if impression.shadow is not None:
             assert impression.shadow.propensities == pytest.approx(impression.propensities), "it is the same policy"
     assert drawn[0] == drawn[1]
 
 
-def test_new_versions_become_the_apprentice_until_one_is_activated(
+def test_new_versions_become_the_shadow_version_until_one_is_activated(
     api: httpx.Client, settings: Settings, redis: syncredis.Redis
 ) -> None:
     api.post("/policies/1:shadow")
@@ -103,11 +103,11 @@ def test_new_versions_become_the_apprentice_until_one_is_activated(
     assert (told["live_version"], told["mode"], told["shadow_version"]) == (1, "held", 3)
     assert api.post("/policies:freeze").json()["shadow_version"] == 3, "the kill switch leaves it"
     assert api.post("/policies/3:activate").json() == {"live_version": 3, "mode": "auto", "shadow_version": None}
-    until_apprentice(api, redis, settings, None)
+    until_shadow(api, redis, settings, None)
     assert publish(redis, settings, 4), "and the worker's next version serves again"
 
 
-def test_what_cannot_be_an_apprentice(api: httpx.Client) -> None:
+def test_what_cannot_be_a_shadow_version(api: httpx.Client) -> None:
     assert problem_of(api.post("/policies/9:shadow"), 404)["code"] == "unknown_version"
 
 
@@ -117,7 +117,7 @@ def test_its_value_is_estimated_as_the_gate_would(settings: Settings, redis: syn
         publish(redis, settings, 2)
         until(lambda: recommend(client, "ann")["policy_version"] == 2, "version 2")
         client.post("/policies/1:shadow")
-        until_apprentice(client, redis, settings, 1)
+        until_shadow(client, redis, settings, 1)
         with working(settings):
             talk(client, 60)
             until(lambda: talk(client, 1) or report_of(redis, settings).closed > 60, "closed slates")

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from service.api.errors import Problem
 from service.api.guard import holds_key, needs
-from service.api.now import now, told
+from service.api.now import encode_moment, now
 from service.api.state import Shared, State
 from service.store import moments
 from service.store.api_keys import Scope
@@ -47,7 +47,7 @@ async def page() -> Response:
 
 @router.get("/dashboard/{name:path}")
 async def file(name: str) -> Response:
-    """What the page loads."""
+    """A file that the page loads."""
     return _file(name)
 
 
@@ -65,7 +65,7 @@ async def _events(request: Request, state: State) -> AsyncIterator[bytes]:
         try:
             came, last = await moments.read(state.redis, state.keys, last, _POINTS)
             if first or came:
-                yield _event("history" if first else "moments", [told(moment) for moment in came])
+                yield _event("history" if first else "moments", [encode_moment(moment) for moment in came])
             first = False
         except (RedisError, OSError):
             pass  # `now` says so
@@ -78,10 +78,10 @@ def _event(name: str, data: object) -> bytes:
 
 
 def _file(name: str) -> Response:
-    known = _FILES.get(name)
-    if known is None:
+    found = _FILES.get(name)
+    if found is None:
         raise Problem(HTTPStatus.NOT_FOUND, "not_found", "There is no such file.")
-    body, media_type = known
+    body, media_type = found
     return Response(body, media_type=media_type, headers=_HEADERS)
 
 

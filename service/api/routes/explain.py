@@ -19,7 +19,7 @@ _NEAREST = 3
 
 @router.post("/explain", responses=problems(503))
 async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
-    """Which of the items that a user liked are closest to others, in the policy that serves them. Changes nothing."""
+    """Find the liked items of a user that are closest to others, in the policy that serves them. Changes nothing."""
     user = sessions.user_key(request.user_id, request.session_id)
     session = await state.session(user)
     live, catalogue = state.watch.current, state.watch.catalogue
@@ -28,11 +28,11 @@ async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
     arm = Arm.CONTROL if live.is_frozen else state.recommender.arm_of(user)
     history = [(place, reward) for place, reward in session.history if place < len(catalogue)]
     liked = list(dict.fromkeys(place for place, reward in reversed(history) if reward > 0))
-    asked = [catalogue.index[item] for item in dict.fromkeys(request.item_ids) if item in catalogue.index]
-    closeness = live.policy.closeness(np.array(asked, np.intp), np.array(liked, np.intp), arm)
-    places = list(dict.fromkeys([*asked, *(place for place, _ in history)]))
+    requested = [catalogue.index[item] for item in dict.fromkeys(request.item_ids) if item in catalogue.index]
+    closeness = live.policy.closeness(np.array(requested, np.intp), np.array(liked, np.intp), arm)
+    places = list(dict.fromkeys([*requested, *(place for place, _ in history)]))
     ids = [catalogue.ids[place] for place in places]
-    records = dict(zip(places, await state.watch.store.known(ids), strict=True))
+    records = dict(zip(places, await state.watch.store.get_many(ids), strict=True))
     return ExplainResponse(
         arm=arm.value,
         policy_version=live.version,
@@ -53,6 +53,6 @@ async def explain(request: ExplainRequest, state: Shared) -> ExplainResponse:
                     if liked[n] != place
                 ],
             )
-            for place, near in zip(asked, closeness, strict=True)
+            for place, near in zip(requested, closeness, strict=True)
         ],
     )

@@ -35,7 +35,7 @@ async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
     """Take responses; 202 means that they are durable. Of an array, invalid events come back in `rejected`."""
     back_pressure.check(state.lag)
     if isinstance(body, FeedbackEvent):
-        await responses.know([body.item_id], state)
+        await responses.sync_items([body.item_id], state)
         error = _unacceptable(body, state)
         if error is not None:
             raise invalid([error])
@@ -44,7 +44,7 @@ async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
         detail = f"At most {MAX_EVENTS} events in one request; this has {len(body)}."
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "too_many_events", detail)
     parsed = [_parsed(raw) for raw in body]
-    await responses.know([event.item_id for event in parsed if isinstance(event, FeedbackEvent)], state)
+    await responses.sync_items([event.item_id for event in parsed if isinstance(event, FeedbackEvent)], state)
     valid: list[FeedbackEvent] = []
     rejected: list[Rejection] = []
     for index, event in enumerate(parsed):
@@ -54,8 +54,8 @@ async def feedback(body: _Body, state: Shared) -> FeedbackResponse:
             valid.append(event)
         else:
             message = f"{error['field']}: {error['message']}" if error["field"] else error["message"]
-            known = _event_id(body[index])
-            rejected.append(Rejection(index=index, event_id=known, code=error["code"], message=message))
+            own_id = _event_id(body[index])
+            rejected.append(Rejection(index=index, event_id=own_id, code=error["code"], message=message))
     return await _accept(valid, rejected, state)
 
 
@@ -68,7 +68,7 @@ def _parsed(raw: object) -> FeedbackEvent | FieldError:
 
 
 def _event_id(raw: object) -> str | None:
-    """The id of an event that is not valid, unless that is what is wrong with it."""
+    """Return the id of an event that is not valid; None if the id itself is wrong."""
     try:
         return _id.validate_python(raw.get("event_id") if isinstance(raw, dict) else None, strict=True)
     except ValidationError:
@@ -76,10 +76,10 @@ def _event_id(raw: object) -> str | None:
 
 
 def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
-    """What keeps a well-formed event out."""
+    """Return why a well-formed event is not accepted; None if it is."""
     if event.type is not None and event.type not in state.settings.rewards:
-        known = ", ".join(sorted(state.settings.rewards))
-        return {"field": "type", "code": "unknown_type", "message": f"is not one of {known}"}
+        types = ", ".join(sorted(state.settings.rewards))
+        return {"field": "type", "code": "unknown_type", "message": f"is not one of {types}"}
     if event.reward is not None and (
         error := responses.out_of_range("reward", event.reward, state.settings.largest_reward)
     ):
@@ -90,8 +90,8 @@ def _unacceptable(event: FeedbackEvent, state: State) -> FieldError | None:
 
 
 async def _accept(events: list[FeedbackEvent], rejected: list[Rejection], state: State) -> FeedbackResponse:
-    known = state.settings.rewards
-    rewards = [known.get(event.type or "", 0.0) if event.reward is None else event.reward for event in events]
+    reward_of_type = state.settings.rewards
+    rewards = [reward_of_type.get(event.type or "", 0.0) if event.reward is None else event.reward for event in events]
     logged = [
         Feedback(
             event_id=event.event_id,

@@ -67,7 +67,7 @@ async def list_items(
     start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
     ids = catalogue.ids[start : min(len(catalogue), start + count)]
     following = ids[-1] if ids and start + len(ids) < len(catalogue) else None
-    records = zip(ids, await state.watch.store.known(ids), strict=True)
+    records = zip(ids, await state.watch.store.get_many(ids), strict=True)
     return ItemsResponse(items=[_response(i, record) for i, record in records if not record.deleted], next=following)
 
 
@@ -77,7 +77,7 @@ async def _found(text: str, count: int, state: State) -> ItemsResponse:
         return ItemsResponse(items=[], next=None)
     encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [text])
     ids = [catalogue.ids[row] for row in await asyncio.to_thread(catalogue.nearest, encoded[0], max(count, _SEARCHED))]
-    records = await state.watch.store.known(ids)
+    records = await state.watch.store.get_many(ids)
     by_words = matching(text, [record.text for record in records])
     places = by_words or range(len(ids))
     items = [_response(ids[n], records[n]) for n in places if not records[n].deleted]
@@ -87,18 +87,18 @@ async def _found(text: str, count: int, state: State) -> ItemsResponse:
 @router.get("/items/{item_id:opaque}", responses=problems(404))
 async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
     """An item as stored."""
-    return _response(item_id, await _known(item_id, state))
+    return _response(item_id, await _existing(item_id, state))
 
 
 @router.delete("/items/{item_id:opaque}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
 async def delete_item(item_id: ItemId, state: Shared) -> None:
     """Remove an item: it is not shown any more. Its id keeps its place, so that what was learned of it stays valid."""
-    record = await _known(item_id, state)
+    record = await _existing(item_id, state)
     await state.watch.store.put([(item_id, ItemRecord("", record.embedding, deleted=True))])
     await state.watch.sync_catalogue()
 
 
-async def _known(item_id: str, state: State) -> ItemRecord:
+async def _existing(item_id: str, state: State) -> ItemRecord:
     record = await state.watch.store.get(item_id)
     if record is None:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")

@@ -39,7 +39,7 @@ async def list_impressions(state: Shared, count: Annotated[int, Query(ge=1, le=2
     """The latest slates of the log's last 5,000 entries, newest first, with the feedback that names them."""
     found = await _latest(state, count)
     ids = list(dict.fromkeys(item for _, impression, _ in found for item in impression.items))
-    texts = {item: record.text for item, record in zip(ids, await state.watch.store.known(ids), strict=True)}
+    texts = {item: record.text for item, record in zip(ids, await state.watch.store.get_many(ids), strict=True)}
     return ImpressionsResponse(
         impressions=[
             ImpressionResponse(

@@ -25,8 +25,9 @@ _events = APIRouter(route_class=needs("feedback"))
 
 @_ranks.post("/rank", status_code=HTTPStatus.CREATED, responses=problems(404))
 async def rank(body: RankRequest, request: Request, state: Shared) -> RankResponse:
-    """Which of up to 50 items to show. An action that is no item yet is added as one, with a text made from its
-    features, if the key has the scope `admin` too. Features of a known one are not read: PUT /items changes its text.
+    """Choose which of up to 50 items to show. An action that is not an item yet is added as one, with a text made from
+    its features, if the key has the scope `admin` too. Features of an existing item are not read: PUT /items changes
+    its text.
     """
     return await personalizer.rank(body, holds_key(state, request.scope["headers"], ("admin",)), state)
 
@@ -40,7 +41,7 @@ async def reward(event_id: EventId, body: RewardRequest, state: Shared) -> None:
 
 @_events.post("/events/{eventId:opaque}/activate", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
 async def activate(event_id: EventId, state: Shared) -> None:
-    """What was ranked with `deferActivation` has been shown; from now on a reward is waited for."""
+    """Record that what was ranked with `deferActivation` has been shown; from now on a reward is waited for."""
     await personalizer.activate(event_id, state)
 
 

@@ -19,7 +19,7 @@ from service.contract.operator import (
     LiveResponse,
     PoliciesResponse,
     PolicyResponse,
-    RetreatResponse,
+    RollBackResponse,
 )
 from service.store.registry import Live, PolicyRecord, RegistryError
 from service.store.worker_report import Finding
@@ -33,7 +33,7 @@ async def list_policies(state: Shared) -> PoliciesResponse:
     try:
         live = await state.watch.registry.live()
         records = await state.watch.registry.records()
-        retreats = await state.watch.registry.retreats()
+        roll_backs = await state.watch.registry.roll_backs()
     except RegistryError as error:
         raise _conflict(error) from None
     return PoliciesResponse(
@@ -42,8 +42,8 @@ async def list_policies(state: Shared) -> PoliciesResponse:
         shadow_version=live.shadow if live else None,
         policies=[_response(record) for record in records],
         rollbacks=[
-            RetreatResponse(finding=finding_response(r.finding), version=r.version, mode=r.mode, at=r.at)
-            for r in retreats
+            RollBackResponse(finding=finding_response(r.finding), version=r.version, mode=r.mode, at=r.at)
+            for r in roll_backs
         ],
     )
 
@@ -56,16 +56,16 @@ async def activate(
 
     One that the gate refused is activated with `force` alone.
     """
-    wanted = request if request is not None else ActivateRequest()
+    options = request if request is not None else ActivateRequest()
     registry, folder = state.watch.registry, state.settings.data_dir
-    return await _moved(registry.activate(version, wanted.follow, folder, wanted.force), state)
+    return await _moved(registry.activate(version, options.follow, folder, options.force), state)
 
 
 @router.post("/policies/{version}:shadow", responses=problems(404, 409))
 async def shadow(version: Annotated[int, Path(ge=1, le=2**53)], state: Shared) -> LiveResponse:
-    """Make a version, then each new one, an apprentice: it computes and logs what it would show, and serves nothing.
+    """Make a version, then each new one, the shadow version: it computes and logs slates, and serves none.
 
-    What serves is held meanwhile. Activating a version, be it the apprentice, ends this.
+    The version that serves is held meanwhile. Activating a version, be it the shadow version, ends this.
     """
     return await _moved(state.watch.registry.shadow(version), state)
 

@@ -50,17 +50,17 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     found = [await asyncio.to_thread(previews.preview, one, len(catalogue), request.k, seed) for one in served]
     rows = _rows(request, found, catalogue)
     every = sorted({row for some in rows.values() for row in some})
-    records = await state.watch.store.known([catalogue.ids[row] for row in every])
+    records = await state.watch.store.get_many([catalogue.ids[row] for row in every])
     items = _items(dict(zip(every, records, strict=True)), found, catalogue)
-    told = {name: [items[row] for row in some] for name, some in rows.items()}
-    short = ["fewer_items_than_k"] if len(told["slate"]) < request.k else []
+    lists = {name: [items[row] for row in some] for name, some in rows.items()}
+    short = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
     return PreviewResponse(
         arm=arm.value,
         policy_version=live.version,
         history=[StoredInteraction(item_id=item_id, reward=reward) for item_id, reward in history],
-        **{name: told[name] for name in ("slate", "likeliest", "items")},
+        **{name: lists[name] for name in ("slate", "likeliest", "items")},
         categories=_categories(found, catalogue, chosen.available),
-        comparison=_comparison(found, told["more"], told["less"]),
+        comparison=_comparison(found, lists["more"], lists["less"]),
         warnings=[*chosen.warnings, *short],
     )
 

@@ -23,7 +23,7 @@ UserId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.
 
 @router.get("/users/{user_id:opaque}", responses=problems(404))
 async def get_user(user_id: UserId, state: Shared) -> UserResponse:
-    """What is stored of a user."""
+    """Show what is stored of a user."""
     user = sessions.user_key(user_id, None)
     session = await state.session(user)
     history, seen = session.named(state.watch.catalogue.ids)

@@ -1,6 +1,6 @@
 -- KEYS: policies, live, activations. ARGV: version, record, live pointer, "1" if it may serve, then "" or a version that
 -- serves no more if this one may not, and the pointer that then takes its place with its version. Returns 1 if the new
--- version serves. Where there is an apprentice, a new version is the next one.
+-- version serves. Where there is a shadow version, the new version becomes the next one.
 
 local live = redis.call('GET', KEYS[2])
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 and live then

@@ -1,4 +1,5 @@
--- KEYS: live, activations, retreats. ARGV: oldest accused version, new pointer, its version, record. 1 if it moved.
+-- KEYS: live, activations, roll-backs. ARGV: first version to roll back, new pointer, its version, record. Returns 1 if
+-- the pointer moved, else 0.
 
 local live = cjson.decode(redis.call('GET', KEYS[1]))
 if live.mode == 'frozen' or live.version < tonumber(ARGV[1]) then return 0 end
