@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
 from offline.sources import FOLDER_SOURCES
 from simulator.errors import SimulatorError
 from simulator.experiments.files import EXPERIMENTS_FILE
+from simulator.experiments.options import read_options
 from simulator.rollout import CEILINGS
 from simulator.world_kinds import BOREDOM, WORLDS, WorldName
 
@@ -125,20 +126,14 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     if unknown := sorted(raw.keys() - sections):
         raise SimulatorError(f"{path}: unknown section {', '.join(unknown)}; known are {', '.join(sorted(sections))}")
     experiments = Experiments(
-        protocol=read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
+        protocol=read_options(Protocol, raw.get("protocol", {}), f"{path}: protocol"),
         environments=_tables(EnvironmentSpec, {"environments": _with_bases(raw, path)}, "environments", path),
         judges=_tables(JudgeSpec, raw, "judges", path),
         priors=_tables(PriorSpec, raw, "priors", path),
         methods=_tables(MethodSpec, raw, "methods", path),
     )
     _check(experiments, path)
-    return replace(
-        experiments,
-        methods={
-            name: replace(m, environments=tuple(m.environments) if m.environments is not None else None)
-            for name, m in experiments.methods.items()
-        },
-    )
+    return experiments
 
 
 def _with_bases(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -160,18 +155,9 @@ def _with_bases(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _tables(kind: type[T], raw: Mapping[str, Any], section: str, path: Path) -> dict[str, T]:
-    return {name: read_table(kind, table, f"{path}: {section}.{name}") for name, table in raw.get(section, {}).items()}
-
-
-def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """The dataclass `kind` of a table's values; raises SimulatorError where one is unknown or missing."""
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(table.keys() - names):
-        raise SimulatorError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
-    try:
-        return kind(**table)
-    except TypeError as error:
-        raise SimulatorError(f"{where}: {str(error).partition('() ')[2]}") from None
+    return {
+        name: read_options(kind, table, f"{path}: {section}.{name}") for name, table in raw.get(section, {}).items()
+    }
 
 
 def _check(experiments: Experiments, path: Path) -> None:

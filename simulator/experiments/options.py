@@ -1,43 +1,41 @@
-"""Options of a method: what stands in the configuration file, checked against the method's own frozen dataclass."""
+"""Tables of a declarative file as frozen dataclasses: what is unknown, missing or of another type is named."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from simulator.errors import SimulatorError
 
 Config = TypeVar("Config")
 
 
-def read_options(kind: type[Config], options: Mapping[str, Any], method: str) -> Config:
-    """The dataclass `kind` with these values in place of its defaults; a whole number will do for a float.
+def read_options(kind: type[Config], options: Mapping[str, Any], where: str) -> Config:
+    """Make the dataclass `kind` of a table's values; a whole number will do for a float.
 
     Raises:
-        SimulatorError: an option is unknown or its value is of the wrong type.
+        SimulatorError: a value is unknown, missing or of the wrong type; the message begins with `where`.
     """
-    hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    hints, fields = get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    values = {}
     for name, value in options.items():
         if name not in names:
-            raise SimulatorError(f"{method}: option {name!r} is unknown; known are {', '.join(names) or 'none'}")
-        if not _fits(value, hints[name]):
-            raise SimulatorError(f"{method}: option {name} = {value!r}; expected {_described(hints[name])}")
-    return kind(**options)
+            raise SimulatorError(f"{where}: {name!r} is unknown; known are {', '.join(names) or 'none'}")
+        try:
+            values[name] = msgspec.convert(value, hints[name])
+        except msgspec.ValidationError:
+            raise SimulatorError(f"{where}: {name} = {value!r}; expected {_described(hints[name])}") from None
+    if missing := [f.name for f in fields if f.name not in values and _is_required(f)]:
+        raise SimulatorError(f"{where}: {', '.join(missing)} is missing")
+    return kind(**values)
 
 
-def _fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if get_origin(hint) is Mapping:
-        return isinstance(value, Mapping) and all(_fits(v, get_args(hint)[1]) for v in value.values())
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _described(hint: Any) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from simulator.errors import SimulatorError
-from simulator.experiments.config import Experiments, MethodSpec, Protocol, read_table
+from simulator.experiments.config import Experiments, MethodSpec, Protocol
 from simulator.experiments.files import TUNING_FILE
+from simulator.experiments.options import read_options
 from simulator.experiments.record import Record
 
 Options = Mapping[str, Any]
@@ -40,18 +41,14 @@ def read_tuning(experiments: Experiments, path: Path = TUNING_FILE) -> Tuning:
     except (OSError, ValueError) as error:
         problem = f"cannot be read ({error.strerror}); check the path" if isinstance(error, OSError) else f"{error}"
         raise SimulatorError(f"{path}: {problem}") from None
-    protocol = read_table(Protocol, raw.get("protocol", {}), f"{path}: protocol")
-    tuning = read_table(Tuning, {**raw, "protocol": protocol}, str(path))
-    if not isinstance(tuning.settings, dict):
-        raise SimulatorError(f"{path}: settings: expected a table")
+    protocol = read_options(Protocol, raw.get("protocol", {}), f"{path}: protocol")
+    tuning = read_options(Tuning, {**raw, "protocol": protocol}, str(path))
     for method in (*tuning.settings, *tuning.one_for_all):
         if method not in experiments.methods or method not in tuning.settings:
             raise SimulatorError(
                 f"{path}: settings.{method}: expected settings of one of {', '.join(experiments.methods)}"
             )
     for method, settings in tuning.settings.items():
-        if not isinstance(settings, list) or not all(isinstance(setting, dict) for setting in settings):
-            raise SimulatorError(f"{path}: settings.{method}: expected a list of tables")
         if settings[:1] != [{}] or any(setting in settings[:i] for i, setting in enumerate(settings)):
             raise SimulatorError(
                 f"{path}: settings.{method}: expected {{}} first, for the defaults, and no setting twice"

@@ -82,8 +82,8 @@ def test_every_data_set_that_we_ship_is_played_in_all_worlds() -> None:
 MISTAKES = {
     "[methods.x]\ntitle = 'X'\nkind = 'nonsense'\ngroup = 'baseline'": "methods.x.kind: expected one of",
     "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\nprior = 'none'": "methods.x.prior: there is no",
-    "[methods.x]\ntitle = 'X'\nkind = 'random'": "methods.x: missing",
-    "[methods.x]\ntitel = 'X'\nkind = 'random'\ngroup = 'baseline'": "methods.x: unknown titel",
+    "[methods.x]\ntitle = 'X'\nkind = 'random'": "methods.x: group is missing",
+    "[methods.x]\ntitel = 'X'\nkind = 'random'\ngroup = 'baseline'": "methods.x: 'titel' is unknown",
     "[methods.x]\ntitle = 'X'\nkind = 'random'\ngroup = 'baseline'\ntuned.mars = {}": "there is no environments.mars",
     "[priors.y]\ntitle = 'Y'\njudge = 'nobody'": "priors.y.judge: there is no judges.nobody",
     "[environments.z]\ntitle = 'Z'\nsource = 'mars'": "environments.z.source: expected one of",

@@ -128,8 +128,8 @@ def test_a_setting_is_chosen_on_the_mean_of_worlds_and_never_on_some_of_them() -
 MISTAKES = {
     "linucb = [{}]": "as many as any other",
     "nobody = [{}, {}]": "settings.nobody: expected settings of one of",
-    "[protocol.x]": "protocol: unknown x",
-    "linucb = 3": "settings.linucb: expected a list",
+    "[protocol.x]": "protocol: 'x' is unknown",
+    "linucb = 3": "settings = {",
     "linucb = [{}, {}]": "no setting twice",
     "linucb = [{ dim = 8 }, {}]": "expected {} first",
 }
