@@ -71,23 +71,22 @@ docs: $(VENV)/.stamp-dev
 	@echo "runs/site/index.html; with search: $(BIN)/python -m http.server --directory runs/site --bind 127.0.0.1 8080"
 
 reference: $(VENV)/.stamp-dev
-	PYTHONPATH=tests/docs $(BIN)/python tests/docs/reference.py docs/reference
+	$(BIN)/python -m tests.docs.reference docs/reference
 
 CHAOS := docs/results/reliability/chaos.jsonl
 
 chaos: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest tests/chaos/test_chaos.py tests/service/test_worker_process.py --chaos-results $(CHAOS)
-	$(BIN)/python tests/chaos/page.py $(CHAOS) docs/reliability.md
+	$(BIN)/python -m tests.chaos.page $(CHAOS) docs/reliability.md
 	$(BIN)/python -m pytest --quiet tests/chaos/test_page.py
 
 BENCH := docs/results/performance/bench.json
-BENCH_PATH := tests/bench:tests/observability
 # ONLY: some sections, by comma; the others stay as they are.
 ONLY ?=
 
 bench: $(VENV)/.stamp-bench
-	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/run.py --results $(BENCH) $(if $(ONLY),--only $(ONLY))
-	PYTHONPATH=$(BENCH_PATH) $(BIN)/python tests/bench/performance_page.py $(BENCH) docs/performance.md
+	$(BIN)/python -m tests.bench.run --results $(BENCH) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m tests.bench.performance_page $(BENCH) docs/performance.md
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
@@ -139,7 +138,7 @@ people: $(VENV)/.stamp-benchmark
 	$(BIN)/python -m offline benchmark --data $(DATA) --page docs/people.md
 
 types: $(VENV)/.stamp-dev
-	$(BIN)/python tests/typescript/generate.py service/client/client.d.ts
+	$(BIN)/python -m tests.typescript.generate service/client/client.d.ts
 
 container-test:
 	bash tests/containers/run.sh
@@ -147,7 +146,7 @@ container-test:
 URL ?= http://127.0.0.1:8000
 
 screenshots: $(VENV)/.stamp-dev
-	PYTHONPATH=tests/dashboard:tests/observability $(BIN)/python tests/dashboard/screenshots.py --url $(URL)
+	$(BIN)/python -m tests.dashboard.screenshots --url $(URL)
 
 observability-test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest tests/observability/real_prometheus.py

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import redis as syncredis
-from serving import API_CORE, N_USERS, OTHER_CORE
-from stage import HISTORY, Program, Stage, load_users, make_snapshot, redis_server
-from traffic import closed_loop, percentiles
+
+from tests.bench.serving import API_CORE, N_USERS, OTHER_CORE
+from tests.bench.stage import HISTORY, Program, Stage, load_users, make_snapshot, redis_server
+from tests.bench.traffic import closed_loop, percentiles
 
 Record = dict[str, Any]
 N_ITEMS = 1_000_000

@@ -14,9 +14,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from serving import REFERENCES
 
 from simulator.sections import filled
+from tests.bench.serving import REFERENCES
 
 NAME, WRITER = "bench", "tests/bench/performance_page.py"
 Record = dict[str, Any]

@@ -13,13 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import million
-import scale
-import serving
-import start
 import torch
 import typer
 from rich.console import Console
+
+from tests.bench import million, scale, serving, start
 
 SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "hot_path": serving.hot_path,

@@ -10,20 +10,6 @@ from typing import Any
 import numpy as np
 import redis as syncredis
 import torch
-from serving import OTHER_CORE
-from stage import (
-    HISTORY,
-    KEYS,
-    SHOWN,
-    Stage,
-    item_id,
-    load_users,
-    make_networks,
-    make_snapshot,
-    popular_rows,
-    redis_server,
-)
-from traffic import percentiles
 
 from service.policy.adaptive import Query
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
@@ -36,6 +22,20 @@ from service.settings import Settings
 from service.store import event_log, events
 from service.store.events import Feedback, Impression
 from service.store.worker_report import decode_report
+from tests.bench.serving import OTHER_CORE
+from tests.bench.stage import (
+    HISTORY,
+    KEYS,
+    SHOWN,
+    Stage,
+    item_id,
+    load_users,
+    make_networks,
+    make_snapshot,
+    popular_rows,
+    redis_server,
+)
+from tests.bench.traffic import percentiles
 
 Record = dict[str, Any]
 SLOTS = 10

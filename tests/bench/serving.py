@@ -20,12 +20,12 @@ from typing import Any
 import httpx
 import msgspec
 import redis as syncredis
-from stage import KEYS, Program, Stage, free_port, load_users, make_snapshot, program, redis_server
-from traffic import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 
 from service.store import event_log, events
 from service.store.registry import PolicyRecord
 from service.store.worker_report import decode_report
+from tests.bench.stage import KEYS, Program, Stage, free_port, load_users, make_snapshot, program, redis_server
+from tests.bench.traffic import CONNECTIONS, Answered, OpenLoop, arrivals, closed_loop, open_loop, percentiles
 
 API_CORE, OTHER_CORE, BOTH_CORES = 0, 1, "0,1"
 N_ITEMS, N_USERS = 10_000, 10_000
@@ -71,9 +71,9 @@ def running(on: Program) -> Iterator[None]:
 
 
 def _reference(name: str, port: int, folder: Path, environment: dict[str, str]) -> Any:
-    command = [sys.executable, str(_HERE / "subjects.py"), name, str(port)]
+    command = [sys.executable, "-m", "tests.bench.subjects", name, str(port)]
     if name == "litserve":
-        command = [sys.executable, str(_HERE / "served_model.py"), str(port)]
+        command = [sys.executable, "-m", "tests.bench.served_model", str(port)]
     return program(command, folder / f"{name}.log", API_CORE, environment, f"http://127.0.0.1:{port}/health")
 
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import redis as syncredis
-from serving import API_CORE, N_ITEMS, OTHER_CORE
-from stage import ONE_THREAD, Stage, make_snapshot, redis_server
 
 from offline.datasets import Scenario
 from offline.endpoint import EndpointConfig, EndpointLLM
@@ -26,6 +24,8 @@ from offline.llama import GgufEngine
 from offline.llm import Ask
 from offline.prompts import Shown, likelihood_continuation, likelihood_prefix
 from offline.scorers import DEFAULT_CACHE_FOLDER
+from tests.bench.serving import API_CORE, N_ITEMS, OTHER_CORE
+from tests.bench.stage import ONE_THREAD, Stage, make_snapshot, redis_server
 
 Record = dict[str, Any]
 _STARTS = 5

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from performance_page import NAME, WRITER, exponent, main, page, ratios
 
 from simulator.sections import filled
+from tests.bench.performance_page import NAME, WRITER, exponent, main, page, ratios
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "performance" / "bench.json"

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import debian
 import numpy as np
+
+from tests.observability import debian
 
 CONNECTIONS = 32
 _UNPACKED = Path("runs/bench/wrk")

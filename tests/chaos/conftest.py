@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_examples import make_snapshot
+
+from tests.service.service_examples import make_snapshot
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 import redis as syncredis
-from clock import Clock
-from processes import Process, Server, free_port, preloaded_process, service_process
-from proxy import Proxy
-from service_examples import learning_settings, make_settings, report_of, until
 
 from service.store.keys import Keys
 from service.store.worker_report import WorkerReport
+from tests.chaos.clock import Clock
+from tests.chaos.processes import Process, Server, free_port, preloaded_process, service_process
+from tests.chaos.proxy import Proxy
+from tests.service.service_examples import learning_settings, make_settings, report_of, until
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 # A window that most clicks meet, versions and checkpoints every second or two, a lease that is soon free again.

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import disks
 import msgspec
-from deployment import Deployment
-from service_examples import until
 
 from service.store import events
 from service.store.registry import Live, folder_of, get_live, get_record
+from tests.chaos import disks
+from tests.chaos.deployment import Deployment
+from tests.service.service_examples import until
 
 Hold = Callable[..., None]  # hold(share=1.0): wait for that share of the fault's time
 Strike = Callable[[Deployment, Hold], dict[str, Any] | None]

@@ -85,10 +85,14 @@ def service_process(command: str, settings: Settings, log: Path, clock_s: float 
     """`python -m service COMMAND`; its clock may be wrong by `clock_s` and each of its fsyncs take `fsync_s` longer."""
 
     def launch() -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-c", f"import processes; processes.run({command!r}, {clock_s}, {fsync_s})"]
+        program = [
+            sys.executable,
+            "-c",
+            f"from tests.chaos import processes; processes.run({command!r}, {clock_s}, {fsync_s})",
+        ]
         if not clock_s and not fsync_s:
             program = [sys.executable, "-m", "service", command]
-        here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        here = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": here, **environment_of(settings)}
         with log.open("ab") as out:
             return subprocess.Popen(program, env=environment, stdout=out, stderr=out)

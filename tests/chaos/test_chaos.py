@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
-from faults import FAULTS, Fault
-from load import Attempt, Load
-from service_examples import until
-from trial import LONG, SHORT, Trial, run_trial
+
+from tests.chaos.deployment import Deployment
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.load import Attempt, Load
+from tests.chaos.trial import LONG, SHORT, Trial, run_trial
+from tests.service.service_examples import until
 
 pytestmark = pytest.mark.exclusive
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from page import NAME, WRITER, main
 
 from simulator.sections import filled, marks
+from tests.chaos.page import NAME, WRITER, main
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "reliability" / "chaos.jsonl"

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from deployment import Deployment
-from faults import Fault
-from load import Attempt, Load, Seen
 from redis.exceptions import RedisError
-from service_examples import logged, until
 
 from service.store.events import Event, Feedback, Impression
 from service.store.worker_report import WorkerReport
+from tests.chaos.deployment import Deployment
+from tests.chaos.faults import Fault
+from tests.chaos.load import Attempt, Load, Seen
+from tests.service.service_examples import logged, until
 
 PHASES = ("before", "during", "after")
 ROUTES = ("/recommend", "/feedback")

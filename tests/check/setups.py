@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from in_process import Deployment, User, kept_back, untaught
 
 from service.policy.text import HashingEncoder
 from service.settings import Settings
+from tests.check.in_process import Deployment, User, kept_back, untaught
 
 KINDS = ("Drama", "Comedy", "Western", "Horror")
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process import Deployment, untaught
-from setups import Setup, live, mean, n_slates
 
 from offline.sources import movielens
 from service.policy.text import HashingEncoder, item_text
 from service.settings import Settings
 from service.store.catalogue import pack_embedding
 from service.store.events import ItemChanged
+from tests.check.in_process import Deployment, untaught
+from tests.check.setups import Setup, live, mean, n_slates
 
 Law = Mapping[str, Mapping[str, float]]  # by item how likely each kind of response is
 

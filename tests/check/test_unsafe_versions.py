@@ -8,9 +8,9 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from setups import Setup, live, mean
 
 from service.policy.learner import Learner
+from tests.check.setups import Setup, live, mean
 
 State = dict[str, torch.Tensor]
 SLATES_EARLY, SLATES_BEFORE, SLATES_AFTER = 300, 1_700, 4_000

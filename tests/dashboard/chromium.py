@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import debian
 from playwright.sync_api import Browser, Playwright
+
+from tests.observability import debian
 
 UNPACKED = Path(__file__).parents[2] / "runs" / "chromium"
 

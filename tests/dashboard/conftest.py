@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 import redis as syncredis
 import torch
-from chromium import chromium
-from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from service_examples import (
+
+from service.runtime import embedded
+from service.store.keys import Keys
+from tests.dashboard.chromium import chromium
+from tests.dashboard.dashboard_examples import PLANTED, Site
+from tests.service.service_examples import (
     learning_settings,
     make_settings,
     make_snapshot,
@@ -20,9 +23,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.runtime import embedded
-from service.store.keys import Keys
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from chromium import chromium
 from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.dashboard.chromium import chromium
 
 _SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 _VIEWS = ("now", "versions", "try", "logs")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import open_bandit
 import pytest
-from auth_examples import add_key
 from axe_playwright_python.sync_playwright import Axe
-from dashboard_examples import PLANTED, Site
 from playwright.sync_api import Browser, Locator, Page, Response, Route, expect
-from service_examples import GENRES, N_ITEMS, Server, talk, until
 
 from service.store.keys import Keys
+from tests.dashboard.dashboard_examples import PLANTED, Site
+from tests.offline import open_bandit
+from tests.service.auth_examples import add_key
+from tests.service.service_examples import GENRES, N_ITEMS, Server, talk, until
 
 VIEWS = ("now", "versions", "try", "logs")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from personas_examples import judgement
 from playwright.sync_api import Browser, expect
 
 from simulator.personas.page import page as page_of
+from tests.simulator.personas_examples import judgement
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import scripted_llm
-from documents import ROOT, DocumentError, Reader, blocks
-from processes import free_port
+
+from tests.chaos.processes import free_port
+from tests.docs import scripted_llm
+from tests.docs.documents import ROOT, DocumentError, Reader, blocks
 
 DOCS = ROOT / "docs"
 GUIDES = sorted((DOCS / "guides").glob("*.md"))

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import reference
-from documents import ROOT, blocks
+
+from tests.docs import reference
+from tests.docs.documents import ROOT, blocks
 
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _SCREENS = 2 * 50  # lines

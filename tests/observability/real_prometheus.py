@@ -11,18 +11,26 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import debian
 import httpx
 import pytest
 import redis as syncredis
 import yaml
-from auth_examples import add_key, bearer
-from service_examples import learning_settings, make_settings, make_snapshot, serving_http, talk, until, working
-from test_dev import free_port
-from test_shipped import ALERTS, EXPRESSIONS, ROOT, SHIPPED, VARIABLES
 
 from service.runtime import embedded
 from service.store.keys import Keys
+from tests.observability import debian
+from tests.observability.test_shipped import ALERTS, EXPRESSIONS, ROOT, SHIPPED, VARIABLES
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import (
+    learning_settings,
+    make_settings,
+    make_snapshot,
+    serving_http,
+    talk,
+    until,
+    working,
+)
+from tests.service.test_dev import free_port
 
 UNPACKED = ROOT / "runs" / "observability"
 

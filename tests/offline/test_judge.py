@@ -5,13 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from fake_llm import FakeScorer, make_items
 
 from offline.datasets import Item
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache, Question, Role
 from offline.prompts import Style
+from tests.offline.fake_llm import FakeScorer, make_items
 
 LIKED_TWO = Question((("m0", 1), ("m2", 1)), ("m4", "m5", "m6"))
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_llm import MOVIES
 
 from offline.completions import Alternative, answer_logit
 from offline.endpoint import TEXT_LOGIT, EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
 from offline.llm import Answer, Ask
 from offline.prompts import Shown
+from tests.offline.fake_llm import MOVIES
 
 KEY = "sk-very-secret"
 ASK = Ask((Shown("Alien", 1),), ("Heat", "Jaws", "Rocky"))

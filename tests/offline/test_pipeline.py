@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_llm import MOVIES, FakeScorer, make_items
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -28,6 +27,7 @@ from simulator.__main__ import app as simulator
 from simulator.environment import SessionBatch
 from simulator.experiments.evaluate import held_out_preferences, open_policy, states_of
 from simulator.worlds import build_world
+from tests.offline.fake_llm import MOVIES, FakeScorer, make_items
 
 N_ITEMS, N_USERS = 30, 40
 

@@ -10,8 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_examples import IGNORED, NEGATIVE, POSITIVE, leaving
-from pretrain_examples import (
+
+from offline.preferences import Preferences, Prior
+from offline.pretrain import CLOSENESS, LEAVE, Pretrained, pretrain
+from offline.regression import BayesianRegression
+from service.policy.networks import RARE
+from service.policy.types import Interaction, pack_states
+from simulator.experiments.judges import shuffled
+from tests.offline.pretrain_examples import (
     CONFIG,
     N_GROUPS,
     N_ITEMS,
@@ -30,13 +36,7 @@ from pretrain_examples import (
     standardised,
     texts,
 )
-
-from offline.preferences import Preferences, Prior
-from offline.pretrain import CLOSENESS, LEAVE, Pretrained, pretrain
-from offline.regression import BayesianRegression
-from service.policy.networks import RARE
-from service.policy.types import Interaction, pack_states
-from simulator.experiments.judges import shuffled
+from tests.policy.policy_examples import IGNORED, NEGATIVE, POSITIVE, leaving
 
 
 @pytest.fixture(scope="module", autouse=True)

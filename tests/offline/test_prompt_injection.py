@@ -9,12 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_llm import MOVIES, FakeScorer, make_items
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import searched
 from rich.console import Console
-from test_prompts import ATTACKS
 
 from offline.datasets import Dataset, Item, read_dataset, save_dataset
 from offline.distil import DistilConfig
@@ -34,6 +31,9 @@ from offline.prompts import (
     sanitise,
 )
 from offline.states import StateConfig
+from tests.offline.fake_llm import MOVIES, FakeScorer, make_items
+from tests.offline.test_prompts import ATTACKS
+from tests.policy.mutations import searched
 
 QUIET = Console(quiet=True)
 MORE_ATTACKS = [

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fake_llm import make_items
 
 from offline.datasets import Interactions
 from offline.states import (
@@ -15,6 +14,7 @@ from offline.states import (
     states_from_interactions,
     to_question,
 )
+from tests.offline.fake_llm import make_items
 
 
 def _clusters(n_clusters: int, size: int) -> npt.NDArray[np.float32]:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from network_loops import advantage_by_loop, logits_by_loop
-from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.adaptive import Distribution, Query, entropy
 from service.policy.exact_policy import ExactPolicy, masked_softmax
 from service.policy.networks import ItemScorer
 from service.policy.types import pack_states
 from service.policy.variants import Arm, Mixture, ServingConfig, Variant, mixture_weights
+from tests.policy.network_loops import advantage_by_loop, logits_by_loop
+from tests.policy.policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 ITEMS = 8
 Probs = npt.NDArray[np.float64]

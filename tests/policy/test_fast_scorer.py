@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_examples import RESPONSES, random_response, random_scorer, random_text
 
 from service.policy import fast_scorer
 from service.policy.adaptive import Query
@@ -19,6 +18,7 @@ from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import slate_propensities
 from service.policy.types import Interaction, Response, pack_states, unpack_states
 from service.policy.variants import Arm, Mixture, ServingConfig, Variant
+from tests.policy.policy_examples import RESPONSES, random_response, random_scorer, random_text
 
 ITEMS = 300
 CONFIG = NetworkConfig(dim=32, text_dim=32)  # as deployed, but narrower

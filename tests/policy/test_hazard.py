@@ -9,7 +9,6 @@ import pytest
 import scipy.optimize
 import scipy.special
 import torch
-from policy_examples import IGNORED, fresh_scorer, random_text
 from torch import Tensor
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
@@ -17,6 +16,7 @@ from service.policy.hazard import N_TURNS, Hazard
 from service.policy.networks import RARE, NetworkConfig
 from service.policy.replay import Replay
 from service.policy.types import Interaction, Transition
+from tests.policy.policy_examples import IGNORED, fresh_scorer, random_text
 
 AT_FIRST = scipy.special.expit(RARE)
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from policy_examples import random_response, random_scorer
 
 from service.policy import adaptive
 from service.policy.adaptive import Query, ServingPolicy
@@ -18,6 +17,7 @@ from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.types import Interaction, pack_states
 from service.policy.variants import Arm, Mixture, ServingConfig, Variant
+from tests.policy.policy_examples import random_response, random_scorer
 
 ITEMS, WANTED = 20_000, 100
 NONE = np.empty(0, np.intp)

@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from network_loops import nearest_by_loop, response_by_loop
-from policy_examples import fresh_scorer, leaving, liked, orthogonal_text, random_scorer, responses
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -27,6 +25,8 @@ from service.policy.sampling import sample_slate
 from service.policy.taste import TASTE_DIM
 from service.policy.types import Interaction, Response, Transition, pack_states
 from service.policy.variants import ServingConfig, Variant
+from tests.policy.network_loops import nearest_by_loop, response_by_loop
+from tests.policy.policy_examples import fresh_scorer, leaving, liked, orthogonal_text, random_scorer, responses
 
 ITEMS, GROWN, SLOTS, ROUND = 8, 10, 2, 64
 DIM = 26  # a little more than the directions that have weights of their own

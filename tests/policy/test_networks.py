@@ -6,7 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from network_loops import (
+
+from service.policy.networks import ItemScorer, Prior
+from service.policy.types import Interaction, pack_states, response_of, session_state
+from tests.policy.network_loops import (
     advantage_by_loop,
     bias_by_loop,
     closeness_by_loop,
@@ -20,7 +23,7 @@ from network_loops import (
     taste_by_loop,
     weights,
 )
-from policy_examples import (
+from tests.policy.policy_examples import (
     CONFIG,
     IGNORED,
     NEGATIVE,
@@ -34,9 +37,6 @@ from policy_examples import (
     random_text,
     responses,
 )
-
-from service.policy.networks import ItemScorer, Prior
-from service.policy.types import Interaction, pack_states, response_of, session_state
 
 ITEMS = 9
 

@@ -7,7 +7,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from policy_examples import WIDE, fresh_scorer, liked, orthogonal_text, random_text
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
@@ -15,6 +14,7 @@ from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, organi
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, pack_states
+from tests.policy.policy_examples import WIDE, fresh_scorer, liked, orthogonal_text, random_text
 
 ITEMS = 25
 History = tuple[Interaction, ...]

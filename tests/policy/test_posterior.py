@@ -13,8 +13,6 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_loops import response_by_loop
-from policy_examples import CONFIG, WIDE, liked, random_history, random_scorer, random_text
 from torch import Tensor
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
@@ -22,6 +20,8 @@ from service.policy.networks import N_LEADING, ItemScorer, NetworkConfig, Prior
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import Transition, pack_states
+from tests.policy.network_loops import response_by_loop
+from tests.policy.policy_examples import CONFIG, WIDE, liked, random_history, random_scorer, random_text
 
 ITEMS, SLOTS = 9, 3
 # Text, product with the liked profile, gains, repeat, level of a stranger and per log count, the prior's gains.

@@ -15,7 +15,6 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 import pytest
-from policy_examples import liked, random_history, random_scorer, random_text
 from scipy.stats import chi2
 
 from service.policy import adaptive
@@ -23,6 +22,7 @@ from service.policy.adaptive import Distribution, ServingPolicy
 from service.policy.sampling import sample_slate, slate_propensities
 from service.policy.types import Interaction
 from service.policy.variants import Arm, Mixture, ServingConfig, Variant
+from tests.policy.policy_examples import liked, random_history, random_scorer, random_text
 
 ITEMS, SLOTS, SLATES = 7, 3, 100_000
 MIN_EXPECTED = 5.0

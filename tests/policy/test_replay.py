@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_examples import RESPONSES
 
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, Response, Transition
+from tests.policy.policy_examples import RESPONSES
 
 HISTORY, SLOTS = 4, 3
 

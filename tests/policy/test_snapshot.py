@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
@@ -20,6 +19,7 @@ from service.policy.snapshot_files import load_catalogue, load_snapshot, read_ma
 from service.policy.text import TEXT_DIM, TextProjection
 from service.policy.types import pack_states
 from service.policy.variants import Arm, Mixture, ServingConfig, Variant
+from tests.policy.policy_examples import CONFIG, liked, random_history, random_scorer, random_text
 
 ITEMS = 6
 SERVING = ServingConfig(Variant.AP, Mixture.ADAPTIVE, fixed_weight=0.25, temperature=0.7)

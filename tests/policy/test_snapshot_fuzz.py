@@ -14,14 +14,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import bounded_memory, mutated, mutated_json, searched
-from policy_examples import WIDE, random_scorer, random_text
 from safetensors.torch import save
 
 from service.policy.snapshot import CatalogueItem, Snapshot, SnapshotCatalogue, SnapshotError, catalogue_hash
 from service.policy.snapshot_files import load_catalogue, load_snapshot, save_snapshot
 from service.policy.text import TEXT_DIM, TextProjection
 from service.policy.variants import ServingConfig
+from tests.policy.mutations import bounded_memory, mutated, mutated_json, searched
+from tests.policy.policy_examples import WIDE, random_scorer, random_text
 
 ITEMS = 6
 FILES = ("manifest.json", "policy.safetensors", "item_ids.json", "items.jsonl", "embeddings.safetensors")

@@ -9,11 +9,11 @@ import httpx
 import pytest
 import redis as syncredis
 import torch
-from service_examples import make_settings, make_snapshot, serving
 
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.service_examples import make_settings, make_snapshot, serving
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import redis as syncredis
-from service_examples import logged, make_settings
 
 from service.api.app import create_app
 from service.api.state import State
 from service.settings import Settings
 from service.store.events import Feedback, Impression
+from tests.service.service_examples import logged, make_settings
 
 FILMS = ["film-3", "film-1", "film-2", "film-7"]
 BASES = ["/personalizer/v1.0", "/personalizer/v1.1", "/personalizer/v1.1-preview.3", "/personalizer"]

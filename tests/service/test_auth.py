@@ -15,9 +15,7 @@ import msgspec
 import pytest
 import redis as syncredis
 import redis.asyncio as aioredis
-from auth_examples import add_key, bearer, id_of
 from fastapi.routing import iter_route_contexts
-from service_examples import Server, make_settings, problem_of, serving, until
 from typer.testing import CliRunner
 
 from service.__main__ import app as command
@@ -28,6 +26,8 @@ from service.settings import Settings
 from service.store import api_keys
 from service.store.api_keys import SCOPES, KeyRing, Scope, rotated
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer, id_of
+from tests.service.service_examples import Server, make_settings, problem_of, serving, until
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin

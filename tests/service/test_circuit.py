@@ -17,13 +17,22 @@ import pytest
 import redis as syncredis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from service_examples import logged, make_settings, problem_of, recommend, respond, serving_http, shown, until
 
 from service.api.app import connect
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.circuit import Circuit, CircuitOpen
 from service.store.events import Feedback
+from tests.service.service_examples import (
+    logged,
+    make_settings,
+    problem_of,
+    recommend,
+    respond,
+    serving_http,
+    shown,
+    until,
+)
 
 pytestmark = pytest.mark.exclusive
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from service_examples import N_ITEMS, Server, published
 
 from service.client import AsyncClient, BatchItem, Client, FeedbackEvent, ServiceError
 from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store.registry import Gate
+from tests.service.service_examples import N_ITEMS, Server, published
 
 Call = Callable[..., Any]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import ValidationError
-from service_examples import Server, api_process, problem_of, recommend, serving_http, until
 
 from service.api import server as http_server
 from service.contract.schemas import RecommendRequest
 from service.settings import Settings
+from tests.service.service_examples import Server, api_process, problem_of, recommend, serving_http, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -6,13 +6,13 @@ import base64
 
 import httpx
 import redis as syncredis
-from service_examples import learning_settings, logged, problem_of, report_of, serving, until, working
 
 from service.settings import Settings
 from service.store import event_log, events
 from service.store.events import Feedback
 from service.store.keys import Keys
 from service.store.lease import Lease
+from tests.service.service_examples import learning_settings, logged, problem_of, report_of, serving, until, working
 
 
 def set_aside(redis: syncredis.Redis, keys: Keys, *payloads: bytes, limit: int = 1_000) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import make_snapshot, recommend, respond, until
 
 from service.runtime import embedded
+from tests.service.service_examples import make_snapshot, recommend, respond, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -11,8 +11,6 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
-from service_examples import N_ITEMS, logged, make_settings, recommend, respond, serving, shown, talk
 from typer.testing import CliRunner
 
 from offline.__main__ import app as offline_app
@@ -26,6 +24,8 @@ from service.store import events
 from service.store.events import Feedback, Impression, ItemChanged, UserErased
 from service.store.keys import Keys
 from service.store.registry import folder_of
+from tests.service.export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
+from tests.service.service_examples import N_ITEMS, logged, make_settings, recommend, respond, serving, shown, talk
 
 WINDOW_S = 10.0
 

@@ -10,11 +10,8 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
-import open_bandit
 import pytest
 import redis as syncredis
-from export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
-from service_examples import N_ITEMS, make_settings, problem_of, recommend, talk
 from typer.testing import CliRunner
 
 from offline.__main__ import app as offline_app
@@ -26,6 +23,9 @@ from service.policy.text import TEXT_DIM, HashingEncoder, item_text
 from service.settings import Settings
 from service.store.keys import Keys
 from service.store.registry import folder_of
+from tests.offline import open_bandit
+from tests.service.export_examples import PATIENT, click, export, impression, let_an_hour_pass, put
+from tests.service.service_examples import N_ITEMS, make_settings, problem_of, recommend, talk
 
 WINDOW_S = 10.0
 GENRES = ("Drama", "Comedy", "Western")

@@ -12,12 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 import redis as syncredis
-from auth_examples import add_key, bearer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import chisquare
-from service_examples import N_ITEMS, recommend, respond, serving, until
 
 from service.api.fast_path import FastRequest, FastResponse, decoded, fast_request
 from service.api.routes import recommend as route
@@ -28,6 +26,8 @@ from service.policy.text import Embeddings
 from service.serving import slates
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import N_ITEMS, recommend, respond, serving, until
 
 IDS = st.one_of(
     st.text(max_size=3),

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import logged, problem_of, recommend, respond, serving, shown
 
 from service.settings import Settings
 from service.store.events import Feedback
 from service.store.keys import Keys
 from service.store.sessions import decode
+from tests.service.service_examples import logged, problem_of, recommend, respond, serving, shown
 
 
 def click(event_id: str, item: str = "film-1", user: str = "ann", **fields: Any) -> dict[str, Any]:

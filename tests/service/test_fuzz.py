@@ -17,8 +17,6 @@ import redis as syncredis
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import bounded_memory, mutated, mutated_json, searched
-from service_examples import Server, make_settings, recommend, respond, serving, shown, until
 
 from service.api.routes.evaluation import interval
 from service.policy.text import TEXT_DIM
@@ -33,6 +31,8 @@ from service.store.sessions import MAX_ITEMS
 from service.store.sessions import decode as decode_session
 from service.store.sessions import encode as encode_session
 from service.store.worker_report import ArmTotals, WorkerReport, decode_report
+from tests.policy.mutations import bounded_memory, mutated, mutated_json, searched
+from tests.service.service_examples import Server, make_settings, recommend, respond, serving, shown, until
 
 EVENTS = (
     Impression(

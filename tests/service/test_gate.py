@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from service_examples import N_ITEMS
 
 from service.policy.adaptive import ServingPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
@@ -18,6 +17,7 @@ from service.policy.types import EMPTY_SLOT, Batch, Interaction, Response, pack_
 from service.policy.variants import Mixture, ServingConfig, Variant
 from service.settings import Settings
 from service.worker import gate
+from tests.service.service_examples import N_ITEMS
 
 FT = ServingConfig(Variant.FT)
 AP = ServingConfig(Variant.AP, Mixture.FIXED)

@@ -13,8 +13,14 @@ import pyarrow.parquet
 import pytest
 import redis as syncredis
 import redis.asyncio as aioredis
-from auth_examples import add_key, bearer, id_of
-from service_examples import (
+
+from service.api.now import lately
+from service.settings import Settings
+from service.store import moments
+from service.store.keys import Keys
+from service.store.worker_report import ArmTotals, WorkerReport
+from tests.service.auth_examples import add_key, bearer, id_of
+from tests.service.service_examples import (
     N_ITEMS,
     Server,
     learning_settings,
@@ -28,12 +34,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.api.now import lately
-from service.settings import Settings
-from service.store import moments
-from service.store.keys import Keys
-from service.store.worker_report import ArmTotals, WorkerReport
 
 
 def like(client: httpx.Client, user: str, item: str, **fields: object) -> None:

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
-from service_examples import Server, problem_of, recommend, respond, shown, until
 
 from service.settings import Settings
+from tests.service.service_examples import Server, problem_of, recommend, respond, shown, until
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 import redis as syncredis
 import torch
 from pydantic import ValidationError
-from service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
 
 from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot
@@ -21,6 +20,7 @@ from service.serving import live
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import Gate, folder_of
+from tests.service.service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import redis as syncredis
-from service_examples import (
+
+from service.settings import Settings
+from service.store import events
+from service.store.events import Feedback, Impression
+from service.store.keys import Keys
+from tests.service.service_examples import (
     learning_settings,
     logged,
     problem_of,
@@ -17,11 +22,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.settings import Settings
-from service.store import events
-from service.store.events import Feedback, Impression
-from service.store.keys import Keys
 
 pytestmark = pytest.mark.exclusive
 

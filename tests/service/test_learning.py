@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from service_examples import N_ITEMS, learning_settings
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
@@ -27,6 +26,7 @@ from service.store.registry import Gate
 from service.worker import learning as learning_module
 from service.worker.counters import Meta
 from service.worker.learning import Learning
+from tests.service.service_examples import N_ITEMS, learning_settings
 
 N_IMPRESSIONS = 220
 

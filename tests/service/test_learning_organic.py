@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from service_examples import N_ITEMS, learning_settings
 
 from service.policy.organic import COST
 from service.policy.snapshot_files import load_catalogue, load_snapshot
@@ -17,6 +16,7 @@ from service.settings import Settings
 from service.store.events import Event, Feedback, Impression, UserErased
 from service.worker.learning import Learning
 from service.worker.transitions import owner_of
+from tests.service.service_examples import N_ITEMS, learning_settings
 
 CAPACITY = 20
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import redis as syncredis
-from service_examples import until
 
 from service.store.keys import Keys
 from service.store.lease import Fenced, Lease
+from tests.service.service_examples import until
 
 LONG_S = 60.0
 

@@ -9,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from service_examples import make_settings, make_snapshot
 
 from service.api.app import connect
 from service.policy import item_index
@@ -24,6 +23,7 @@ from service.store.catalogue import Catalogue, ItemRecord, pack_embedding
 from service.store.circuit import Circuit
 from service.store.keys import Keys
 from service.store.registry import folder_of
+from tests.service.service_examples import make_settings, make_snapshot
 
 N_ITEMS = 1_000  # over eight times as many as candidates
 

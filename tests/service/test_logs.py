@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import redis as syncredis
-from service_examples import api_process
-from test_dev import environment
 
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.service_examples import api_process
+from tests.service.test_dev import environment
 
 PROGRAM = """
 import logging

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import redis as syncredis
 import typer
-from service_examples import learning_settings, make_snapshot, recommend, report_of, serving, talk, until, working
-from test_insight import Server, events_of
 
 from service.api.app import connect
 from service.cli import processes
@@ -20,6 +18,17 @@ from service.settings import Settings
 from service.store.bootstrap import bootstrap
 from service.store.keys import Keys
 from service.store.registry import folder_of
+from tests.service.service_examples import (
+    learning_settings,
+    make_snapshot,
+    recommend,
+    report_of,
+    serving,
+    talk,
+    until,
+    working,
+)
+from tests.service.test_insight import Server, events_of
 
 
 def learn(settings: Settings, redis: syncredis.Redis, versions: int = 2) -> None:

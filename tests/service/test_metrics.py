@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httpx
 import redis as syncredis
-from service_examples import learning_settings, recommend, respond, serving, talk, until, working
 
 from service.settings import Settings
 from service.store.events import Feedback, encode
 from service.store.keys import Keys
+from tests.service.service_examples import learning_settings, recommend, respond, serving, talk, until, working
 
 NAMES = [
     "http_server_request_duration_seconds",

@@ -85,9 +85,10 @@ def test_the_reader_of_sources_leaves_others_alone() -> None:
 _RUN = """
 import pickle, _pickle, marshal, sys
 from pathlib import Path
-sys.path[:0] = sys.argv[3].split(":")
 import torch
-from service_examples import learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working
+from tests.service.service_examples import (
+    learning_settings, make_settings, make_snapshot, report_of, serving, talk, until, working,
+)
 from service.runtime import embedded
 import redis, uvicorn.loops.auto, uvicorn.protocols.http.auto, torch._dynamo  # noqa: what they do on import is not data
 
@@ -119,9 +120,8 @@ print("served and learned", report_of(client, settings).version)
 
 
 def test_an_api_serves_and_a_worker_learns_without_pickle(redis_url: str, tmp_path: Path) -> None:
-    paths = ":".join([str(Path(__file__).parent), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _RUN, str(tmp_path), redis_url, paths]
+    command = [sys.executable, "-c", _RUN, str(tmp_path), redis_url]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr[-4_000:]
     assert run.stdout.split("\n")[0] == "blocked" and "served and learned" in run.stdout

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import redis as syncredis
-from service_examples import Server, learning_settings, make_snapshot, serving, until, working
 
 from service.policy.snapshot import FORMAT
 from service.settings import Settings
 from service.store.registry import folder_of
+from tests.service.service_examples import Server, learning_settings, make_snapshot, serving, until, working
 
 WHAT_TO_DO = f"manifest.json: format {FORMAT - 1}, this version reads {FORMAT}: run `python -m offline pretrain` again"
 

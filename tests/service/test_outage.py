@@ -9,7 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import (
+
+from service.runtime import embedded
+from service.store.keys import Keys
+from tests.service.service_examples import (
     learning_settings,
     make_settings,
     problem_of,
@@ -22,9 +25,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.runtime import embedded
-from service.store.keys import Keys
 
 pytestmark = pytest.mark.exclusive
 
@@ -121,7 +121,7 @@ def test_a_wrong_password_is_told_nowhere(
     secret = "s3cret-pass-word"
     url = f"unix://:{secret}@{redis_url.removeprefix('unix://')}"
     settings = make_settings(url, snapshot_folder, tmp_path)
-    from service_examples import Server
+    from tests.service.service_examples import Server
 
     with Server(settings) as client:
         answers: list[httpx.Response] = [client.post("/recommend", json={"user_id": "u"})]

@@ -12,22 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from auth_examples import add_key
-from personalizer_examples import (
-    BASES,
-    DOCUMENTED,
-    FILMS,
-    activate,
-    body_of,
-    impressions,
-    in_process,
-    lasting_settings,
-    probabilities,
-    rank,
-    reward,
-)
 from scipy.stats import chisquare
-from service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
 
 from service.api import personalizer
 from service.contract.personalizer import RankRequest
@@ -42,6 +27,21 @@ from service.store.catalogue import ItemRecord
 from service.store.events import Impression, ItemChanged
 from service.store.keys import Keys
 from service.store.sessions import Session
+from tests.service.auth_examples import add_key
+from tests.service.personalizer_examples import (
+    BASES,
+    DOCUMENTED,
+    FILMS,
+    activate,
+    body_of,
+    impressions,
+    in_process,
+    lasting_settings,
+    probabilities,
+    rank,
+    reward,
+)
+from tests.service.service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import redis as syncredis
-from personalizer_examples import (
+
+from service.policy.types import Interaction
+from service.settings import Settings
+from service.store.events import Feedback, Impression
+from service.store.joiner import Joined, Joiner
+from service.store.keys import Keys
+from service.store.lag import Lag
+from service.worker.transitions import transition_of
+from tests.service.personalizer_examples import (
     FILMS,
     activate,
     impressions,
@@ -21,15 +29,7 @@ from personalizer_examples import (
     reward,
     rewards,
 )
-from service_examples import N_ITEMS, logged, make_settings, problem_of, respond, serving
-
-from service.policy.types import Interaction
-from service.settings import Settings
-from service.store.events import Feedback, Impression
-from service.store.joiner import Joined, Joiner
-from service.store.keys import Keys
-from service.store.lag import Lag
-from service.worker.transitions import transition_of
+from tests.service.service_examples import N_ITEMS, logged, make_settings, problem_of, respond, serving
 
 
 @pytest.fixture

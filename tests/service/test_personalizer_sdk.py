@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import redis as syncredis
-from auth_examples import add_key
 from azure.cognitiveservices.personalizer import PersonalizerClient
 from azure.cognitiveservices.personalizer.models import ErrorResponseException, RankableAction, RankRequest
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError
-from service_examples import logged, serving
 
 from service.settings import Settings
 from service.store.events import Feedback, Impression
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key
+from tests.service.service_examples import logged, serving
 
 ACTIONS = [
     RankableAction(id="pasta", features=[{"title": "Pasta with basil"}, {"nutrition": {"calories": 500}}]),

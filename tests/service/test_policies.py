@@ -13,17 +13,6 @@ import httpx
 import pytest
 import redis as syncredis
 import torch
-from service_examples import (
-    Server,
-    make_settings,
-    make_snapshot,
-    problem_of,
-    published,
-    recommend,
-    serving,
-    shown,
-    until,
-)
 
 from service.api.app import connect
 from service.policy.snapshot import Snapshot, SnapshotError
@@ -34,6 +23,17 @@ from service.store import registry
 from service.store.bootstrap import bootstrap
 from service.store.keys import Keys
 from service.store.registry import Gate, folder_of
+from tests.service.service_examples import (
+    Server,
+    make_settings,
+    make_snapshot,
+    problem_of,
+    published,
+    recommend,
+    serving,
+    shown,
+    until,
+)
 
 LIKES = {2: "film-2", 3: "film-3", 4: "film-4"}  # version -> the item that it shows to everybody
 

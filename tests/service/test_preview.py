@@ -9,8 +9,6 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from auth_examples import add_key, bearer
-from service_examples import GENRES, N_ITEMS, Server, logged, problem_of, recommend, respond, serving, shown
 
 from service.policy.adaptive import Distribution
 from service.policy.sampling import Probs, slate_propensities
@@ -20,6 +18,18 @@ from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import (
+    GENRES,
+    N_ITEMS,
+    Server,
+    logged,
+    problem_of,
+    recommend,
+    respond,
+    serving,
+    shown,
+)
 
 LIKED = [{"item_id": f"film-{n}", "reward": 1.0} for n in (1, 4, 7)]  # comedies
 DISLIKED = [past | {"reward": -1.0} for past in LIKED]

@@ -8,7 +8,6 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from service_examples import logged
 
 from service.api.app import create_app
 from service.policy.adaptive import ServingPolicy
@@ -19,6 +18,7 @@ from service.policy.variants import Arm, Mixture, Variant
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import folder_of
+from tests.service.service_examples import logged
 
 N_REQUESTS = 3_000
 _AT_ONCE = 30

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import redis as syncredis
 import redis.asyncio as aioredis
-from auth_examples import add_key, bearer
-from service_examples import make_settings, problem_of, serving, until
 
 from service.runtime import embedded
 from service.settings import Settings
 from service.store import rate_limit
 from service.store.keys import Keys
 from service.store.rate_limit import RateLimiter
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import make_settings, problem_of, serving, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -7,10 +7,20 @@ from typing import Any
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import N_ITEMS, Server, make_settings, problem_of, recommend, respond, serving, shown, until
 
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.service_examples import (
+    N_ITEMS,
+    Server,
+    make_settings,
+    problem_of,
+    recommend,
+    respond,
+    serving,
+    shown,
+    until,
+)
 
 
 def test_a_user_never_seen_gets_a_slate(api: httpx.Client) -> None:

@@ -7,8 +7,6 @@ import asyncio
 import numpy as np
 import pytest
 import redis as syncredis
-from service_examples import learning_settings, recommend, report_of, serving, until, working
-from test_policies import publish
 
 from service.api.app import connect
 from service.settings import Settings
@@ -16,6 +14,8 @@ from service.store import events, sessions
 from service.store.bootstrap import bootstrap
 from service.store.events import Feedback, Impression
 from service.store.keys import Keys
+from tests.service.service_examples import learning_settings, recommend, report_of, serving, until, working
+from tests.service.test_policies import publish
 
 SHARE = 0.3
 ADAPTIVE = next(f"a{n}" for n in range(9) if sessions.share_of(f"u:a{n}", "arm") >= SHARE)

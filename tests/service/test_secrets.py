@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from auth_examples import add_key, bearer
-from service_examples import make_settings, serving, until
-from test_dev import children, environment, free_port, ready
 
 from service.api import fast_path
 from service.runtime import embedded
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import make_settings, serving, until
+from tests.service.test_dev import children, environment, free_port, ready
 
 PASSWORD = "pass-w0rd-of-redis"
 WRONG = "ialp_0123456789ab_wrong-token-that-was-sent"

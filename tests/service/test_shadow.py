@@ -8,7 +8,18 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from service_examples import (
+
+from service.policy.off_policy import effective_sample_size, estimate, snips
+from service.policy.snapshot_files import load_catalogue, load_snapshot
+from service.policy.variants import Arm
+from service.serving.loader import LivePolicy, Loaded
+from service.serving.slates import Candidates, build_slate, draw_all, plan_draws
+from service.settings import Settings
+from service.store.catalogue import Catalogue
+from service.store.events import Impression, Shadow
+from service.store.registry import Gate, Live
+from service.worker.shadow import ShadowTotals, estimated
+from tests.service.service_examples import (
     N_ITEMS,
     learning_settings,
     logged,
@@ -21,18 +32,7 @@ from service_examples import (
     until,
     working,
 )
-from test_policies import LIKES, publish
-
-from service.policy.off_policy import effective_sample_size, estimate, snips
-from service.policy.snapshot_files import load_catalogue, load_snapshot
-from service.policy.variants import Arm
-from service.serving.loader import LivePolicy, Loaded
-from service.serving.slates import Candidates, build_slate, draw_all, plan_draws
-from service.settings import Settings
-from service.store.catalogue import Catalogue
-from service.store.events import Impression, Shadow
-from service.store.registry import Gate, Live
-from service.worker.shadow import ShadowTotals, estimated
+from tests.service.test_policies import LIKES, publish
 
 
 def impressions(redis: syncredis.Redis, settings: Settings) -> list[Impression]:

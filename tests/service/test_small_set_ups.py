@@ -9,10 +9,19 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from personalizer_examples import rank, reward
-from service_examples import make_settings, make_snapshot, recommend, report_of, respond, serving, until, working
 
 from service.settings import Settings
+from tests.service.personalizer_examples import rank, reward
+from tests.service.service_examples import (
+    make_settings,
+    make_snapshot,
+    recommend,
+    report_of,
+    respond,
+    serving,
+    until,
+    working,
+)
 
 pytestmark = pytest.mark.exclusive
 

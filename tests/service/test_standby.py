@@ -7,11 +7,11 @@ import time
 
 import pytest
 import redis as syncredis
-from service_examples import learning_settings, report_of, serving, talk, until, working
 
 from service.settings import Settings
 from service.store.keys import Keys
 from service.worker import gate
+from tests.service.service_examples import learning_settings, report_of, serving, talk, until, working
 
 pytestmark = pytest.mark.exclusive
 

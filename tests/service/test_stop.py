@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from service_examples import api_process, logged, recommend, until
 
 from service.settings import Settings
 from service.store.events import Feedback
+from tests.service.service_examples import api_process, logged, recommend, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import redis as syncredis
-from auth_examples import add_key, bearer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from service_examples import api_process, environment_of, learning_settings, recommend, talk, until
-from test_dev import free_port
 
 from service.runtime import telemetry
 from service.settings import Settings
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import api_process, environment_of, learning_settings, recommend, talk, until
+from tests.service.test_dev import free_port
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

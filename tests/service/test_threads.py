@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from test_dev import environment
+from tests.service.test_dev import environment
 
 PROGRAM = """
 import json, numpy, torch, threadpoolctl

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import redis as syncredis
-from service_examples import learning_settings, report_of, until, working
-from test_retreat import GOOD, log_of, prepare
 
 from service.settings import Settings
 from service.store import events
 from service.store.checkpoint import CheckpointStore
 from service.store.keys import Keys
 from service.worker.counters import Meta
+from tests.service.service_examples import learning_settings, report_of, until, working
+from tests.service.test_retreat import GOOD, log_of, prepare
 
 SECOND = 1_000
 

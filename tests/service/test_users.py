@@ -5,7 +5,16 @@ from __future__ import annotations
 import httpx
 import redis as syncredis
 import torch
-from service_examples import (
+
+from service.policy.types import EMPTY_SLOT
+from service.settings import Settings
+from service.store import events
+from service.store.checkpoint import CheckpointStore
+from service.store.events import UserErased
+from service.store.keys import Keys
+from service.worker.counters import Meta
+from service.worker.transitions import owner_of
+from tests.service.service_examples import (
     learning_settings,
     problem_of,
     recommend,
@@ -17,15 +26,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.policy.types import EMPTY_SLOT
-from service.settings import Settings
-from service.store import events
-from service.store.checkpoint import CheckpointStore
-from service.store.events import UserErased
-from service.store.keys import Keys
-from service.worker.counters import Meta
-from service.worker.transitions import owner_of
 
 
 def test_what_is_stored_can_be_read_and_erased(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:

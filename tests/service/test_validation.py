@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from service_examples import problem_of, serving
 
 from service.settings import Settings
+from tests.service.service_examples import problem_of, serving
 
 SECRET = "echo-me-not"
 LONG = SECRET + "x" * 10_000

@@ -9,11 +9,21 @@ import httpx
 import numpy as np
 import pytest
 import redis as syncredis
-from service_examples import learning_settings, logged, problem_of, recommend, respond, serving, shown, until, working
 
 from service.settings import Settings
 from service.store.events import VisitorJoined
 from service.worker.worker import Worker
+from tests.service.service_examples import (
+    learning_settings,
+    logged,
+    problem_of,
+    recommend,
+    respond,
+    serving,
+    shown,
+    until,
+    working,
+)
 
 
 def said(event_id: str, item: int | str, kind: str = "like", user: str = "ann", **fields: Any) -> dict[str, Any]:

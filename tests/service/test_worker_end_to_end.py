@@ -8,7 +8,17 @@ import httpx
 import pytest
 import redis as syncredis
 import torch
-from service_examples import (
+
+from service.policy.snapshot_files import load_snapshot
+from service.settings import Settings
+from service.store import event_log, events
+from service.store.checkpoint import CheckpointStore
+from service.store.events import Feedback, Impression, ItemChanged
+from service.store.keys import Keys
+from service.store.lease import Lease
+from service.store.registry import folder_of
+from service.worker.counters import Meta
+from tests.service.service_examples import (
     learning_settings,
     logged,
     make_snapshot,
@@ -21,16 +31,6 @@ from service_examples import (
     until,
     working,
 )
-
-from service.policy.snapshot_files import load_snapshot
-from service.settings import Settings
-from service.store import event_log, events
-from service.store.checkpoint import CheckpointStore
-from service.store.events import Feedback, Impression, ItemChanged
-from service.store.keys import Keys
-from service.store.lease import Lease
-from service.store.registry import folder_of
-from service.worker.counters import Meta
 
 
 def version_of(client: httpx.Client) -> int:

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import redis as syncredis
 import torch
-from processes import preloaded_process, running
-from service_examples import N_ITEMS, learning_settings, make_settings, report_of, until
 
 from service.api.app import connect
 from service.policy.snapshot_files import load_snapshot
@@ -23,6 +21,8 @@ from service.store.events import Event, Feedback, Impression
 from service.store.keys import Keys
 from service.store.registry import folder_of
 from service.worker.counters import Meta
+from tests.chaos.processes import preloaded_process, running
+from tests.service.service_examples import N_ITEMS, learning_settings, make_settings, report_of, until
 
 pytestmark = pytest.mark.exclusive
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from world_examples import make_world
 
 from offline.datasets import Item, Scenario
 from simulator.environment import EnvironmentConfig, World
 from simulator.experiments.agent import Agent, Catalogue, Outcome, Sessions, Setting, Slates
 from simulator.experiments.methods import method_kinds
+from tests.simulator.world_examples import make_world
 
 KINDS = method_kinds()
 

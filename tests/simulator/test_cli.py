@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from service_examples import N_ITEMS, make_snapshot, until
 
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
 from service.runtime import embedded
 from simulator.users import UserModel
 from simulator.world_kinds import WORLDS
+from tests.service.service_examples import N_ITEMS, make_snapshot, until
 
 N_SESSIONS = 24
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_service import FakeService
-from virtual_time import run
 
 from service.contract.schemas import FeedbackEvent, RecommendRequest
 from simulator.client import API_KEY_VARIABLE, ServiceClient, ServiceError, check_url, read_api_key
 from simulator.errors import SimulatorError
+from tests.simulator.fake_service import FakeService
+from tests.simulator.virtual_time import run
 
 EVENT = FeedbackEvent(event_id="e-1", user_id="ann-0", item_id="a", type="click")
 

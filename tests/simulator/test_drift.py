@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from world_examples import world_of
 
 from simulator.drift import STEPS, Drift, rotation
 from simulator.environment import SessionBatch
 from simulator.likeness import Indices
 from simulator.rollout import oracle_slate, popularity_policy, rollout
+from tests.simulator.world_examples import world_of
 
 
 def test_tastes_swing_to_another_truth_and_back() -> None:

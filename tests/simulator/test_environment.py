@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world_examples import make_world, unit
 
 from simulator.environment import EnvironmentConfig, SessionBatch, response_probability
 from simulator.likeness import LeaveWindow, distance_quantile, exposure_to, leave_window_length, too_close
@@ -24,6 +23,7 @@ from simulator.rollout import (
     session_diversity,
 )
 from simulator.users import Floats
+from tests.simulator.world_examples import make_world, unit
 
 # Rules
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
-from fake_service import FakeService
-from virtual_time import run
-from world_examples import make_world
 
 from simulator.environment import EnvironmentConfig, SessionBatch, World
 from simulator.errors import SimulatorError
 from simulator.load import Load, LoadConfig, SessionRecord
+from tests.simulator.fake_service import FakeService
+from tests.simulator.virtual_time import run
+from tests.simulator.world_examples import make_world
 
 WORLD = make_world(EnvironmentConfig(slate_size=3, max_turn=4, leave_quantile=0.01))
 ITEM_IDS = tuple(f"item-{n}" for n in range(WORLD.n_items))

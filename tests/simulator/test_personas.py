@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis as syncredis
-from auth_examples import add_key
-from service_examples import GENRES, logged, make_settings, make_snapshot, serving
 from typer.testing import CliRunner, Result
 
 from service.client import AsyncClient
@@ -27,6 +25,8 @@ from service.store.keys import Keys
 from simulator.__main__ import app
 from simulator.personas.catalogue import Category
 from simulator.personas.probe import STRANGER, Probe, Taste
+from tests.service.auth_examples import add_key
+from tests.service.service_examples import GENRES, logged, make_settings, make_snapshot, serving
 
 N_FILMS = 60
 GAINS = {"generous": (4.0, 2.0, -6.0, 0.0), "contrary": (-4.0, -2.0, 6.0, 0.0), "blind": (0.0, 0.0, 0.0, 0.0)}

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from personas_examples import effect_of, judgement
 from rich.console import Console
 
 from simulator.demo_summary import AFTER, BEFORE, summarise
@@ -19,6 +18,7 @@ from simulator.personas.judgement import read_judgement
 from simulator.personas.people import _ACTION, _CHILDREN, _HORROR, people_of
 from simulator.personas.terminal import print_effects, print_people
 from simulator.sections import marks
+from tests.simulator.personas_examples import effect_of, judgement
 
 JITTER = (-0.01, 0.0, 0.01)  # of the draws
 

@@ -8,12 +8,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from world_examples import make_world
 
 from simulator.environment import EnvironmentConfig
 from simulator.errors import SimulatorError
 from simulator.recommend_env import ENVIRONMENT_IDS, RecommendEnv, register
 from simulator.world_kinds import WORLDS
+from tests.simulator.world_examples import make_world
 
 
 @pytest.mark.parametrize("slate_size", [1, 3])

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from world_examples import make_world
 
 from simulator.load import SessionRecord
 from simulator.page import compare_arms, page, with_range
 from simulator.plot import DARK, draw
 from simulator.report import Report, baselines, summarise, write_results
 from simulator.statistics import Interval, mean_interval
+from tests.simulator.world_examples import make_world
 
 WORLD = make_world()
 PNG = b"\x89PNG\r\n\x1a\n"

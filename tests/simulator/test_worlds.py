@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from world_examples import make_world, world_of
 
 from simulator.environment import SessionBatch, World, leave_probability
 from simulator.likeness import Indices
@@ -24,6 +23,7 @@ from simulator.rollout import (
 )
 from simulator.world_kinds import BOREDOM, WORLDS, WorldName
 from simulator.worlds import rules_of
+from tests.simulator.world_examples import make_world, world_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 MORE = WORLDS["more"].rules

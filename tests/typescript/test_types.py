@@ -7,18 +7,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import generate
-import npm_packages
 import pytest
 import redis as syncredis
-from generate import TYPES
-from service_examples import logged, make_settings, make_snapshot, serving
 from typer.testing import CliRunner
 
 from service.__main__ import app
 from service.api.app import create_app
 from service.runtime import embedded
 from service.store.events import Feedback, Impression
+from tests.service.service_examples import logged, make_settings, make_snapshot, serving
+from tests.typescript import generate, npm_packages
+from tests.typescript.generate import TYPES
 
 EXAMPLE = Path(__file__).with_name("example.ts")
 COMPILER = ["--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmark_examples import camp_embeddings, camps_dataset, two_camps
 from rich.console import Console
 from torch.nn import functional
 
@@ -26,6 +25,7 @@ from offline.benchmark.methods import METHODS
 from offline.benchmark.metrics import Scores
 from offline.benchmark.ranker import Context, Ranker
 from service.policy.networks import ItemScorer, NetworkConfig
+from tests.offline.benchmark.benchmark_examples import camp_embeddings, camps_dataset, two_camps
 
 LOGS = [np.array(items) for items in ([0, 1], [0, 1, 2], [0, 3], [2])]  # 4 users, 4 items
 

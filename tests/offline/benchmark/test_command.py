@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_examples import TOY, camp_embeddings, camps_dataset
 from typer.testing import CliRunner
 
 from offline.__main__ import app
@@ -21,6 +20,7 @@ from offline.benchmark.data import SOURCES, Loaded, user_logs
 from offline.benchmark.page import people_page, write_page
 from offline.benchmark.records import Record, keep, read_records
 from offline.errors import OfflineError
+from tests.offline.benchmark.benchmark_examples import TOY, camp_embeddings, camps_dataset
 
 METHODS = "random,popularity,text_mean,item_knn"
 ROOT = Path(__file__).parents[3]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmark_examples import TOY, Oracle, two_camps
 
 from offline.benchmark.baselines.item_knn import ItemKnn, KnnConfig
 from offline.benchmark.prequential import Events, evaluate, events_of
+from tests.offline.benchmark.benchmark_examples import TOY, Oracle, two_camps
 
 N_ITEMS = 20
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from benchmark_examples import camp_embeddings, log_of
 
 from offline.benchmark.data import UserLog
 from offline.benchmark.sameness import LAST, compare, measure, sample_likes
+from tests.offline.benchmark.benchmark_examples import camp_embeddings, log_of
 
 N_ITEMS = 200
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmark_examples import TOY, Oracle, log_of, two_camps
 
 from offline.benchmark import heldout
 from offline.benchmark.data import Ints, UserLog, user_logs
 from offline.benchmark.ranker import Ranker
 from offline.benchmark.split import FOLDS, folds_of_users, split_user, split_users, unbiased_cases, without_random
 from offline.datasets import Interactions
+from tests.offline.benchmark.benchmark_examples import TOY, Oracle, log_of, two_camps
 
 
 def test_a_cut_parts_the_past_from_the_future() -> None:

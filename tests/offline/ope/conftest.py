@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ope_examples import draw_log
-from service_examples import make_snapshot
 
 from offline.ope.log import Log
 from offline.ope.target import Target, open_target
 from service.policy.variants import Arm
+from tests.offline.ope_examples import draw_log
+from tests.service.service_examples import make_snapshot
 
 
 @pytest.fixture(scope="session", autouse=True)

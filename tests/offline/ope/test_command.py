@@ -7,8 +7,6 @@ import math
 from pathlib import Path
 
 import pytest
-from ope_examples import write_log
-from service_examples import make_snapshot
 from typer.testing import CliRunner
 
 from offline.__main__ import app
@@ -16,6 +14,8 @@ from offline.artefacts import read_manifest, sha256_file
 from offline.errors import OfflineError
 from offline.ope.feedback import load_bandit_feedback
 from offline.ope.log import Log
+from tests.offline.ope_examples import write_log
+from tests.service.service_examples import make_snapshot
 
 
 def invoke(*arguments: str | Path) -> str:

@@ -15,7 +15,6 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ope_examples import write_log
 
 from offline.errors import OfflineError
 from offline.ope.feedback import bandit_feedback, load_bandit_feedback, save_bandit_feedback
@@ -24,6 +23,7 @@ from offline.ope.target import Target, index_log, open_target
 from service.policy.logged import ITEMS_METADATA, LOG_FORMAT, LoggedSlate, items_schema, log_schema
 from service.policy.text import TEXT_DIM
 from service.policy.variants import Arm
+from tests.offline.ope_examples import write_log
 
 
 def refusal(read: Callable[[Path], object], path: Path) -> str:

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import open_bandit
 import pandas
 import pytest
-from ope_examples import probabilities
 
 from offline.ope import estimators as ope
 from offline.ope.evaluation import per_slot_terms
@@ -21,6 +19,8 @@ from offline.ope.replay import replay
 from offline.ope.target import Target, index_log
 from service.policy.off_policy import Terms, estimate, snips
 from service.policy.sampling import Probs
+from tests.offline import open_bandit
+from tests.offline.ope_examples import probabilities
 
 N_ACTIONS, N_POSITIONS = 80, 3
 TAU = 2.0

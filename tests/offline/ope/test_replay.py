@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ope_examples import click_probability, draw_log, probabilities
-from service_examples import make_snapshot
 
 from offline.errors import OfflineError
 from offline.ope import reward_model
@@ -23,6 +21,8 @@ from service.policy.profiles import session_profiles
 from service.policy.sampling import slate_propensities
 from service.policy.types import EMPTY_SLOT, Response
 from service.policy.variants import Arm
+from tests.offline.ope_examples import click_probability, draw_log, probabilities
+from tests.service.service_examples import make_snapshot
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 import redis as syncredis
-from auth_examples import add_key, bearer
-from service_examples import learning_settings, recommend, serving, shown, talk, working
 
 from service.settings import Settings
 from service.store.api_keys import SCOPES
 from service.store.keys import Keys
+from tests.service.auth_examples import add_key, bearer
+from tests.service.service_examples import learning_settings, recommend, serving, shown, talk, working
 
 HERE = Path(__file__).parent
 LONG = bool(os.environ.get("IALP_LONG"))

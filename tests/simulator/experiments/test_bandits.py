@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from baseline_examples import Watched, make_agent, make_toy_world
 
 from simulator.experiments.agent import Outcome, Sessions, Slates
 from simulator.experiments.methods.bandits import BanditAgent, HybridRidge
 from simulator.experiments.methods.simple import PopularityAgent
 from simulator.experiments.play import play_agent
+from tests.simulator.baseline_examples import Watched, make_agent, make_toy_world
 
 RIDGE, ITEM_RIDGE = 0.7, 3.0
 

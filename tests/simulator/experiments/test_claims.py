@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from record_examples import GOOD, changed, experiment, record
 
 from simulator.experiments.claims import goals
 from simulator.experiments.comparison import paired_ratio
@@ -15,6 +14,7 @@ from simulator.experiments.judge_claims import JudgeCurve, judge_curve
 from simulator.experiments.record import Record
 from simulator.experiments.results import ALL, FIRST, Results, collect
 from simulator.statistics import Interval
+from tests.simulator.record_examples import GOOD, changed, experiment, record
 
 ALL_GOOD = experiment(GOOD, seeds=6)  # fewer have no interval of the median
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from baseline_examples import KINDS, make_catalogue, make_toy_world
-from experiment_examples import FAST_METHODS, experiments_file
 
 from simulator.errors import SimulatorError
 from simulator.experiments.agent import Setting
 from simulator.experiments.config import read_experiments
 from simulator.world_kinds import WORLDS
+from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
+from tests.simulator.experiment_examples import FAST_METHODS, experiments_file
 
 SHIPPED = read_experiments()
 ONLINE = [name for name, m in SHIPPED.methods.items() if m.group != "ceiling" and m.prior is None and not m.logs]

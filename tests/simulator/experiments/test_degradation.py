@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from world_examples import make_world, unit
 
 from offline.datasets import Item, Scenario
 from simulator.environment import EnvironmentConfig
 from simulator.experiments.agent import Catalogue, Setting
 from simulator.experiments.degradation import DeploymentResult, Plan, reverse_order, reverse_popularity, simulate
+from tests.simulator.world_examples import make_world, unit
 
 WORLD = make_world(EnvironmentConfig(slate_size=3, max_turn=4, leave_quantile=0.01), n_users=400)
 ITEMS = tuple(Item(f"i{n}", f"thing {n}", ()) for n in range(WORLD.n_items))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiment_examples import FAST_METHODS, LEARNING_METHODS, experiments_file, prepare
-from fake_llm import FakeScorer
 from rich.console import Console
 
 from offline.artefacts import sha256_file
@@ -28,6 +26,8 @@ from simulator.experiments.methods import method_kinds
 from simulator.experiments.preparation import Prepared
 from simulator.experiments.record import read_records
 from simulator.world_kinds import WORLDS
+from tests.offline.fake_llm import FakeScorer
+from tests.simulator.experiment_examples import FAST_METHODS, LEARNING_METHODS, experiments_file, prepare
 
 CONSOLE = Console(quiet=True)
 Command = Callable[..., None]

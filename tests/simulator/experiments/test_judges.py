@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from experiment_examples import N_TOPICS, toy_dataset, toy_embeddings
 
 from offline.distil import DistilConfig
 from offline.preferences import Preferences
 from simulator.experiments.judges import shuffled, synthetic_preferences, text_preferences
 from simulator.worlds import build_world
+from tests.simulator.experiment_examples import N_TOPICS, toy_dataset, toy_embeddings
 
 DATASET, EMBEDDINGS = toy_dataset(), toy_embeddings()
 CONFIG = DistilConfig(n_states=40)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from baseline_examples import Watched, make_agent, make_catalogue, make_toy_world
-from experiment_examples import LEARNING_METHODS, experiments_file, prepare
 from rich.console import Console
 
 from simulator.errors import SimulatorError
@@ -17,6 +15,8 @@ from simulator.experiments.logs import record_log
 from simulator.experiments.methods.learned import LearnedAgent
 from simulator.experiments.play import play_agent
 from simulator.experiments.preparation import Prepared
+from tests.simulator.baseline_examples import Watched, make_agent, make_catalogue, make_toy_world
+from tests.simulator.experiment_examples import LEARNING_METHODS, experiments_file, prepare
 
 WORLD = make_toy_world()
 CATALOGUE = make_catalogue(WORLD)

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baseline_examples import make_agent, make_catalogue
-from world_examples import make_world
 
 from simulator.environment import EnvironmentConfig
 from simulator.errors import SimulatorError
@@ -17,6 +15,8 @@ from simulator.experiments.logs import Log, read_log, record_log
 from simulator.experiments.methods.cql import cql_loss, double_q_targets
 from simulator.experiments.methods.logged import cloning_loss, transitions
 from simulator.experiments.methods.sasrec import SASRec, SASRecConfig, sequences
+from tests.simulator.baseline_examples import make_agent, make_catalogue
+from tests.simulator.world_examples import make_world
 
 
 @pytest.fixture(scope="module")

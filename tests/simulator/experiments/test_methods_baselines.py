@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baseline_examples import KINDS, Watched, make_agent, make_catalogue, make_toy_world
 
 from simulator.errors import SimulatorError
 from simulator.experiments.logs import record_log
 from simulator.experiments.play import Played, play_agent
+from tests.simulator.baseline_examples import KINDS, Watched, make_agent, make_catalogue, make_toy_world
 
 WORLD = make_toy_world()
 ONLINE = {

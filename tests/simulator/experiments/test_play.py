@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from baseline_examples import make_agent, make_toy_world
-from world_examples import make_world
 
 from simulator.environment import EnvironmentConfig
 from simulator.experiments.agent import Outcome, Sessions, Slates
 from simulator.experiments.play import Played, play_agent, play_policy
 from simulator.experiments.record import curves_of, metrics_of
 from simulator.rollout import oracle_slate
+from tests.simulator.baseline_examples import make_agent, make_toy_world
+from tests.simulator.world_examples import make_world
 
 WORLD = make_toy_world()
 

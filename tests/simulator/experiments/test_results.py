@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from record_examples import GOOD, changed, experiment, record, with_code, write
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from simulator.experiments.results_command import results as results_command
 from simulator.experiments.results_page import results_page
 from simulator.experiments.tables import reward_table, summary_table, variety_table
 from simulator.experiments.worlds_table import worlds_table
+from tests.simulator.record_examples import GOOD, changed, experiment, record, with_code, write
 
 ALL_GOOD = experiment(GOOD, seeds=3)
 FEW = ("oracle", "random", "linucb", "ialp_ap", "ialp_frozen")

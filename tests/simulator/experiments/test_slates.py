@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from baseline_examples import make_catalogue
-from world_examples import make_world
 
 from simulator.experiments.agent import Outcome, Sessions, Slates
 from simulator.experiments.slates import best_unseen, following, left_early, softened
 from simulator.experiments.text_profiles import SessionTexts, recent_items
+from tests.simulator.baseline_examples import make_catalogue
+from tests.simulator.world_examples import make_world
 
 
 def test_best_unseen_items_come_in_order_and_slots_stay_empty() -> None:

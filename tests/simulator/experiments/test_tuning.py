@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from baseline_examples import KINDS, make_catalogue, make_toy_world
-from experiment_examples import FAST_METHODS, experiments_file, prepare
-from record_examples import record
 
 from simulator.__main__ import main
 from simulator.errors import SimulatorError
@@ -20,6 +17,9 @@ from simulator.experiments.record import Record, read_records
 from simulator.experiments.results import ENVIRONMENTS
 from simulator.experiments.tune_command import tuning_page
 from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
+from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
+from tests.simulator.experiment_examples import FAST_METHODS, experiments_file, prepare
+from tests.simulator.record_examples import record
 
 SHIPPED = read_experiments()
 TUNING = read_tuning(SHIPPED)
