@@ -127,7 +127,8 @@ def test_a_server_that_stays_away_is_an_error_without_the_key(connect: Callable[
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(401, "refused the key in \\$OPENAI_API_KEY"), (404, "no such model"), (400, "bad thing")]
+    ("status", "expected"),
+    [(401, "refused the key in \\$OPENAI_API_KEY"), (404, "does not know this model"), (400, "bad thing")],
 )
 def test_refusals_are_told_at_once_and_never_show_the_key(
     connect: Callable[..., EndpointLLM], status: int, expected: str

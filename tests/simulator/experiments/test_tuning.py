@@ -122,7 +122,9 @@ def test_a_setting_is_chosen_on_the_mean_of_worlds_and_never_on_some_of_them() -
     chosen = winners(SHIPPED, tuning, tried(SHIPPED, tuning, without))
     assert ("linucb", "lfm") not in chosen and ("linucb", "coat") in chosen
     page = tuning_page(SHIPPED, tuning, without)
-    assert "**Not chosen yet**, for want of other worlds: `linucb` in LFM." in page and "| 2.200 | 4.400 |" in page
+    assert (
+        "**Not chosen yet**, because other worlds are missing: `linucb` in LFM." in page and "| 2.200 | 4.400 |" in page
+    )
 
 
 MISTAKES = {
