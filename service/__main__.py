@@ -12,12 +12,12 @@ with exits.needing_extras():
 
 ABOUT = """Serve recommendations and learn from feedback.
 
-    `dev` runs all of it on this machine. A deployment runs Redis, `api` and `worker` as processes of their own, makes
-    `keys`, and takes its log out by `export`. The policy that it starts with comes from `python -m offline`.
+    `dev` runs all of it on this machine. A deployment runs Redis, `api` and `worker` as separate processes, creates API
+    keys with `keys`, and reads its log with `export`. The policy that it starts with comes from `python -m offline`.
 
     Settings are IALP_* environment variables (and REDIS_URL), each described in docs/reference/settings.md.
 
-    Exit codes: 0 done, or a server that was told to stop; 1 something failed while running; 2 a mistake in arguments,
+    Exit codes: 0 done, or a server that was stopped; 1 something failed while running; 2 a mistake in arguments,
     files or settings, or no answer from Redis; 130 interrupted.
 
     Shell completion: `ialp-service --install-completion`, then a new shell.

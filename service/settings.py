@@ -40,36 +40,45 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API binds to.")
     auth: Literal["on", "off"] = Field(
-        "on", description="Whether requests need an API key. Off only where `host` is this machine's loopback."
+        "on", description="on: requests need an API key. off: they do not; allowed only where `host` is loopback."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port the API binds to.")
-    seed: int | None = Field(None, description="Seed of slate sampling; unset draws one from the system.")
+    seed: int | None = Field(None, description="Seed of slate sampling; if unset, a random one.")
 
     # What it tells of itself
     log_format: Literal["text", "json"] = Field("text", description="Form of the log on stderr: text or json.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     telemetry: Literal["on", "off"] = Field(
         "off",
-        description="OpenTelemetry's traces and metrics over OTLP; needs the extra `otel`, see OTEL_* for where to.",
+        description="OpenTelemetry traces and metrics over OTLP; needs the extra `otel`. OTEL_* say where they go.",
     )
 
     # Redis, as the API uses it
-    redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one answer of Redis.")
+    redis_timeout_s: float = Field(
+        1.0, gt=0, description="Longest wait for an answer of Redis. Raised, requests wait longer while it is away."
+    )
     recommend_redis_timeout_s: float = Field(
-        0.075, gt=0, description="The same for /recommend, which waits once at most and then answers from memory."
+        0.075, gt=0, description="Longest wait of /recommend for Redis; after it, the answer comes from memory."
     )
     refresh_interval_s: float = Field(
-        0.2, gt=0, le=0.5, description="How often the API looks at live pointer and API keys: the kill switch's delay."
+        0.2,
+        gt=0,
+        le=0.5,
+        description="Seconds between looks at the live pointer and the API keys. Raised, the kill switch is slower.",
     )
 
     # Sessions
-    history_length: int = Field(20, ge=1, le=200, description="Interactions kept of a user.")
+    history_length: int = Field(
+        20, ge=1, le=200, description="Responses kept of a user. Raised, policies see further back."
+    )
     shown_length: int = Field(30, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
-    seen_limit: int = Field(200, ge=1, le=10_000, description="Shown or used items kept of a user.")
+    seen_limit: int = Field(
+        200, ge=1, le=10_000, description="Shown or used items kept of a user. Raised, they stay away longer."
+    )
     repeat: Literal["never", "when_empty", "freely"] = Field(
         "when_empty",
-        description="Whether items that a user has seen may be shown again: never, when fewer are left than a request "
-        "wants (those of the longest ago, with the warning repeated_items), or freely.",
+        description="When items that a user has seen may be shown again: never; when_empty, if fewer others are left "
+        "than a request asks for (those seen longest ago, with the warning repeated_items); or freely.",
     )
     session_ttl_s: int = Field(30 * 86_400, ge=1, description="A user is forgotten after so long without a request.")
 
@@ -82,137 +91,166 @@ class Settings(BaseSettings):
         None,
         gt=0,
         le=1e6,
-        description="Largest reward of an event, in absolute value: it counts as one full like, or takes one back; "
-        "smaller ones count in proportion. Unset: the largest of `rewards`.",
+        description="Largest reward of an event, in absolute value: such an event counts as one full like or, if "
+        "negative, takes one back; smaller rewards count in proportion. Unset: the largest of `rewards`.",
     )
     explicit_types: list[str] | None = Field(
         None,
-        description="Types that say what a user thinks of an item, as JSON: such a response replaces what was known of "
-        "the item, where others count only if they are stronger. Unset: like, and those with a negative reward.",
+        description="Types by which users state an opinion of an item, as JSON: such a response replaces earlier ones "
+        "to the item; one of another type counts only if it is at least as strong. Unset: like, and those with a "
+        "negative reward.",
     )
     ending_types: list[str] | None = Field(
         None,
-        description="Types after which a visit may well be over, as JSON: that nothing follows is then not held "
-        "against what was shown. Unset: purchase.",
+        description="Types after which a visit may well be over, as JSON: if nothing follows them, the slate is not "
+        "blamed. Unset: purchase.",
     )
     dedupe_ttl_s: int = Field(86_400, ge=1, description="How long a repeated event_id is known as a duplicate.")
 
     # Limits
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body; larger ones get 413.")
     max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head; larger ones get 431.")
-    header_timeout_s: float = Field(10.0, gt=0, description="A connection without a whole head by then is closed.")
-    body_timeout_s: float = Field(10.0, gt=0, description="A body that is not whole so long after its head gets 408.")
+    header_timeout_s: float = Field(10.0, gt=0, description="A connection without a complete head by then is closed.")
+    body_timeout_s: float = Field(10.0, gt=0, description="A body not complete so long after its head gets 408.")
 
     # Stopping
     drain_s: float = Field(
         0.0,
         ge=0,
-        description="How long the API serves on after SIGTERM while /readyz says 503. Longer than whatever routes "
-        "requests takes to notice; 0 where nothing watches /readyz, as in `dev`.",
+        description="Seconds for which the API goes on serving after SIGTERM while /readyz answers 503. Set it to "
+        "more than your load balancer takes to notice; 0 where nothing watches /readyz, as in `dev`.",
     )
     stop_timeout_s: int = Field(10, ge=1, description="Then, how long requests in progress may take to finish.")
 
     # Traffic and variant
-    control_share: Share = Field(0.1, description="Share of users that always get the frozen pre-trained policy.")
+    control_share: Share = Field(
+        0.1, description="Share of users on the frozen pre-trained policy. Raised, a bad version is noticed sooner."
+    )
     variant: Variant = Field(
         Variant.AP,
-        description="What the adaptive arm serves: the pre-trained policy (frozen, at once) or, from the next version "
-        "on, a fine-tuned one (ft) or both (ap).",
+        description="What the adaptive arm serves: frozen, the pre-trained policy, at once; or, from the next version "
+        "on, ft, a fine-tuned one, or ap, the pre-trained and a learned one together.",
     )
     mixture: Mixture = Field(
         Mixture.ADAPTIVE, description="How ap weighs its two policies, from the next version on: fixed or adaptive."
     )
     fixed_weight: Share = Field(0.5, description="Share of the learned policy in the fixed mixture.")
     mixture_temperature: float = Field(
-        0.1, gt=0, description="Of the adaptive mixture, in log odds: with a higher one the better policy gets less."
+        0.1, gt=0, description="Temperature of the adaptive mixture, in log odds. Raised, the better policy gets less."
     )
     candidates: int = Field(
         512,
         ge=100,
-        description="Items that a policy chooses among for a request, in a catalogue of over eight times as many.",
+        description="Items that a policy chooses among for a request, in a catalogue of over eight times as many. "
+        "Raised, fewer good items are missed, and a request takes longer.",
     )
 
     index_from: int = Field(
         100_000,
         ge=1,
-        description="Items from which candidates come from an index, if the extra `index` is installed.",
+        description="Size of the catalogue from which on candidates come from an index, if the extra `index` is "
+        "installed. In a smaller one, every request looks at all items.",
     )
 
     new_item_share: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="Least share of the adaptive arm for items that came after the first version and had hardly an "
-        "answer yet: some twenty, where one in twenty is a like.",
+        description="Least share of the adaptive arm for new items: those that came after the first version and have "
+        "hardly an answer yet (some twenty, where one in twenty is a like). Raised, new items are shown more often.",
     )
 
     exploration_share: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Least share of the adaptive arm for all items alike, beside what the learner explores by itself.",
+        description="Least share of the adaptive arm for all items alike, beside what the learner explores by itself. "
+        "Raised, every item is tried more often, and slates are more random.",
     )
 
     # The worker
     learner: Literal["boltzmann", "a2c"] = Field("boltzmann", description="Learning algorithm.")
     learner_config: dict[str, float] = Field({}, description="Overrides of the learner's hyper-parameters, as JSON.")
-    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Discount of the next slate's value (a2c).")
-    reward_window_s: float = Field(600.0, gt=0, description="How long feedback to an impression is waited for.")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Discount of the next slate's value (a2c). Raised, later slates count more."
+    )
+    reward_window_s: float = Field(
+        600.0, gt=0, description="How long feedback to a slate is waited for. Raised, the learner gets slates later."
+    )
     reward_window_entries: int = Field(
         1_000_000,
         ge=1,
-        description="Entries of the log after which an impression closes at the latest, should its clock stand still.",
+        description="Log entries after which a slate closes even if the log's clock stands still.",
     )
-    replay_capacity: int = Field(50_000, ge=1, description="Transitions that the learner remembers.")
-    replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate that are learned from.")
-    learn_every: int = Field(32, ge=1, description="Closed impressions and organic likes between learning steps.")
+    replay_capacity: int = Field(
+        50_000, ge=1, description="Transitions that the learner remembers. Raised, it learns longer from old ones."
+    )
+    replay_slots: int = Field(10, ge=1, le=100, description="Slots of a slate, from the first, that are learned from.")
+    learn_every: int = Field(
+        32, ge=1, description="Closed slates and organic likes between learning steps. Raised, learning lags more."
+    )
     publish_every: int = Field(
         1_000,
         ge=1,
-        description="Closed impressions and organic likes between policy versions; the first one comes after a "
-        "twentieth of them, at least 50, and the next ones whenever there are twice as many.",
+        description="Closed slates and organic likes between policy versions. At first they come sooner: one after a "
+        "twentieth of this number, at least 50, and then each time the log has doubled. Raised, versions come less "
+        "often.",
     )
-    checkpoint_every: int = Field(5_000, ge=1, description="Events between checkpoints; one follows each version.")
-    stream_retention_s: int = Field(7 * 86_400, ge=60, description="How long learned events stay in the log.")
+    checkpoint_every: int = Field(
+        5_000, ge=1, description="Events between checkpoints; one follows each version. Raised, restarts take longer."
+    )
+    stream_retention_s: int = Field(
+        7 * 86_400, ge=60, description="How long learned events stay in the log. Raised, Redis needs more memory."
+    )
     keep_versions: int = Field(20, ge=2, description="Policy versions kept on disk, besides those that may be needed.")
-    lease_ttl_s: float = Field(5.0, gt=0, description="A worker silent for so long may be replaced by another.")
+    lease_ttl_s: float = Field(
+        5.0, gt=0, description="A worker silent for so long may be replaced. Raised, a failed one is replaced later."
+    )
     max_lag_s: float | None = Field(
         3600.0,
         gt=0,
-        description="How far the worker may be behind the log before feedback is refused with 503; null: never.",
+        description="Seconds that the worker may lag before feedback is refused with 503; null: never.",
     )
     dead_letters_limit: int = Field(10_000, ge=1, description="Unusable entries of the log kept for replay.")
     worker_seed: int = Field(0, description="Seed of the learner.")
 
     # The gate
     gate_margin: float = Field(
-        0.2, ge=0, description="How much lower a version's reward may be, as a fraction of the logged one's."
+        0.2, ge=0, description="Fraction of the logged reward by which a version may be lower. Raised, more pass."
     )
     gate_min_ess: float = Field(
         200.0,
         ge=1,
-        description="Effective sample size from which the log can tell what a version is worth. With less, the version "
-        "must be surely no worse, or serves with a small share at first.",
+        description="Effective sample size from which on the log can judge a version. With less, the version must be "
+        "surely no worse, or serves with a small share at first. Raised, more versions begin with a small share.",
     )
     gate_trial_share: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="Share of the learned policy, beside the pre-trained one, in the first version that the log cannot "
-        "judge; each further one has twice as much. 1: no such trial.",
+        description="Share of the learned policy, beside the pre-trained one, in the first version that the log "
+        "cannot judge; each further one has twice as much. 1: versions get their full share at once.",
     )
     gate_max_kl: float = Field(
         3.0,
         gt=0,
-        description="Largest mean KL(new || live), in nats over what could be shown, of a version that the log cannot "
-        "judge once an earlier one has its full share.",
+        description="Largest mean KL(new || live), in nats over what could be shown, with which a version passes that "
+        "the log cannot judge, once an earlier one has its full share. Raised, versions may change more without "
+        "proof.",
     )
-    gate_patience: int = Field(3, ge=1, description="Refusals in a row after which the learner restarts from live.")
+    gate_patience: int = Field(
+        3, ge=1, description="Refusals in a row after which the learner starts again from the version that serves."
+    )
 
     # The watch over what serves
-    watch_margin: Share = Field(0.05, description="Share of the control's reward that the adaptive arm may lack.")
+    watch_margin: Share = Field(
+        0.05, description="Fraction of the control's reward that the adaptive arm may lack. Raised, fewer roll-backs."
+    )
     watch_alpha: float = Field(
-        0.05, gt=0, lt=1, description="Probability of a false roll-back, over a deployment's whole life."
+        0.05,
+        gt=0,
+        lt=1,
+        description="Probability of any false roll-back over a deployment's life. Raised, losses are found sooner.",
     )
 
     @property

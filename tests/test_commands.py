@@ -191,7 +191,7 @@ MISTAKES = [
     ("simulator tune --settings none.toml", "check the path"),
     ("service dev --snapshot run/dataset/none", "python -m offline pretrain"),
     ("service dev", "give --snapshot FOLDER"),
-    ("service dev --snapshot run/dataset", "is no snapshot"),
+    ("service dev --snapshot run/dataset", "is not a snapshot"),
     ("service dev --snapshot old", "format 2, this version reads 3: run `python -m offline pretrain` again"),
     ("service dev --port 70000", "65535"),
     ("service keys creat", "'create'"),
@@ -243,7 +243,7 @@ def test_a_variable_that_is_no_setting_is_told(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setenv("IALP_API_KEY_FILE", "known elsewhere")
     _, _, err = run("service", "keys", "list")
     warned = [line for line in err.splitlines() if line.startswith("warning: ")]
-    assert warned == ["warning: IALP_CONTROL_SHAR is no setting; did you mean IALP_CONTROL_SHARE?"]
+    assert warned == ["warning: IALP_CONTROL_SHAR is not a setting; did you mean IALP_CONTROL_SHARE?"]
 
 
 @pytest.mark.parametrize(("host", "auth"), [("192.0.2.1", "on"), ("127.0.0.1", "off")])

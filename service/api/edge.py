@@ -89,7 +89,7 @@ class Edge:
         return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail, headers=headers)
 
     def _too_slow(self) -> Problem:
-        detail = f"The body was not whole {self._body_timeout_s:g} s after its head."
+        detail = f"The body was not complete {self._body_timeout_s:g} s after its head."
         return Problem(HTTPStatus.REQUEST_TIMEOUT, "body_timeout", detail, headers={"Connection": "close"})
 
     def _counted(self, receive: Receive) -> Receive:

@@ -79,8 +79,8 @@ def redis_away() -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "storage_unavailable",
-        "The storage is not available; what was asked may or may not have been done. Please retry: feedback that comes "
-        "again with the same event_id counts once.",
+        "The storage is not available, and the request may or may not have been carried out. Please retry: feedback "
+        "that is sent again with the same event_id counts once.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
 

@@ -88,7 +88,8 @@ def _refuse_foreign(headers: Headers) -> None:
     # A name of the other site's own may lead to this machine as well, and then it is no foreign origin.
     if (origin is not None and origin.partition(b"://")[2] != host) or not _is_of_this_machine(host.decode("latin-1")):
         detail = (
-            "Without API keys (IALP_AUTH=off) this service answers to localhost or an address, and to its own page."
+            "Without API keys (IALP_AUTH=off) this service answers requests to localhost or an IP address only, and of "
+            "its own page."
         )
         raise Problem(HTTPStatus.FORBIDDEN, "cross_origin", detail)
 

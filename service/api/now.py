@@ -144,13 +144,13 @@ def _of_policy(live: LivePolicy | None, roll_backs: Sequence[RollBack], problem:
     elif live.live.mode == "frozen":
         yield Trouble("frozen", "Frozen: everybody gets the pre-trained policy, until a version is activated.")
     elif live.live.mode == "held":
-        yield Trouble("held", f"Version {live.version} is held: newer ones wait until one is activated.")
+        yield Trouble("held", f"Version {live.version} is held: newer versions wait until one is activated.")
 
 
 def _of_worker(state: State, report: WorkerReport | None, at: float | None) -> Iterator[Trouble]:
     """List what is wrong with the worker; `at` is None if Redis did not answer, so that nothing is known of it."""
     if at is not None and (report is None or at - report.reported_at > _SILENT_S):
-        yield Trouble("worker_away", "The worker says nothing: feedback is logged, and nobody learns from it.")
+        yield Trouble("worker_away", "The worker does not report: feedback is logged, but not learned from.")
     if report is not None and state.watch.current is not None:
         yield from _of_versions(state, state.watch.current, report)
     if state.lag.too_far:
@@ -179,14 +179,14 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
     if share < 1 and live.live.mode != "frozen":
         yield Trouble(
             "trial",
-            f"Version {live.version} has a share of {share:.0%}, beside the pre-trained policy, until recent slates "
-            "can tell what it is worth.",
+            f"Version {live.version} is on trial: its learned policy has a share of {share:.0%}, beside the "
+            "pre-trained one, until recent slates can tell what it is worth.",
         )
     if report.version == 1 and settings.variant != Variant.FROZEN:
         yield Trouble(
             "waiting",
             f"Nothing learned serves yet: the first version comes after {report.until_version} more slates or likes. A "
-            f"slate counts {settings.reward_window_s:g} s after it was shown; {report.open} are waited for.",
+            f"slate counts {settings.reward_window_s:g} s after it was shown; {report.open} are still open.",
         )
 
 
@@ -202,8 +202,8 @@ def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Ite
         groups = 0 if report.power is None else report.power.groups
         yield Trouble(
             "unwatched",
-            f"{unnoticed}: of 64 groups of users, {LEAST_GROUPS} at least must be in either arm, and {groups} are. A "
-            "larger IALP_CONTROL_SHARE takes fewer users.",
+            f"{unnoticed}: each arm needs users of at least {LEAST_GROUPS} of 64 groups, and the smaller one has "
+            f"{groups}. With a larger IALP_CONTROL_SHARE fewer users are enough.",
         )
     elif report.power.least_loss is None or report.power.more_control:
         more = report.power.more_control
@@ -217,7 +217,7 @@ def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Ite
 
 def _of_keys(state: State) -> Iterator[Trouble]:
     if state.key_ring is None:
-        yield Trouble("no_auth", "No API keys are asked for (IALP_AUTH=off): whoever reaches this page may do all.")
+        yield Trouble("no_auth", "No API keys are needed (IALP_AUTH=off): whoever reaches this page may do everything.")
 
 
 def lately(recent: Sequence[tuple[float, float]], clock: float) -> Requests:

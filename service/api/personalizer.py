@@ -126,7 +126,7 @@ def _check(ids: Sequence[str], excluded: Sequence[str]) -> None:
         if item in ids[:n]
     ]
     errors += [
-        {"field": f"excludedActions.{n}", "code": "unknown_action", "message": "is none of the actions"}
+        {"field": f"excludedActions.{n}", "code": "unknown_action", "message": "is not one of the actions"}
         for n, item in enumerate(excluded)
         if item not in ids
     ]

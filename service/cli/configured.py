@@ -40,7 +40,7 @@ def settings_or_exit() -> Settings:
 def _warn(name: str, known: list[str]) -> None:
     if name not in _NO_SETTINGS:
         close = difflib.get_close_matches(name, known, 1)
-        typer.echo(f"warning: {name} is no setting{f'; did you mean {close[0]}?' if close else ''}", err=True)
+        typer.echo(f"warning: {name} is not a setting{f'; did you mean {close[0]}?' if close else ''}", err=True)
 
 
 def variable(place: tuple[int | str, ...]) -> str:

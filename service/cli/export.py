@@ -1,4 +1,4 @@
-"""`python -m service export | openapi`: what a service knows, and what it understands, as files."""
+"""`python -m service export | openapi`: the log and the catalogue as files, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def export(
         Path | None, typer.Option(help="The log as the Open Bandit Pipeline's `bandit_feedback`: an .npz file.")
     ] = None,
 ) -> None:
-    """Write the log, for `offline evaluate --log` or for others: impressions whose reward window is over, with what
-    they earned.
+    """Write the log, for `offline evaluate --log` or other programs: impressions whose reward window is over, with
+    their rewards.
 
     Needs: Redis (REDIS_URL, or that of a `service dev` on the same IALP_DATA_DIR) of a service that has served, which
     may go on serving; for OUT the extra `offline`.
 
-    Writes: OUT, ITEMS, OBP, as asked for; each file appears whole or not at all.
+    Writes: OUT, ITEMS and OBP, those that are given; each file appears whole or not at all.
 
-    Ctrl-C: a file that was not whole is gone, one that stood before is as it was; run the same command again.
+    Ctrl-C: an unfinished file is deleted, an older one stays as it was; run the same command again.
 
     Examples:
         python -m service export --out log.parquet --items items.parquet

@@ -52,27 +52,27 @@ app = new_group(ABOUT)
 _MAX_NAME = 64
 _DAY_S = 86_400.0
 
-KeyId = Annotated[str, typer.Argument(help="As `keys list` shows it; not the token.")]
+KeyId = Annotated[str, typer.Argument(help="Its id, as `keys list` shows it; not the token.")]
 Out = Annotated[
     Path | None, typer.Option(help="Write the token to this file, for its owner alone, instead of to stdout.")
 ]
 
 
 def create(
-    name: Annotated[str, typer.Option(help="Whose key it is, for `keys list`.")],
-    scopes: Annotated[str, typer.Option(help=f"What it may do, as a list with commas: {', '.join(SCOPES)}.")],
+    name: Annotated[str, typer.Option(help="Name of the key's owner, shown by `keys list`.")],
+    scopes: Annotated[str, typer.Option(help=f"What it may do, separated by commas: {', '.join(SCOPES)}.")],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, max=100_000, help="Requests per second; no limit unless given.")
+        float | None, typer.Option(min=0.001, max=100_000, help="Requests per second; by default no limit.")
     ] = None,
-    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; those of a second unless given.")] = None,
-    expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; never unless given.")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; by default those of a second.")] = None,
+    expires_days: Annotated[float | None, typer.Option(min=0.0, help="Days until it ends; by default never.")] = None,
     out: Out = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing if there is any key.")] = False,
     unless_out: Annotated[
         bool, typer.Option("--unless-out", help="Do nothing if --out holds a key that works.")
     ] = False,
 ) -> None:
-    """Make a key and show its token: this once, since only a hash of it is stored.
+    """Create a key and show its token. It is shown only this once, since only a hash of it is stored.
 
     Writes: the key's hash and limits to Redis; the token to stdout, or to OUT, for its owner alone.
 
@@ -144,10 +144,10 @@ def revoke(key_id: KeyId) -> None:
 
 def rotate(
     key_id: KeyId,
-    grace_s: Annotated[float, typer.Option(min=0, help="Seconds for which the secret before still works.")] = 3600.0,
+    grace_s: Annotated[float, typer.Option(min=0, help="Seconds for which the previous secret still works.")] = 3600.0,
     out: Out = None,
 ) -> None:
-    """Give a key a new secret and show its token; the one before works for a period of grace.
+    """Give a key a new secret and show its token; the previous one works for a grace period.
 
     Examples:
         python -m service keys rotate 5f0c1a --grace-s 3600
@@ -165,7 +165,7 @@ def rotate(
     with _storage() as (client, stored), _handing_over(token(key_id, secret), out):
         # Watched, so that a key that is revoked meanwhile does not come back.
         client.transaction(replace, stored)
-    typer.echo(f"key {key_id} has a new secret; the one before works for {grace_s:g} s", err=True)
+    typer.echo(f"key {key_id} has a new secret; the previous one works for {grace_s:g} s", err=True)
 
 
 for _name, _command in (("create", create), ("list", list_keys), ("rotate", rotate), ("revoke", revoke)):
@@ -205,7 +205,7 @@ def no_redis(error: RedisError) -> str:
 
 @contextlib.contextmanager
 def _storage() -> Iterator[tuple[redis.Redis, str]]:
-    """A client and the name of the hash of keys; what goes wrong there is one line and exit code 2."""
+    """Yield a client and the name of the hash of keys; an error of Redis is one line and exit code 2."""
     settings = settings_of_what_runs()
     try:
         with connect_blocking(settings) as client:
@@ -220,7 +220,7 @@ def _storage() -> Iterator[tuple[redis.Redis, str]]:
 
 @contextlib.contextmanager
 def _handing_over(token: str, out: Path | None) -> Iterator[None]:
-    """Give the token away once the block has stored its hash; that a file can be written is made sure of before."""
+    """Write the token once the block has stored its hash; whether the file can be written is checked before."""
     if out is None:
         yield
         typer.echo(token)
@@ -233,5 +233,5 @@ def _handing_over(token: str, out: Path | None) -> Iterator[None]:
             os.fsync(file.fileno())
             yield
     except OSError as error:
-        tell(f"--out {out}: {error.strerror}; name a file that can be written, and no key is made before")
+        tell(f"--out {out}: {error.strerror}; name a file that can be written; no key was created")
         raise typer.Exit(MISTAKE) from None

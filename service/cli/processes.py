@@ -43,8 +43,8 @@ def dev(
 ) -> None:
     """Run everything on this machine: a Redis-protocol server (unless REDIS_URL is set), the API and the worker.
 
-    Needs: a snapshot, at the first start: `python -m offline pretrain` or `make demo` writes one. No API key is asked
-    for, unless IALP_AUTH=on.
+    Needs: a snapshot, at the first start: `python -m offline pretrain` or `make demo` writes one. No API key is needed,
+    unless IALP_AUTH=on.
 
     Writes: all of its state to IALP_DATA_DIR (runs/service unless set), where the next start finds it, and its log to
     stderr. The dashboard is at http://127.0.0.1:8000.
@@ -68,7 +68,7 @@ def dev(
     _require_snapshot(settings)
     _require_free(settings)
     if open_by_default:
-        log.info("no API keys are asked for on this machine (IALP_AUTH=off); set IALP_AUTH=on to ask for them")
+        log.info("no API keys are needed on this machine (IALP_AUTH=off); set IALP_AUTH=on to require them")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -86,7 +86,7 @@ def dev(
 
 
 def api() -> None:
-    """Serve HTTP; several may share one Redis.
+    """Serve the HTTP API; several processes may share one Redis.
 
     Needs: Redis (REDIS_URL), an API key for whoever calls (`keys create`, or IALP_AUTH=off on loopback), and the folder
     IALP_DATA_DIR, which it shares with the worker. Without a policy it starts and /readyz says so.
@@ -120,8 +120,8 @@ def worker() -> None:
 
     Writes: versions and checkpoints to IALP_DATA_DIR, the live pointer to Redis, its log to stderr.
 
-    Ctrl-C or SIGTERM ends it in order, with exit code 0, after a checkpoint. It may be killed as well: what was learned
-    once is never learned twice.
+    Ctrl-C or SIGTERM ends it in order, with exit code 0, after a checkpoint. It may also be killed: nothing is learned
+    twice.
 
     Examples:
         python -m service worker
@@ -176,13 +176,13 @@ def _require_snapshot(settings: Settings) -> None:
     try:
         check_snapshot(folder)
     except SnapshotError as error:
-        refuse([f"{folder}: is no snapshot to begin with ({error}); {written_by}"])
+        refuse([f"{folder}: is not a snapshot to begin with ({error}); {written_by}"])
 
 
 def _require_free(settings: Settings) -> None:
     """Exit if address and port cannot be used: the server would say so late, and `dev` only that its API ended."""
     host, port = settings.host, settings.port
-    reason, works = "it is no address of this machine", False
+    reason, works = "it is not an address of this machine", False
     try:
         for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:

@@ -40,7 +40,7 @@ _events = TypeAdapter(list[FeedbackEvent])
 class ServiceError(Exception):
     """The service did not answer with success, after all attempts; no message holds the API key.
 
-    `status` is its last answer ("503", or "no connection"), `code` the problem's code where it told one.
+    `status` is its last answer ("503", or "no connection"), `code` the problem's code if there is one.
     """
 
     def __init__(self, message: str, status: str, code: str | None = None) -> None:

@@ -56,7 +56,7 @@ export interface paths {
         put?: never;
         /**
          * Replay
-         * @description Put an entry at the log's end again, once the cause is gone; it is no dead letter any more.
+         * @description Append an entry to the log again, once the cause is gone; it is not a dead letter any more.
          */
         post: operations["replay_dead_letters__entry_id__replay_post"];
         delete?: never;
@@ -74,7 +74,7 @@ export interface paths {
         };
         /**
          * Evaluation
-         * @description The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says.
+         * @description Compare the arms' rewards, with the newest version's off-policy estimate and the findings of the watch.
          */
         get: operations["evaluation_evaluation_get"];
         put?: never;
@@ -96,7 +96,7 @@ export interface paths {
         put?: never;
         /**
          * Explain
-         * @description Which of the items that a user liked are closest to others, in the policy that serves them. Changes nothing.
+         * @description Find the liked items of a user that are closest to others, in the policy that serves them. Changes nothing.
          */
         post: operations["explain_explain_post"];
         delete?: never;
@@ -288,7 +288,7 @@ export interface paths {
         put?: never;
         /**
          * Activate
-         * @description What was ranked with `deferActivation` has been shown; from now on a reward is waited for.
+         * @description Record that what was ranked with `deferActivation` has been shown; from now on a reward is waited for.
          */
         post: operations["activate_personalizer__version__events__eventId__activate_post"];
         delete?: never;
@@ -329,8 +329,9 @@ export interface paths {
         put?: never;
         /**
          * Rank
-         * @description Which of up to 50 items to show. An action that is no item yet is added as one, with a text made from its
-         *     features, if the key has the scope `admin` too. Features of a known one are not read: PUT /items changes its text.
+         * @description Choose which of up to 50 items to show. An action that is not an item yet is added as one, with a text made from
+         *     its features, if the key has the scope `admin` too. Features of an existing item are not read: PUT /items changes
+         *     its text.
          */
         post: operations["rank_personalizer__version__rank_post"];
         delete?: never;
@@ -392,9 +393,9 @@ export interface paths {
         put?: never;
         /**
          * Shadow
-         * @description Make a version, then each new one, an apprentice: it computes and logs what it would show, and serves nothing.
+         * @description Make a version, then each new one, the shadow version: it computes and logs slates, and serves none.
          *
-         *     What serves is held meanwhile. Activating a version, be it the apprentice, ends this.
+         *     The version that serves is held meanwhile. Activating a version, be it the shadow version, ends this.
          */
         post: operations["shadow_policies__version__shadow_post"];
         delete?: never;
@@ -454,7 +455,7 @@ export interface paths {
         put?: never;
         /**
          * Preview
-         * @description Tell what somebody would be shown and how likely items and categories are. Nothing is logged or remembered.
+         * @description Show what a user would be shown and how likely items and categories are. Nothing is logged or remembered.
          */
         post: operations["preview_preview_post"];
         delete?: never;
@@ -512,7 +513,7 @@ export interface paths {
         };
         /**
          * Get User
-         * @description What is stored of a user.
+         * @description Show what is stored of a user.
          */
         get: operations["get_user_users__user_id__get"];
         put?: never;
@@ -534,7 +535,7 @@ export interface components {
     schemas: {
         /**
          * ActivateRequest
-         * @description How to activate.
+         * @description Options of an activation.
          */
         ActivateRequest: {
             /**
@@ -606,7 +607,7 @@ export interface components {
         };
         /**
          * Comparison
-         * @description How far apart the two histories' slates are.
+         * @description Difference between the two histories' slates.
          */
         Comparison: {
             /**
@@ -658,7 +659,7 @@ export interface components {
         };
         /**
          * ErasedResponse
-         * @description What was deleted of a user, and what cannot be.
+         * @description Result of an erasure: what was deleted of a user, and what cannot be.
          */
         ErasedResponse: {
             /** Dead Letters */
@@ -671,7 +672,7 @@ export interface components {
             remains: string[];
             /**
              * Session
-             * @description Whether a session was there.
+             * @description Whether there was a session.
              */
             session: boolean;
         };
@@ -695,9 +696,9 @@ export interface components {
             off_policy: {
                 [key: string]: number;
             };
-            /** @description What loss that watch would notice by now. */
+            /** @description Smallest loss that this watch would notice by now. */
             power: components["schemas"]["PowerResponse"] | null;
-            /** @description The newest apprentice, if there was one. */
+            /** @description The newest shadow version, if there was one. */
             shadow: components["schemas"]["ShadowResponse"] | null;
             /**
              * Watch
@@ -707,7 +708,7 @@ export interface components {
         };
         /**
          * ExplainRequest
-         * @description Why may a user see these items?
+         * @description Ask which liked items explain why a user may see these items.
          */
         ExplainRequest: {
             /** Item Ids */
@@ -726,7 +727,7 @@ export interface components {
         });
         /**
          * ExplainResponse
-         * @description Items that are known, in the order asked for, and the responses that they are compared with.
+         * @description Items of the catalogue, in the order of the request, and the responses that they are compared with.
          */
         ExplainResponse: {
             /**
@@ -781,12 +782,12 @@ export interface components {
             item_id: string;
             /**
              * Occurred At
-             * @description When it happened: unix seconds, unix milliseconds, or an ISO 8601 time; now if not given, or if it is yet to come. A history is in this order, however late an event arrives, and has none that is older than `IALP_SESSION_TTL_S`.
+             * @description When it happened: unix seconds, unix milliseconds, or an ISO 8601 time; now if not given, or if it lies in the future. A history is in this order, however late an event arrives. Events older than `IALP_SESSION_TTL_S` do not join it.
              */
             occurred_at?: number | string | null;
             /**
              * Recommendation Id
-             * @description Of the slate it answers. Without one it is organic: history, and a like teaches less.
+             * @description Of the slate it answers. Without one it is organic: it joins the history, a like teaches less.
              */
             recommendation_id?: string | null;
             /** Reward */
@@ -803,7 +804,7 @@ export interface components {
             type?: string | null;
             /**
              * Undo
-             * @description Takes back what the user said of the item: it leaves the history, an open slate's slot counts as silence again, and likes of it are learned from no further.
+             * @description Takes back the user's responses to the item: it leaves the history, an open slate's slot counts as no response again, and likes of it are not learned from any more.
              */
             undo?: true | null;
             /** User Id */
@@ -822,7 +823,7 @@ export interface components {
         }));
         /**
          * FeedbackResponse
-         * @description What became of the events; they are durable when this arrives.
+         * @description Result of a feedback request; the accepted events are durable when it arrives.
          */
         FeedbackResponse: {
             /** Accepted */
@@ -831,7 +832,7 @@ export interface components {
             duplicates: number;
             /**
              * Outcomes
-             * @description What the accepted events will do: `teaches` of their slate; `organic`, without a slate, where a like teaches less; or nothing but history: `late`, after the slate's reward window, `foreign`, for another user's slate, and `unknown`, for none that a policy drew.
+             * @description Number of accepted events by what they do. `teaches`: the policy learns from the slate. `organic`: names no slate, and a like teaches less. The others join the history alone: `late`, after the slate's reward window; `foreign`, for another user's slate; `unknown`, for a slate that no policy drew.
              * @default {}
              */
             outcomes?: {
@@ -865,7 +866,7 @@ export interface components {
         };
         /**
          * FindingResponse
-         * @description What the watch says of everything that served since a version began.
+         * @description Result of the watch for everything that served since a version began.
          */
         FindingResponse: {
             /**
@@ -966,7 +967,7 @@ export interface components {
         };
         /**
          * ItemBatchResponse
-         * @description What a batch did.
+         * @description Result of a batch.
          */
         ItemBatchResponse: {
             /** Created */
@@ -1042,7 +1043,7 @@ export interface components {
         LiveResponse: {
             /**
              * Live Version
-             * @description What serves; while frozen, what would if it were not.
+             * @description The version that serves; while frozen, the one that would serve otherwise.
              */
             live_version: number;
             /**
@@ -1071,14 +1072,14 @@ export interface components {
         };
         /**
          * PastInteraction
-         * @description An interaction the request itself carries.
+         * @description An interaction that the request itself carries.
          */
         PastInteraction: {
             /** Item Id */
             item_id: string;
             /**
              * Reward
-             * @description As that of feedback; unset: the largest there is, a full like.
+             * @description As in feedback; unset: the largest reward, that of a full like.
              */
             reward?: number | null;
         };
@@ -1094,10 +1095,10 @@ export interface components {
             /** Policies */
             policies: components["schemas"]["PolicyResponse"][];
             /** Rollbacks */
-            rollbacks: components["schemas"]["RetreatResponse"][];
+            rollbacks: components["schemas"]["RollBackResponse"][];
             /**
              * Shadow Version
-             * @description The apprentice: it computes and logs slates, and serves none.
+             * @description The shadow version: it computes and logs slates, and serves none.
              */
             shadow_version: number | null;
         };
@@ -1142,7 +1143,7 @@ export interface components {
         };
         /**
          * PowerResponse
-         * @description How much worse than the control the adaptive arm can be without being noticed.
+         * @description Smallest loss of the adaptive arm, against the control, that the watch would notice by now.
          */
         PowerResponse: {
             /**
@@ -1152,23 +1153,23 @@ export interface components {
             control: number;
             /**
              * Groups
-             * @description Of 64 groups of users, those with users in the arm that has fewer; it takes 6.
+             * @description Groups of users (of 64) with users in the smaller arm; at least 6 are needed.
              */
             groups: number;
             /**
              * Least Loss
-             * @description Share of the control's reward from which on a loss would be noticed; null: none would.
+             * @description Smallest loss that would be noticed, as a share of the control's reward; null: none would be.
              */
             least_loss: number | null;
             /**
              * More Control
-             * @description Slates of the control until a loss of a quarter would be noticed; null where that cannot be told.
+             * @description Further slates of the control that it takes to notice a loss of a quarter; null if not known.
              */
             more_control: number | null;
         };
         /**
          * PreviewRequest
-         * @description Ask what somebody would be shown. Without `user_id` and `session_id` it is a stranger.
+         * @description Ask what a user would be shown. Without `user_id` and `session_id` it is a stranger, who has no history.
          * @example {
          *       "baseline": [],
          *       "history": [
@@ -1187,7 +1188,7 @@ export interface components {
             arm?: ("control" | "adaptive") | null;
             /**
              * Baseline
-             * @description Compare with somebody who has this history, oldest first; an empty one is a stranger's. Items of both histories are not shown, so that both choose among the same.
+             * @description Compare with a user who has this history, oldest first; an empty one is a stranger's. Items of both histories are not shown, so that both choose among the same.
              */
             baseline?: components["schemas"]["PastInteraction"][] | null;
             /**
@@ -1209,19 +1210,19 @@ export interface components {
             history?: components["schemas"]["PastInteraction"][] | null;
             /**
              * Item Ids
-             * @description Tell the probability of these items, too.
+             * @description Include the probability of these items, too.
              * @default []
              */
             item_ids?: string[];
             /**
              * K
-             * @description Slots of a slate, of which all answers are.
+             * @description Slots of a slate; all answers are about slates of this length.
              * @default 10
              */
             k?: number;
             /**
              * Seed
-             * @description Seed of the slates that are drawn: the same one, the same answer.
+             * @description Seed of the slates that are drawn: the same seed gives the same answer.
              */
             seed?: number | null;
             /** Session Id */
@@ -1235,7 +1236,7 @@ export interface components {
         };
         /**
          * PreviewResponse
-         * @description What would be shown, and how likely everything is: exact for the first slot, else estimated from 40 slates.
+         * @description A preview: what would be shown, and how likely. Exact for the first slot, else estimated from 40 slates.
          */
         PreviewResponse: {
             /**
@@ -1258,7 +1259,7 @@ export interface components {
             history: components["schemas"]["StoredInteraction"][];
             /**
              * Items
-             * @description The known ones of `item_ids`, in the order asked for.
+             * @description The `item_ids` that are in the catalogue, in their order.
              */
             items: components["schemas"]["PreviewedItem"][];
             /**
@@ -1320,7 +1321,7 @@ export interface components {
             item_id: string;
             /**
              * Probability
-             * @description Of being drawn for the first slot: what /recommend calls `score`.
+             * @description Probability of the first slot: what /recommend calls `score`.
              */
             probability: number;
             /** Text */
@@ -1398,19 +1399,19 @@ export interface components {
             actions: components["schemas"]["RankableAction"][];
             /**
              * Contextfeatures
-             * @description Who is asked for: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole number at the top level of any of the objects. Without one the event is a visitor of its own. All else is accepted and not yet used by any policy.
+             * @description The user: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole number at the top level of any object. Without one the event is a visitor of its own. All else is accepted and not yet used by any policy.
              */
             contextFeatures?: {
                 [key: string]: unknown;
             }[] | null;
             /**
              * Deferactivation
-             * @description True: what is answered counts as shown only once the event is activated.
+             * @description True: the answer counts as shown only once the event is activated.
              */
             deferActivation?: boolean | null;
             /**
              * Eventid
-             * @description Chosen by the client, or made here. Sent again it gets the same action, and counts once.
+             * @description By default the service chooses one. Sent again, it gets the same action and counts once.
              */
             eventId?: string | null;
             /**
@@ -1421,7 +1422,7 @@ export interface components {
         };
         /**
          * RankResponse
-         * @description Which action to show.
+         * @description Result of a ranking: the action to show.
          */
         RankResponse: {
             /**
@@ -1447,7 +1448,7 @@ export interface components {
         RankableAction: {
             /**
              * Features
-             * @description An item that is not known yet gets its text from these. They are not read otherwise.
+             * @description An item that is not in the catalogue yet gets its text from these; else they are not read.
              */
             features?: {
                 [key: string]: unknown;
@@ -1506,7 +1507,7 @@ export interface components {
             history?: components["schemas"]["PastInteraction"][] | null;
             /**
              * K
-             * @description Slots wanted.
+             * @description Number of slots.
              * @default 10
              */
             k?: number;
@@ -1606,7 +1607,7 @@ export interface components {
         };
         /**
          * ReplayResponse
-         * @description Where a dead letter went.
+         * @description Result of a replay: the entry that the dead letter became.
          */
         ReplayResponse: {
             /**
@@ -1614,28 +1615,6 @@ export interface components {
              * @description Its new id in the log.
              */
             entry_id: string;
-        };
-        /**
-         * RetreatResponse
-         * @description An automatic roll-back.
-         */
-        RetreatResponse: {
-            /**
-             * At
-             * @description Unix seconds.
-             */
-            at: number;
-            finding: components["schemas"]["FindingResponse"];
-            /**
-             * Mode
-             * @enum {string}
-             */
-            mode: "auto" | "held" | "frozen";
-            /**
-             * Version
-             * @description What serves since.
-             */
-            version: number;
         };
         /**
          * RewardRequest
@@ -1649,8 +1628,30 @@ export interface components {
             value: number;
         };
         /**
+         * RollBackResponse
+         * @description An automatic roll-back.
+         */
+        RollBackResponse: {
+            /**
+             * At
+             * @description Unix seconds.
+             */
+            at: number;
+            finding: components["schemas"]["FindingResponse"];
+            /**
+             * Mode
+             * @enum {string}
+             */
+            mode: "auto" | "held" | "frozen";
+            /**
+             * Version
+             * @description The version that serves since.
+             */
+            version: number;
+        };
+        /**
          * ShadowResponse
-         * @description What the apprentice would have earned per slot, estimated from what was shown instead.
+         * @description Estimated reward per slot of the shadow version, from what was shown instead.
          */
         ShadowResponse: {
             /**
@@ -1694,7 +1695,7 @@ export interface components {
             propensity: number;
             /**
              * Reward
-             * @description Sum of what came back so far; null where nothing did.
+             * @description Sum of the rewards so far; null without a response.
              */
             reward: number | null;
             /** Text */
@@ -1712,7 +1713,7 @@ export interface components {
         };
         /**
          * UserResponse
-         * @description What is stored of a user.
+         * @description Stored data of a user.
          */
         UserResponse: {
             /**
@@ -1855,7 +1856,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description As GET /dead-letters tells it. */
+                /** @description The entry_id that GET /dead-letters gives. */
                 entry_id: string;
             };
             cookie?: never;
@@ -1975,7 +1976,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description As GET /dead-letters tells it. */
+                /** @description The entry_id that GET /dead-letters gives. */
                 entry_id: string;
             };
             cookie?: never;

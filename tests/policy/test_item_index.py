@@ -167,7 +167,7 @@ def test_new_items_are_looked_at_and_then_taken_into_the_index() -> None:
     assert (grown.serve([Query((), mask)])[0].of_all(ITEMS + 3).probs[ITEMS:] >= 0).all()
     assert grown._index is policy._index is not None
     pool = grown._index.pool(
-        grown._asked(Variant.AP, adaptive.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100, NONE
+        grown._network_pair(Variant.AP, adaptive.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100, NONE
     )
     assert set(range(ITEMS, ITEMS + 3)) <= set(pool[0].tolist())
     many = texts()[:2000]

@@ -234,7 +234,7 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
             assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
             until(lambda: talk(client, 1) or "trial" in trouble(), "the first version")
             assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
-            assert "6 at least must be in either arm" in trouble()["unwatched"]
+            assert "each arm needs users of at least 6 of 64 groups" in trouble()["unwatched"]
             until(lambda: talk(client, 1, start=next(users)) or "more slates" in trouble()["unwatched"], "its numbers")
             power = client.get("/evaluation").json()["power"]
             assert power["groups"] >= 6 and power["control"] > 0

@@ -42,12 +42,12 @@ export async function call(method, path, body) {
   }
   const answer = await fetched(path, options);
   if (answer.status === 204) return null;
-  const told = await answer.json().catch(() => ({}));
+  const received = await answer.json().catch(() => ({}));
   if (!answer.ok) {
-    const fields = (told.errors ?? []).map((error) => `${error.field}: ${error.message}`).join("; ");
-    throw new Refused(fields || told.detail || `The service answered ${answer.status}.`, told.code);
+    const fields = (received.errors ?? []).map((error) => `${error.field}: ${error.message}`).join("; ");
+    throw new Refused(fields || received.detail || `The service answered ${answer.status}.`, received.code);
   }
-  return told;
+  return received;
 }
 
 export async function download(path, name) {
@@ -82,7 +82,7 @@ function askForKey(why) {
     const form = element(
       "form", { method: "dialog" },
       element("h2", { id: "ask-title" }, "An admin key is needed"),
-      element("p", {}, "With the scopes serve and feedback as well, one can be a user under “Try it”. It stays in this tab's memory until the page is closed or reloaded, and is stored nowhere."),
+      element("p", {}, "If it also has the scopes serve and feedback, you can act as a user under “Try it”. The key stays in this tab's memory until the page is closed or reloaded, and is not stored anywhere."),
       why ? element("p", { className: "error", role: "alert" }, why) : null,
       element("label", { htmlFor: "api-key" }, "API key"), input,
       element("div", { className: "row" }, element("button", { className: "main" }, "Use it")),

@@ -12,7 +12,7 @@ const titles = { now: "Now", versions: "Versions", try: "Try it", logs: "Logs" }
 const GRAVE = new Set(["frozen", "rolled_back", "no_policy", "damaged", "redis_away", "disk"]);
 const main = document.getElementById("view");
 const connection = document.getElementById("connection");
-const told = { now: null, moments: [] }; // what the stream said
+const received = { now: null, moments: [] }; // from the stream
 let shown = null;
 
 function show() {
@@ -26,7 +26,7 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   main.replaceChildren();
-  views[name].open(main, told);
+  views[name].open(main, received);
   if (!first) main.focus();
 }
 
@@ -47,10 +47,10 @@ function say(text) {
 async function listen() {
   for (;;) {
     try {
-      say(told.now ? "Reconnecting…" : "Connecting…");
+      say(received.now ? "Reconnecting…" : "Connecting…");
       await stream("dashboard/stream", {
         history: (moments) => update({ moments }),
-        moments: (more) => update({ moments: told.moments.concat(more).slice(-6000) }),
+        moments: (more) => update({ moments: received.moments.concat(more).slice(-6000) }),
         now: (data) => {
           say("Live");
           warn(data.trouble);
@@ -67,8 +67,8 @@ async function listen() {
 }
 
 function update(change) {
-  Object.assign(told, change);
-  views[shown].update?.(told);
+  Object.assign(received, change);
+  views[shown].update?.(received);
 }
 
 addEventListener("hashchange", show);

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { element, percent } from "./dom.js";
 
-const LEAST = 0.005; // of the slots, or of slates for an item: smaller changes are not told
+const LEAST = 0.005; // of the slots, or of slates for an item: smaller changes are not shown
 const ROWS = 6;
 const SEED = 1; // alike at every turn, so that what changes is the user
 

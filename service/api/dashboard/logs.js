@@ -43,9 +43,9 @@ function table(label, head, rows) {
     element("table", {}, element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows)));
 }
 
-function slates(told) {
-  if (!told.impressions.length) return element("p", { className: "quiet" }, "No slate has been shown yet.");
-  return table("Latest slates", ["When", "User", "Policy", "Shown"], told.impressions.map((one) => {
+function slates(received) {
+  if (!received.impressions.length) return element("p", { className: "quiet" }, "No slate has been shown yet.");
+  return table("Latest slates", ["When", "User", "Policy", "Shown"], received.impressions.map((one) => {
     const answered = one.items.filter((item) => item.reward !== null);
     return element("tr", {},
       element("td", {}, time(one.at)),
@@ -58,9 +58,9 @@ function slates(told) {
   }));
 }
 
-function letters(told) {
-  if (!told.dead_letters.length) return element("p", { className: "quiet" }, "There are none.");
-  return table("Dead letters", ["Entry", "Why", ""], told.dead_letters.map((one) => element("tr", {},
+function letters(received) {
+  if (!received.dead_letters.length) return element("p", { className: "quiet" }, "There are none.");
+  return table("Dead letters", ["Entry", "Why", ""], received.dead_letters.map((one) => element("tr", {},
     element("td", {}, one.entry_id),
     element("td", {}, one.reason),
     element("td", {}, element("div", { className: "row" },

@@ -12,7 +12,7 @@ const POINTS = 150;
 const FEWEST = 20; // slates of a window
 let fields, charts, legend;
 
-export function open(main, told) {
+export function open(main, received) {
   fields = Object.fromEntries(Object.keys(CARDS).map((name) => [name, element("dd", {}, "…")]));
   legend = { adaptive: element("span"), control: element("span") };
   charts = {
@@ -36,12 +36,12 @@ export function open(main, told) {
       ...["weight", "entropy", "coverage", "lag"].map((name) =>
         element("section", {}, element("h2", {}, charts[name].title), charts[name].root))),
   );
-  update(told);
+  update(received);
 }
 
-export function update(told) {
-  if (told.now) tell(told.now);
-  draw(told.moments);
+export function update(received) {
+  if (received.now) tell(received.now);
+  draw(received.moments);
 }
 
 function tell(now) {

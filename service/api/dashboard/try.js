@@ -12,10 +12,10 @@ const ARMS = {
   fallback: "no policy: the most popular items",
 };
 let user = null; // kept while the page is open, so that one may look at other views meanwhile
-let rewards = { like: 1, dislike: -1 }; // of this deployment's feedback types, once the stream has told them
+let rewards = { like: 1, dislike: -1 }; // of this deployment's feedback types, as the stream gives them
 let view, list, liked, changed, found, status, name, before;
 
-export function open(main, told) {
+export function open(main, received) {
   before = new Set();
   status = element("p", { className: "quiet", role: "status" }, "Loading…");
   list = element("ol", { className: "slate", "aria-label": "Slate" });
@@ -40,13 +40,13 @@ export function open(main, told) {
           found),
         element("section", {}, element("h2", {}, "What they did"), liked),
         element("section", {}, element("h2", {}, "What it changed"), changed))));
-  update(told);
+  update(received);
   if (user === null) somebodyNew();
   else recommend();
 }
 
-export function update(told) {
-  if (told.now) ({ rewards } = told.now);
+export function update(received) {
+  if (received.now) ({ rewards } = received.now);
   view.classList.toggle("no-dislikes", !feedbackType("dislike"));
 }
 
@@ -163,9 +163,9 @@ function history(past) {
 const look = (text) => guarded(async () => {
   if (!text.trim()) return;
   found.replaceChildren(element("li", { className: "quiet" }, "Searching…"));
-  const told = await call("GET", `items?count=8&search=${encodeURIComponent(text)}`);
-  const results = told.items.map((item) => element("li", { className: "row" },
+  const received = await call("GET", `items?count=8&search=${encodeURIComponent(text)}`);
+  const results = received.items.map((item) => element("li", { className: "row" },
     element("span", { className: "title" }, item.text), actions(item.item_id, item.text, null, user)));
-  const by = told.found_by === "meaning" && results.length ? [element("li", { className: "quiet" }, "No title has all of these words. Closest in meaning:")] : [];
+  const by = received.found_by === "meaning" && results.length ? [element("li", { className: "quiet" }, "No title has all of these words. Closest in meaning:")] : [];
   found.replaceChildren(...(results.length ? [...by, ...results] : [element("li", { className: "quiet" }, "Nothing is found.")]));
 });

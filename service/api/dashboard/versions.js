@@ -1,4 +1,4 @@
-// Versions: where each came from, what the gate said of it, and the levers.
+// Versions: where each came from, what the gate found, and the levers.
 
 import { call, confirmed, Refused } from "./api.js";
 import { element, number, percent, span, time } from "./dom.js";
@@ -31,8 +31,8 @@ export function open(main) {
   load();
 }
 
-export function update(told) {
-  const state = told.now && [told.now.version, told.now.mode, told.now.shadow, told.moments.at(-1)?.[1]].join();
+export function update(received) {
+  const state = received.now && [received.now.version, received.now.mode, received.now.shadow, received.moments.at(-1)?.[1]].join();
   if (seen !== null && state !== seen) news();
   seen = state;
 }
@@ -40,7 +40,7 @@ export function update(told) {
 // What is being read or pressed is not taken away.
 function news() {
   if (!box.contains(document.activeElement) && !box.querySelector("details[open]")) load();
-  else if (!fresh.firstChild) fresh.replaceChildren(element("button", { type: "button", onclick: load }, "There is news: show it"));
+  else if (!fresh.firstChild) fresh.replaceChildren(element("button", { type: "button", onclick: load }, "Versions have changed: show them"));
 }
 
 async function load() {
@@ -56,35 +56,35 @@ async function load() {
 
 // How far the language model was right, in users' own answers; before the first, in what could be measured without them.
 function trust(alignment) {
-  const said = (name) => `${number(alignment[name])} (${number(alignment[`${name}_low`])} to ${number(alignment[`${name}_high`])})`;
+  const worth = (name) => `${number(alignment[name])} (${number(alignment[`${name}_low`])} to ${number(alignment[`${name}_high`])})`;
   const texts = [];
   if (alignment.prior_gain_item !== undefined) {
-    texts.push(`By users' answers, what the language model says of items is worth ${said("prior_gain_item")} of what it claims, what it says of persons ${said("prior_gain_personal")}; 1 is all of it, 0 nothing.`);
+    texts.push(`Measured by users' responses, the language model's judgements of items deserve ${worth("prior_gain_item")} of their weight, those of persons ${worth("prior_gain_personal")}; 1 is all of it, 0 nothing.`);
   } else if (alignment.alignment_prior_share !== undefined) {
-    texts.push(`No answers tell yet how far the language model was right. Before anybody came, its item prior was given ${number(100 * alignment.alignment_prior_share)} % of its weight${alignment.alignment_uses_personal ? "" : ", and its personal judgements none"}.`);
+    texts.push(`Users' responses cannot tell yet how far the language model is right. Before the first user, its judgements of items were given ${number(100 * alignment.alignment_prior_share)} % of their weight${alignment.alignment_uses_personal ? "" : ", and those of persons none"}.`);
   }
   return element("p", { className: "quiet" }, ...texts);
 }
 
-function table(told, evaluation) {
-  if (!told.policies.length) return element("p", { className: "quiet" }, "No version has been published yet.");
+function table(received, evaluation) {
+  if (!received.policies.length) return element("p", { className: "quiet" }, "No version has been published yet.");
   const findings = new Map(evaluation.watch.map((finding) => [finding.since_version, finding]));
-  const head = ["Version", "Made", "Gate", "Off-policy value", "Entropy", "Against the control", ""];
-  const shown = every ? told.policies : told.policies.filter((one, n) => n < AT_ONCE || one.version === told.live_version);
-  const rest = told.policies.length - shown.length;
+  const head = ["Version", "Created", "Gate", "Off-policy value", "Entropy", "Against the control", ""];
+  const shown = every ? received.policies : received.policies.filter((one, n) => n < AT_ONCE || one.version === received.live_version);
+  const rest = received.policies.length - shown.length;
   const more = rest ? element("p", {}, element("button", { type: "button", onclick: () => { every = true; load(); } }, `Show ${rest} older ones`)) : "";
   return element("div", {}, element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" },
     element("table", {},
       element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text || element("span", { className: "quiet" }, "Actions"))))),
-      element("tbody", {}, ...shown.map((one) => row(one, told, findings.get(one.version)))))), more);
+      element("tbody", {}, ...shown.map((one) => row(one, received, findings.get(one.version)))))), more);
 }
 
-function row(one, told, finding) {
-  const live = one.version === told.live_version;
+function row(one, received, finding) {
+  const live = one.version === received.live_version;
   const gate = one.gate_numbers;
   const chips = [
-    live ? element("span", { className: "chip good" }, told.mode === "auto" ? "serves" : `serves, ${told.mode}`) : null,
-    one.version === told.shadow_version ? element("span", { className: "chip" }, "apprentice") : null,
+    live ? element("span", { className: "chip good" }, received.mode === "auto" ? "serves" : `serves, ${received.mode}`) : null,
+    one.version === received.shadow_version ? element("span", { className: "chip" }, "shadow version") : null,
     one.parent === null ? element("span", { className: "chip pretrained" }, "pre-trained") : null,
   ].filter(Boolean);
   return element("tr", { className: live ? "live" : "" },
@@ -99,7 +99,7 @@ function row(one, told, finding) {
       gate.ess === undefined ? null : element("div", { className: "quiet" }, `logged ${number(gate.logged_value)}, effective sample ${number(gate.ess)}`)),
     element("td", {}, number(gate.entropy)),
     element("td", {}, finding ? `${number(finding.difference)} (${number(finding.low)} to ${number(finding.high)})` : "–"),
-    element("td", {}, element("button", { type: "button", disabled: live && told.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one) }, "Activate")));
+    element("td", {}, element("button", { type: "button", disabled: live && received.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one) }, "Activate")));
 }
 
 function details(one) {

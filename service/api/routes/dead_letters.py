@@ -16,7 +16,7 @@ from service.contract.operator import DeadLetterResponse, DeadLettersResponse, R
 
 router = APIRouter(tags=["dead letters"], route_class=needs("admin"))
 _ID = r"^\d{1,15}-\d{1,15}$"  # both halves fit into 64 bits
-EntryId = Annotated[str, Path(pattern=_ID, description="As GET /dead-letters tells it.")]
+EntryId = Annotated[str, Path(pattern=_ID, description="The entry_id that GET /dead-letters gives.")]
 
 
 @router.get("/dead-letters")
@@ -40,7 +40,7 @@ async def list_dead_letters(
 
 @router.post("/dead-letters/{entry_id:entry}:replay", responses=problems(404))
 async def replay(entry_id: EntryId, state: Shared) -> ReplayResponse:
-    """Put an entry at the log's end again, once the cause is gone; it is no dead letter any more."""
+    """Append an entry to the log again, once the cause is gone; it is not a dead letter any more."""
     new = await state.log.replay(entry_id)
     if new is None:
         raise _unknown()

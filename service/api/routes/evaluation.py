@@ -29,7 +29,7 @@ def interval(totals: ArmTotals) -> ArmReport:
 
 @router.get("/evaluation")
 async def evaluation(state: Shared) -> EvaluationResponse:
-    """The arms' rewards as the worker closed them, the newest version's off-policy estimate, what the watch says."""
+    """Compare the arms' rewards, with the newest version's off-policy estimate and the findings of the watch."""
     report = await state.worker_report()
     if report is None:
         return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[], power=None, alignment={})

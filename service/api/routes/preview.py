@@ -31,7 +31,7 @@ router = APIRouter(tags=["serve"], route_class=needs("admin"))
 
 @router.post("/preview", responses=problems(503))
 async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
-    """Tell what somebody would be shown and how likely items and categories are. Nothing is logged or remembered."""
+    """Show what a user would be shown and how likely items and categories are. Nothing is logged or remembered."""
     user, history, seen = await _session(request, state)
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:

@@ -44,7 +44,7 @@ _REMAINS = [
     " the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
-    "Files written by `export` before are not ours any more.",
+    "Files that `export` wrote before are not changed.",
 ]
 
 

@@ -14,7 +14,7 @@ BEYOND_THE_SCHEMA = {
     ("unknown_type", None),  # the types are a setting; the message lists them
     ("reward_out_of_range", None),  # so is the largest reward; the message has it
     ("repeated_id", "comes twice"),  # of items that differ otherwise
-    ("unknown_action", "is none of the actions"),
+    ("unknown_action", "is not one of the actions"),
     ("nothing_left", "are all excluded, hidden or deleted"),
 }
 
