@@ -31,7 +31,6 @@ API_CORE, OTHER_CORE, BOTH_CORES = 0, 1, "0,1"
 N_ITEMS, N_USERS = 10_000, 10_000
 ROUNDS, ROUND_S, WARM_S = 3, 5, 2
 OPEN_S, OPEN_SHARE = 20.0, 0.7
-_HERE = Path(__file__).parent
 REFERENCES = {
     "bare": "bare ASGI, two bytes",
     "echo": "FastAPI + pydantic echo",
