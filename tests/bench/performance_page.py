@@ -8,20 +8,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from simulator.sections import filled
+from tests.bench.performance_figure import TITLES, Record, draw
 from tests.bench.serving import REFERENCES
 
 NAME, WRITER = "bench", "tests/bench/performance_page.py"
-Record = dict[str, Any]
-_TITLES = {"ours": "`POST /recommend`, all of it", **REFERENCES}
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#9aa0a8"
 
 
 def page(told: Record) -> str:
@@ -167,7 +161,7 @@ def _failed(learning: Record) -> int:
 def _hot_path(hot: Record, profile: Record) -> str:
     of = ratios(hot)
     rows = []
-    for name, title in _TITLES.items():
+    for name, title in TITLES.items():
         one = hot["rounds"][name]
         ratio = "1" if name == "ours" else f"{of[name]:.2f}"
         per_second = median(one["per_second"])
@@ -326,58 +320,6 @@ def _machines(told: Record) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def draw(told: Record, folder: Path) -> None:
-    """Write the plots."""
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ialp"}
-    with mpl.rc_context(style):
-        figure = _figure(8, 3)
-        axes = figure.subplots()
-        names = [*REFERENCES, "ours"]
-        values = [median(told["hot_path"]["rounds"][name]["per_second"]) for name in names]
-        axes.barh(range(len(names)), values, color=[_GREY] * len(REFERENCES) + [_BLUE])
-        axes.set_yticks(range(len(names)), [_TITLES[name].replace("`", "") for name in names])
-        axes.set_xscale("log")
-        axes.set_xlabel("requests per second, one core")
-        for place, value in enumerate(values):
-            axes.annotate(f" {value:,.0f}", (value, place), va="center")
-        axes.set_xlim(100, max(values) * 3)
-        _save(figure, folder / "performance-hot-path.svg")
-
-        figure = _figure(6, 3)
-        axes = figure.subplots()
-        for number, (part, title) in enumerate(
-            {"alone": "API alone", "burning": "busy neighbour", "learning": "learning"}.items()
-        ):
-            ms = [told["while_learning"][part][name] for name in ("p50", "p95", "p99")]
-            axes.bar(np.arange(3) + 0.26 * number, ms, 0.24, label=title, color=(_GREY, _ORANGE, _BLUE)[number])
-        axes.set_xticks(np.arange(3) + 0.26, ["p50", "p95", "p99"])
-        axes.set_ylabel("ms")
-        axes.legend(frameon=False)
-        _save(figure, folder / "performance-learning.svg")
-
-        figure = _figure(6, 3.2)
-        axes = figure.subplots()
-        sizes = [float(size) for size in told["learner_cost"]["by_items"]]
-        update = [1e3 * seconds for seconds in told["learner_cost"]["by_items"].values()]
-        request = [one["one_ms"]["p50"] for one in told["request_cost"]["by_items"].values()]
-        axes.loglog(sizes, update, "o-", color=_ORANGE, label="an update by 32 slates")
-        axes.loglog(sizes, request, "s--", color=_BLUE, label="one slate")
-        axes.set_xlabel("items")
-        axes.set_ylabel("ms")
-        axes.legend(frameon=False)
-        _save(figure, folder / "performance-costs.svg")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Date": None})
 
 
 def main(results: Path, target: Path) -> None:

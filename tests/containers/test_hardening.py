@@ -36,7 +36,7 @@ def test_a_container_can_do_no_more_than_it_must(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert 0 < service["pids_limit"] <= 512
     assert re.fullmatch(r"\$\{\w+:-\d+g\}", service["mem_limit"])
-    assert not service.store.keys() & {"privileged", "pid", "ipc", "network_mode", "devices", "user", "userns_mode"}
+    assert not service.keys() & {"privileged", "pid", "ipc", "network_mode", "devices", "user", "userns_mode"}
     assert not any("docker.sock" in volume or volume.startswith((".", "/")) for volume in service["volumes"])
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from service.policy.networks import ItemScorer, NetworkConfig
@@ -73,3 +74,14 @@ def random_history(rng: np.random.Generator, length: int, n_items: int) -> tuple
     """Distinct items with random responses."""
     items = rng.permutation(n_items)[:length]
     return tuple(Interaction(int(i), random_response(rng)) for i in items)
+
+
+def as_checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Through bytes, as a checkpoint travels."""
+    return load(save({name: tensor.contiguous() for name, tensor in state.items()}))
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert not [name for name in one if one[name].dtype != other[name].dtype]
+    assert not [name for name in one if not torch.equal(one[name], other[name])]

@@ -185,7 +185,7 @@ def test_an_impression_counts_once() -> None:
 
 
 def test_only_so_many_closed_impressions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.worker.transitions._REMEMBERED", 2)
+    monkeypatch.setattr("service.store.joiner._REMEMBERED", 2)
     waiting = joiner(*(impression(f"r{n}") for n in range(4)))
     waiting.close(10 * WINDOW_MS)
     outcomes = [waiting.add_feedback(feedback(name=f"r{n}"), 500) for n in range(4)]

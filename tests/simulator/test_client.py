@@ -43,7 +43,7 @@ def test_waits_as_long_as_retry_after_says_and_sends_the_same_bytes(status: int)
     client = service.client()
     assert run(send_feedback(service, client)) == pytest.approx(2.0)
     assert service.bodies[0] == service.bodies[1]
-    assert [event["event_id"] for event in service.store.events] == ["e-1"]
+    assert [event["event_id"] for event in service.events] == ["e-1"]
     assert client.statuses == {("/feedback", str(status)): 1, ("/feedback", "202"): 1}
 
 

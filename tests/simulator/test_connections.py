@@ -64,7 +64,7 @@ async def test_requests_share_a_connection_and_arrive_whole() -> None:
         first = await client.post("/a?b=%20", content=b"body")
         second = await client.get("/c")
     assert (first.status_code, first.text, second.status_code, second.headers["x-a"]) == (200, "ok", 404, "b:c")
-    assert service.api.server == 1
+    assert service.connections == 1
     assert service.requests[0].startswith(b"POST /a?b=%20 HTTP/1.1\r\n") and service.requests[0].endswith(
         b"\r\n\r\nbody"
     )
@@ -73,7 +73,7 @@ async def test_requests_share_a_connection_and_arrive_whole() -> None:
 async def test_at_once_means_a_connection_each() -> None:
     async with talking([OK] * 3) as (client, service):
         answers = await asyncio.gather(*(client.get("/") for _ in range(3)))
-    assert [answer.text for answer in answers] == ["ok"] * 3 and service.api.server == 3
+    assert [answer.text for answer in answers] == ["ok"] * 3 and service.connections == 3
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_a_connection_that_ends_is_not_kept(closing: bytes) -> None:
     async with talking([closing, OK]) as (client, service):
         await client.get("/")
         assert (await client.get("/")).text == "ok"
-    assert service.api.server == 2
+    assert service.connections == 2
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_what_goes_wrong_is_an_error_of_httpx_and_the_next_call_starts_afr
         with pytest.raises(error):
             await client.get("/")
         assert (await client.get("/")).text == "ok"
-    assert service.api.server == 2
+    assert service.connections == 2
 
 
 async def test_a_cancelled_call_leaves_no_answer_to_the_next() -> None:
@@ -116,7 +116,7 @@ async def test_a_cancelled_call_leaves_no_answer_to_the_next() -> None:
             await asyncio.sleep(0)
         call.cancel()
         assert (await client.get("/")).text == "ok"
-    assert service.api.server == 2
+    assert service.connections == 2
 
 
 async def test_nobody_listens() -> None:

@@ -64,10 +64,10 @@ def test_where_tastes_drift_a_visit_has_those_of_its_number() -> None:
 def test_only_positive_responses_are_sent_one_array_a_turn() -> None:
     service = FakeService(ITEM_IDS)
     load = go(service, LoadConfig(sessions=30, concurrency=4))
-    ids = [event["event_id"] for event in service.store.events]
+    ids = [event["event_id"] for event in service.events]
     assert len(set(ids)) == len(ids) == sum(record.reward for record in load.records) > 0
-    assert {event["type"] for event in service.store.events} == {"click"}
-    assert all(event["item_id"] in service.seen[event["user_id"]] for event in service.store.events)
+    assert {event["type"] for event in service.events} == {"click"}
+    assert all(event["item_id"] in service.seen[event["user_id"]] for event in service.events)
     turns_with_reward = sum(reward > 0 for record in load.records for reward in record.rewards)
     assert sum(len(record.feedback_ms) for record in load.records) == turns_with_reward
 

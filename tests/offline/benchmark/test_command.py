@@ -39,7 +39,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("offline.benchmark.run.load", load)
     monkeypatch.setattr("offline.benchmark.command.SOURCES", {**SOURCES, "movielens": TOY})
-    monkeypatch.setattr("offline.benchmark.run.embed_items", lambda dataset, encoder: camp_embeddings())
+    monkeypatch.setattr("offline.distil.embed_items", lambda dataset, encoder: camp_embeddings())
     return loaded
 
 

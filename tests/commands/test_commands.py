@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
-import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-import types
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, get_args
@@ -24,20 +16,13 @@ from typing import Any, get_args
 import pytest
 from typer.main import get_command
 
-import offline.__main__
-import service.__main__
-import simulator.__main__
-from offline.datasets import Dataset, Item, Scenario, save_dataset
 from offline.datasets_command import SOURCES
 from offline.evaluate_command import ArmName
 from offline.pretrain import PretrainConfig
 from offline.sources import FOLDER_SOURCES
 from service.command_line import exits
 from service.policy.variants import Arm
-
-MAINS = {"service": service.__main__, "offline": offline.__main__, "simulator": simulator.__main__}
-End = tuple[int, str, str]  # exit code, stdout, stderr
-Run = Callable[..., End]
+from tests.commands.examples import MAINS, Run
 
 
 def tree(package: str) -> dict[tuple[str, ...], Any]:
@@ -52,30 +37,6 @@ def tree(package: str) -> dict[tuple[str, ...], Any]:
 
 
 PAGES = [(package, *words) for package in MAINS for words in sorted(tree(package))]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A console script, in this process."""
-    for name in [name for name in os.environ if name.startswith("IALP_") or name == "REDIS_URL"]:
-        monkeypatch.delenv(name)
-
-    def ended(package: str, *arguments: object) -> End:
-        monkeypatch.setattr(sys, "argv", [f"ialp-{package}", *map(str, arguments)])
-        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # a script has no package
-        with pytest.raises(SystemExit) as end:
-            MAINS[package].main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return ended
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    folder = tmp_path / "run" / "dataset"
-    save_dataset(Dataset("toy", Scenario(), tuple(Item(str(n), f"Book {n}") for n in range(4)), None), folder)
-    return folder
 
 
 def examples(epilog: str) -> list[list[str]]:
@@ -309,105 +270,3 @@ def test_a_defect_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
-
-
-def interrupted(process: subprocess.Popen[str]) -> str:
-    """The last line after SIGINT; there is no stack trace and the code is 130."""
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in out + err
-    return err.splitlines()[-1]
-
-
-def started(*arguments: object, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", *map(str, arguments)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | variables, start_new_session=True, **pipes)
-
-
-@contextlib.contextmanager
-def slow_endpoint() -> Iterator[tuple[str, threading.Event]]:
-    """A language model that thinks for long, and whether it was asked."""
-    asked = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(404)
-
-        def do_POST(self) -> None:
-            asked.set()
-            time.sleep(2)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
-        server.shutdown()
-
-
-def test_ctrl_c_while_a_model_is_asked(dataset: Path) -> None:
-    run = dataset.parent
-    with slow_endpoint() as (url, asked):
-        options = ("--run", run, "--endpoint", url, "--model", "m", "--encoder", "hashing")
-        process = started("offline", "distil", *options)
-        assert asked.wait(60)
-        line = interrupted(process)
-    assert line.startswith("interrupted; ") and "the same command goes on from there" in line
-    assert json.loads((run / "distil" / "manifest.json").read_text())["results"]["ended"] == "interrupted"
-
-
-def test_ctrl_c_while_redis_is_waited_for(tmp_path: Path) -> None:
-    """A Redis that takes connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(60)
-        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
-        process = started("service", "export", "--out", tmp_path / "log.parquet", REDIS_URL=url)
-        connection, _ = server.accept()
-        with connection:
-            line = interrupted(process)
-    assert line.startswith("interrupted; ") and "run the same command again" in line
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- completion --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("ialp-offline ", ["datasets", "distil", "pretrain", "evaluate", "benchmark"]),
-        ("ialp-offline distil --sty", ["--style"]),
-        ("ialp-offline distil --style ", ["likelihood", "judge", "choose"]),
-        ("ialp-offline distil --gguf g", ["gemma"]),
-        ("ialp-offline datasets --source mo", ["movielens", "movielens100k"]),
-        ("ialp-offline evaluate --arm ", ["control", "adaptive"]),
-        ("ialp-offline benchmark --datasets lfm,movielens1", ["lfm,movielens100k"]),
-        ("ialp-service keys ", ["create", "list", "rotate", "revoke"]),
-        ("ialp-simulator experiment --environments lfm,coat_", ["lfm,coat_calm", "lfm,coat_more", "lfm,coat_drift"]),
-        ("ialp-simulator tune --methods linu", ["linucb", "linucb_calm"]),
-    ],
-)
-def test_shells_complete_it(line: str, expected: list[str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = line.split()[0].removeprefix("ialp-")
-    monkeypatch.setenv(f"_IALP_{package.upper()}_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
-    code, out, _ = run(package)
-    assert code == 0 and out.split() == expected
-
-
-@pytest.mark.parametrize("package", MAINS)
-def test_the_script_of_a_shell_names_the_console_script(package: str, run: Run) -> None:
-    code, out, _ = run(package, "--show-completion", "bash")
-    assert code == 0 and out.rstrip().endswith(f"ialp-{package}")
-
-
-@pytest.mark.parametrize("package", MAINS)
-def test_a_module_offers_no_completion_that_would_not_work(package: str) -> None:
-    app = MAINS[package].new_app(MAINS[package].ABOUT, completion=False)
-    names = {name for option in get_command(app).params for name in option.opts}
-    assert names == {"--version"}
