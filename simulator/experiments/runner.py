@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import subprocess
@@ -107,11 +108,14 @@ def execute(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker) as pool:
         waiting = iter(runs)
         running: dict[Future[Record], Run] = {}
+        n_started = 0  # a process with each of the first runs
         try:
             while True:
                 while len(running) < processes and (run := next(waiting, None)) is not None:
                     spec = experiments.environments[run.environment]
-                    running[pool.submit(_play, run, spec, data, work)] = run
+                    n_started += 1
+                    with _interrupts_ignored() if n_started <= processes else contextlib.nullcontext():
+                        running[pool.submit(_play, run, spec, data, work)] = run
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -119,6 +123,17 @@ def execute(
         finally:
             for future in running:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C. A process that is started meanwhile does so until `start_worker` has run in it: it imports for
+    seconds, and would show a stack trace."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def start_worker() -> None:
