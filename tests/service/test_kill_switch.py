@@ -17,7 +17,7 @@ from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot
 from service.policy.variants import ServingConfig, Variant
 from service.runtime import embedded
-from service.serving import live
+from service.serving import loader
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import Gate, folder_of
@@ -65,7 +65,7 @@ def held_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> HeldUp:
             held.released.wait(WAIT_S)
         return load_snapshot(folder)
 
-    monkeypatch.setattr(live, "load_snapshot", load)
+    monkeypatch.setattr(loader, "load_snapshot", load)
     return held
 
 
