@@ -155,7 +155,7 @@ def test_what_became_of_the_pointer_while_a_version_loaded(
         if turned_away:
             assert slow_client.post("/policies/2:activate").json()["live_version"] == 2
             held_up.released.set()
-            until(lambda: "version 3 was loaded, but is wanted no more" in caplog.text, "the end of the load")
+            until(lambda: "version 3 was loaded, but is not to serve any more" in caplog.text, "the end of the load")
             assert slow_client.get("/readyz").json()["policy_version"] == 2
         else:
             publish(redis, settings, 4)
