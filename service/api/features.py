@@ -23,7 +23,7 @@ def find_user(features: Features) -> str | None:
     """Find the user, or else the session, that a context names, as `sessions.user_key`; None if it names nobody.
 
     Raises:
-        Problem: 422, it is no id.
+        Problem: 422, it is not an id.
     """
     for name, of_user in _NAMES.items():
         for place, facts in enumerate(features or ()):

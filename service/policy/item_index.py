@@ -23,14 +23,14 @@ import numpy as np
 from service.policy.candidates import NetworkPair, absent_at
 from service.policy.fast_scorer import FastScorer, Floats, Mask, Places
 
-FEW = 8  # times as many items as are wanted: so few are all looked at
+FEW = 8  # times as many items as are needed: so few are all looked at
 _KEPT = 64  # directions of the vectors
 _STEPS = 16  # that four bits tell apart
 _EACH_LIST = 1_000  # items
 _MOST_LISTS = 4_096
 _LISTS_READ, _FEWEST_READ = 4, 64  # one list in so many, and so many in any case
 _EXAMPLES, _FEWEST = 40, 4_096  # items to learn codes and lists from: for each list, and in any case
-_FOUND = 3  # times as many items as are wanted of a view, since their order is not exact
+_FOUND = 3  # times as many items as are needed of a view, since their order is not exact
 _AT_ONCE = 8_192
 
 

@@ -143,7 +143,7 @@ def _check_tensors(tensors: dict[str, Tensor], manifest: Manifest, path: Path) -
 
 def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     if different := tensors.keys() ^ shapes.keys():
-        raise SnapshotError(f"{path}: {min(different)!r} is missing, or is no tensor of this network")
+        raise SnapshotError(f"{path}: {min(different)!r} is missing, or is not a tensor of this network")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.float16):
             raise SnapshotError(f"{path}: {name}: {tensor.dtype} {tuple(tensor.shape)}, expected {shapes[name]}")

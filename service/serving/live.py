@@ -116,7 +116,7 @@ class PolicyWatch:
                         self.problem = None
                     log.info("serving version %d (%s)", version, self._live.mode)
                 else:
-                    log.info("version %d was loaded, but is wanted no more", version)
+                    log.info("version %d was loaded, but is not to serve any more", version)
                 return True
         except SnapshotError as error:
             self._damaged[version] = time.monotonic()

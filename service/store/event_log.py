@@ -111,7 +111,7 @@ class EventLog:
         return [(entry_id.decode(), fields.get(events.FIELD, b"")) for entry_id, fields in entries]
 
     async def replay(self, entry_id: str) -> str | None:
-        """Append an unusable entry to the log again, and set it aside no more; its new id, None if it is not there."""
+        """Move an unusable entry from the dead letters to the log's end; returns its new id, None if there is none."""
         new = await self._replay(keys=[self._keys.dead, self._keys.events], args=[entry_id])
         return new.decode() if new else None
 

@@ -17,7 +17,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class EventError(Exception):
-    """A stream entry that is no event of ours."""
+    """A stream entry that is not an event of ours."""
 
 
 class Shadow(msgspec.Struct, frozen=True, array_like=True):

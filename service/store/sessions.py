@@ -141,7 +141,7 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
-    """Responses and other items, none where it is no session; those of older releases get no time."""
+    """Split a session into responses and other items; both are empty if it is not one. Older releases' get no time."""
     if len(data) >= 2 and data[0] == _FORMAT:
         end = 2 + RESPONSE_BYTES * data[1]
         return (data[2:end], data[end:]) if _is_whole(data, end) else (b"", b"")

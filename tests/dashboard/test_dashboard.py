@@ -33,7 +33,7 @@ def test_now_tells_what_serves_and_what_the_arms_earn(lively: Site, page: Page) 
     expect(page.locator(".legend .adaptive")).to_contain_text(re.compile(r"\d.* \(.* to .*\)"))
     expect(page.locator(".chart canvas")).to_have_count(5)
     assert page.locator(".chart").first.get_attribute("aria-label").startswith("Reward a slate; latest: adaptive")  # type: ignore[union-attr]
-    expect(page.locator("#trouble")).to_contain_text("No API keys are asked for")
+    expect(page.locator("#trouble")).to_contain_text("No API keys are needed")
 
 
 def test_now_goes_on_by_itself(lively: Site, page: Page) -> None:

@@ -109,7 +109,7 @@ def test_feedback_that_timed_out_counts_once_when_it_is_sent_again(
         respond(client, {**EVENT, "event_id": "before", "user_id": "bob"})  # from now on the server has the script
         with stopped(own_url):
             problem = problem_of(client.post("/feedback", json=EVENT), 503)
-            assert "may or may not have been done" in problem["detail"] and "counts once" in problem["detail"]
+            assert "may or may not have been carried out" in problem["detail"] and "counts once" in problem["detail"]
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
         outcome = respond(client, EVENT)
         assert outcome["accepted"] + outcome["duplicates"] == 1

@@ -16,7 +16,7 @@ from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot
 from service.policy.variants import ServingConfig, Variant
 from service.runtime import embedded
-from service.serving import live
+from service.serving import loader
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import Gate, folder_of
@@ -67,7 +67,7 @@ def held_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> HeldUp:
             held.released.wait(WAIT_S)
         return load_snapshot(folder)
 
-    monkeypatch.setattr(live, "load_snapshot", load)
+    monkeypatch.setattr(loader, "load_snapshot", load)
     return held
 
 
@@ -157,7 +157,7 @@ def test_what_became_of_the_pointer_while_a_version_loaded(
         if turned_away:
             assert slow_client.post("/policies/2:activate").json()["live_version"] == 2
             held_up.released.set()
-            until(lambda: "version 3 was loaded, but is wanted no more" in caplog.text, "the end of the load")
+            until(lambda: "version 3 was loaded, but is not to serve any more" in caplog.text, "the end of the load")
             assert slow_client.get("/readyz").json()["policy_version"] == 2
         else:
             publish(redis, settings, 4)

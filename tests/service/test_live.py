@@ -116,7 +116,7 @@ async def test_a_new_text_of_an_item_is_read(large: Settings) -> None:
 
 async def test_items_that_come_while_a_version_is_loaded_are_in_it(large: Settings) -> None:
     async with watching(large) as watch:
-        loading = watch._preparer.policy
+        loading = watch._loader._build
 
         async def slowly(*args: object, **kwargs: object) -> object:
             policy = await loading(*args, **kwargs)  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ async def test_items_that_come_while_a_version_is_loaded_are_in_it(large: Settin
             await watch.sync_catalogue()
             return policy
 
-        with mock.patch.object(watch._preparer, "policy", slowly):
+        with mock.patch.object(watch._loader, "_build", slowly):
             await watch._load(1)
         np.testing.assert_allclose(
             current_of(watch).policy.learned.items, expected_items(large, watch.catalogue), atol=1e-6
