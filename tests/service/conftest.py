@@ -13,7 +13,7 @@ import torch
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.keys import Keys
-from tests.service.service_examples import make_settings, make_snapshot, serving
+from tests.service.service_examples import make_settings, make_snapshot, serving, serving_http
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +51,13 @@ def keys(settings: Settings) -> Keys:
 def api(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a running API that serves the pre-trained policy."""
     with serving(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def http_api(settings: Settings) -> Iterator[httpx.Client]:
+    """The same on a real socket, for clients of their own."""
+    with serving_http(settings) as client:
         yield client
 
 

@@ -27,7 +27,7 @@ from service.store import api_keys
 from service.store.api_keys import SCOPES, KeyRing, Scope, rotated
 from service.store.keys import Keys
 from tests.service.auth_examples import add_key, bearer, id_of
-from tests.service.service_examples import Server, make_settings, problem_of, serving, until
+from tests.service.service_examples import Server, make_settings, problem_of, serving_http, until
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin
@@ -60,7 +60,7 @@ def allowed(path: str) -> set[str]:
 def test_every_route_but_the_open_ones_asks_for_a_key(settings: Settings) -> None:
     found = routes(settings)
     assert {path for _, path in found} > OPEN
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         for method, path in found:
             answer = client.request(method, path)
             if path in OPEN:
@@ -74,7 +74,7 @@ def test_a_key_opens_what_its_scope_says_and_nothing_else(
     settings: Settings, redis: syncredis.Redis, keys: Keys
 ) -> None:
     tokens = {scope: add_key(redis, keys, scope) for scope in SCOPES}
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         for method, path in routes(settings):
             for scope, token in tokens.items():
                 with client.stream(method, path, headers=bearer(token)) as answer:
@@ -90,7 +90,7 @@ def test_three_headers_carry_a_key(settings: Settings, redis: syncredis.Redis, k
     token = add_key(redis, keys, "serve", "feedback")
     basic = {"authorization": "Basic YTpi"}
     azure = {"ocp-apim-subscription-key": token}
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         for headers in (
             bearer(token),
             {"authorization": f"bearer   {token}"},
@@ -119,7 +119,7 @@ def test_what_is_no_token_of_ours(settings: Settings, redis: syncredis.Redis, ke
     wrong = ["ialp", "ialp_", "ialp__", "_", key_id, secret, f"ialp_{key_id}", f"ialp_{key_id}_", f"ialp__{secret}"]
     wrong += [f"{token}x", token[:-1], token.upper(), f"IALP_{key_id}_{secret}", f"x{token}", f"ialp_nobody_{secret}"]
     wrong += [f"ialp_{id_of(other)}_{secret}", "x" * 5_000, api_keys.digest(secret).hex()]
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         for given in wrong:
             problem_of(client.post("/recommend", json=ASK, headers=bearer(given)), 401)
         for raw in ("ialp_é_é".encode(), b"ialp_\xff_\xfe"):
@@ -130,7 +130,7 @@ def test_what_is_no_token_of_ours(settings: Settings, redis: syncredis.Redis, ke
 
 def test_it_is_refused_before_its_body_is_read(settings: Settings) -> None:
     head = "POST /recommend HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: 500000\r\n\r\n"
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head.encode())
             assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
@@ -146,7 +146,7 @@ def test_keys_come_and_go_while_it_runs(
     def status(token: str) -> int:
         return client.post("/recommend", json=ASK, headers=bearer(token)).status_code
 
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         monkeypatch.setattr(PolicyWatch, "refresh", never)  # loading a large snapshot must not hold keys up
         token, other = add_key(redis, keys, "serve"), add_key(redis, keys, "serve")
         until(lambda: status(other) == 200, "the new key")
@@ -163,7 +163,7 @@ def test_keys_work_while_redis_is_away(snapshot_folder: Path, tmp_path: Path) ->
     settings = make_settings(url, snapshot_folder, tmp_path / "service", auth="on")
     with syncredis.from_url(url) as redis:
         token = add_key(redis, Keys(settings.key_prefix), "serve")
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         server.__exit__(None, None, None)
         answer = client.post("/recommend", json=ASK, headers=bearer(token))
         assert (answer.status_code, answer.json()["warnings"]) == (
@@ -182,7 +182,7 @@ def test_a_record_that_cannot_be_read_refuses_its_key_alone(
 ) -> None:
     token, damaged = add_key(redis, keys, "serve"), add_key(redis, keys, "serve")
     redis.hset(keys.api_keys, id_of(damaged), b'{"scopes": ["everything"]}')
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         assert client.post("/recommend", json=ASK, headers=bearer(token)).status_code == 200
         problem_of(client.post("/recommend", json=ASK, headers=bearer(damaged)), 401)
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
@@ -290,7 +290,7 @@ def test_off_is_for_loopback_alone(process: str, host: str, monkeypatch: pytest.
 def test_off_on_loopback_warns_at_the_start(
     host: str, redis_url: str, snapshot_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serving(make_settings(redis_url, snapshot_folder, tmp_path, auth="off", host=host)) as client:
+    with serving_http(make_settings(redis_url, snapshot_folder, tmp_path, auth="off", host=host)) as client:
         assert client.get("/policies").status_code == 200
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [line for line in warnings if "IALP_AUTH=off" in line]
@@ -299,7 +299,7 @@ def test_off_on_loopback_warns_at_the_start(
 def test_on_binds_anywhere_and_does_not_warn(
     redis_url: str, snapshot_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serving(make_settings(redis_url, snapshot_folder, tmp_path, auth="on", host="0.0.0.0")) as client:  # noqa: S104
+    with serving_http(make_settings(redis_url, snapshot_folder, tmp_path, auth="on", host="0.0.0.0")) as client:  # noqa: S104
         problem_of(client.get("/policies"), 401)
     assert "IALP_AUTH" not in caplog.text
 

@@ -48,8 +48,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(kind: str, api: httpx.Client) -> Both:
-    return Both(kind, str(api.base_url))
+def client(kind: str, http_api: httpx.Client) -> Both:
+    return Both(kind, str(http_api.base_url))
 
 
 def test_a_user_from_stranger_to_forgotten(client: Both) -> None:

@@ -27,7 +27,7 @@ from service.serving import slates
 from service.settings import Settings
 from service.store.keys import Keys
 from tests.service.auth_examples import add_key, bearer
-from tests.service.service_examples import N_ITEMS, recommend, respond, serving, until
+from tests.service.service_examples import N_ITEMS, recommend, respond, serving_http, until
 
 IDS = st.one_of(
     st.text(max_size=3),
@@ -110,7 +110,7 @@ def test_both_ways_give_the_same_answer(settings: Settings, path: str, monkeypat
     for number, more in enumerate(({}, {"context": {"page": "home"}})):
         changed = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}:{number}"})
         changed = changed.model_copy(update={"data_dir": settings.data_dir / str(number)})
-        with serving(changed) as client:
+        with serving_http(changed) as client:
             answer = client.post(path, json={"user_id": "ann", "k": 4} | more)
             metrics = client.get("/metrics").text
         assert answer.headers["content-type"] == "application/json" and answer.headers["x-request-id"]
@@ -125,7 +125,7 @@ def test_both_ways_give_the_same_answer(settings: Settings, path: str, monkeypat
 def test_a_key_with_a_rate_pays_once_whichever_way_it_goes(settings: Settings, redis: syncredis.Redis) -> None:
     guarded = settings.model_copy(update={"auth": "on"})
     token = add_key(redis, Keys(settings.key_prefix), "serve", rate=0.001, burst=4)
-    with serving(guarded) as client:
+    with serving_http(guarded) as client:
         bodies: list[dict[str, Any]] = [{"user_id": "ann"}, {"user_id": "ann", "context": {}}, {"user": 1}, {"k": 0}]
         answers = [client.post("/recommend", json=body, headers=bearer(token)) for body in [*bodies, bodies[0]]]
         assert [answer.status_code for answer in answers] == [200, 200, 422, 422, 429]
@@ -135,11 +135,11 @@ def test_a_key_with_a_rate_pays_once_whichever_way_it_goes(settings: Settings, r
 
 def test_what_is_refused_counts_for_the_route(settings: Settings) -> None:
     """No key, and a client that goes away in the middle of its body: neither is an error of ours."""
-    with serving(settings.model_copy(update={"auth": "on"})) as closed:
+    with serving_http(settings.model_copy(update={"auth": "on"})) as closed:
         assert closed.post("/recommend", json=USUAL).status_code == 401
         refused = [line for line in metrics_of(settings, closed).splitlines() if 'status_code="401"' in line]
         assert any('http_route="/recommend"' in line for line in refused)
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         url = client.base_url
         with socket.create_connection((url.host, url.port)) as connection:
             kind = b"Content-Type: application/json\r\nContent-Length: 99"
@@ -161,7 +161,7 @@ def metrics_of(settings: Settings, client: httpx.Client) -> str:
 
 def test_a_session_that_is_none_is_an_empty_one(settings: Settings, redis: syncredis.Redis) -> None:
     keys = Keys(settings.key_prefix)
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         redis.set(keys.session("u:ann"), "no session")
         redis.hset(keys.session("u:bob"), "no", "string")
         assert recommend(client, "ann")["warnings"] == []
@@ -172,7 +172,7 @@ def test_a_session_that_is_none_is_an_empty_one(settings: Settings, redis: syncr
 
 async def test_requests_that_come_together_keep_apart(settings: Settings) -> None:
     """Fifty at once, each with a candidate of its own: nobody gets another one's slate."""
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=30) as together:
             bodies = [{"user_id": f"u{n}", "candidate_item_ids": [f"film-{n % N_ITEMS}"]} for n in range(50)]
             answers = await asyncio.gather(*(together.post("/recommend", json=body) for body in bodies))

@@ -149,10 +149,10 @@ def test_a_reward_that_is_larger_than_any_can_be_is_refused_and_says_so(settings
 
 
 def test_of_identical_events_at_once_exactly_one_is_accepted(
-    api: httpx.Client, redis: syncredis.Redis, keys: Keys
+    http_api: httpx.Client, redis: syncredis.Redis, keys: Keys
 ) -> None:
     def post(_: int) -> dict[str, Any]:
-        with httpx.Client(base_url=api.base_url, timeout=30) as client:
+        with httpx.Client(base_url=http_api.base_url, timeout=30) as client:
             return respond(client, click("same"), click("same"))
 
     with ThreadPoolExecutor(8) as pool:

@@ -285,13 +285,13 @@ async def test_the_history_is_capped_and_thinned(settings: Settings, redis: sync
     await client.aclose()
 
 
-def test_without_keys_pages_of_other_sites_are_refused(api: httpx.Client) -> None:
-    host = f"{api.base_url.host}:{api.base_url.port}"
+def test_without_keys_pages_of_other_sites_are_refused(http_api: httpx.Client) -> None:
+    host = f"{http_api.base_url.host}:{http_api.base_url.port}"
     for method, path in (("POST", "/policies:freeze"), ("POST", "/recommend"), ("GET", "/policies")):
         body = {"user_id": "ann"} if path == "/recommend" else None
-        answer = api.request(method, path, json=body, headers={"Origin": "http://evil.example"})
+        answer = http_api.request(method, path, json=body, headers={"Origin": "http://evil.example"})
         assert problem_of(answer, 403)["code"] == "cross_origin"
-        assert api.request(method, path, json=body, headers={"Origin": f"http://{host}"}).status_code == 200
+        assert http_api.request(method, path, json=body, headers={"Origin": f"http://{host}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

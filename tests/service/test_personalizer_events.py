@@ -29,7 +29,7 @@ from tests.service.personalizer_examples import (
     reward,
     rewards,
 )
-from tests.service.service_examples import N_ITEMS, logged, make_settings, problem_of, respond, serving
+from tests.service.service_examples import N_ITEMS, logged, make_settings, problem_of, respond, serving_http
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def settings(redis_url: str, snapshot_folder: Path, tmp_path: Path) -> Settings:
 @pytest.fixture(scope="module")
 def lasting(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One API for what is refused and leaves no trace."""
-    with serving(make_settings(redis_url, snapshot_folder, tmp_path_factory.mktemp("lasting") / "personalizer")) as api:
+    with serving_http(
+        make_settings(redis_url, snapshot_folder, tmp_path_factory.mktemp("lasting") / "personalizer")
+    ) as api:
         yield api
 
 
@@ -78,10 +80,10 @@ def test_what_was_ranked_and_its_reward_are_one_transition(
 
 
 def test_an_event_that_comes_again_has_the_same_answer_and_counts_once(
-    api: httpx.Client, redis: syncredis.Redis, settings: Settings
+    http_api: httpx.Client, redis: syncredis.Redis, settings: Settings
 ) -> None:
     def ask(_: int) -> str:
-        with httpx.Client(base_url=api.base_url, timeout=30) as client:
+        with httpx.Client(base_url=http_api.base_url, timeout=30) as client:
             chosen: str = rank(client, *FILMS, eventId="again")["rewardActionId"]
             return chosen
 
@@ -92,13 +94,13 @@ def test_an_event_that_comes_again_has_the_same_answer_and_counts_once(
     (impression,) = impressions(redis, settings)
     assert impression.items == (item,)
     assert [ask(0) for _ in range(3)] == [item] * 3
-    assert 'ialp_impressions_total{arm="' + impression.arm + '"} 1.0' in api.get("/metrics").text
+    assert 'ialp_impressions_total{arm="' + impression.arm + '"} 1.0' in http_api.get("/metrics").text
     # Once that action is not allowed any more, the event is another one.
     others = [film for film in FILMS if film != item]
-    changed = rank(api, *FILMS, eventId="again", excludedActions=[item])
+    changed = rank(http_api, *FILMS, eventId="again", excludedActions=[item])
     assert changed["rewardActionId"] in others
     assert [shown.items[0] for shown in impressions(redis, settings)] == [item, changed["rewardActionId"]]
-    assert reward(api, "again") == 204
+    assert reward(http_api, "again") == 204
     (answered,) = rewards(redis, settings)
     assert answered.item_id == changed["rewardActionId"]
 
@@ -161,7 +163,7 @@ def test_of_activations_at_once_one_counts(api: httpx.Client, redis: syncredis.R
         with httpx.Client(base_url=client.base_url, timeout=30) as own:
             return activate(own, "race")
 
-    with serving(settings) as other, ThreadPoolExecutor(8) as pool:
+    with serving_http(settings) as other, ThreadPoolExecutor(8) as pool:
         assert set(pool.map(post, [api, other] * 12)) == {204}
         counted = [line for client in (api, other) for line in client.get("/metrics").text.splitlines()]
     assert len(impressions(redis, settings)) == 1

@@ -13,7 +13,7 @@ from service.settings import Settings
 from service.store.events import Feedback, Impression
 from service.store.keys import Keys
 from tests.service.auth_examples import add_key
-from tests.service.service_examples import logged, serving
+from tests.service.service_examples import logged, serving_http
 
 ACTIONS = [
     RankableAction(id="pasta", features=[{"title": "Pasta with basil"}, {"nutrition": {"calories": 500}}]),
@@ -26,7 +26,7 @@ def test_azures_client_ranks_rewards_and_activates(settings: Settings, redis: sy
     token = add_key(redis, keys, "serve", "feedback", "admin")
     patient = {"auth": "on", "reward_window_s": 90.0, "recommend_redis_timeout_s": 30.0}
     with (
-        serving(settings.model_copy(update=patient)) as api,
+        serving_http(settings.model_copy(update=patient)) as api,
         PersonalizerClient(str(api.base_url).rstrip("/"), CognitiveServicesCredentials(token)) as client,
     ):
         context = [{"userId": "ann", "timeOfDay": "morning"}]

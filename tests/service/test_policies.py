@@ -194,14 +194,14 @@ def test_pruning_keeps_what_may_be_needed(api: httpx.Client, settings: Settings,
 
 
 def test_no_request_fails_while_versions_and_items_change(
-    settings: Settings, redis: syncredis.Redis, api: httpx.Client
+    settings: Settings, redis: syncredis.Redis, http_api: httpx.Client
 ) -> None:
     done = threading.Event()
     statuses: list[int] = []
     versions: set[int] = set()
 
     def load(seed: int) -> None:
-        with httpx.Client(base_url=api.base_url, timeout=30) as client:
+        with httpx.Client(base_url=http_api.base_url, timeout=30) as client:
             n = 0
             while not done.is_set():
                 answer = client.post("/recommend", json={"user_id": f"load-{seed}-{(n := n + 1)}", "k": 5})
@@ -214,7 +214,7 @@ def test_no_request_fails_while_versions_and_items_change(
     try:
         for version in range(2, 12):
             publish(redis, settings, version)
-            assert api.put(f"/items/new-{version}", json={"text": f"New film {version}"}).status_code == 201
+            assert http_api.put(f"/items/new-{version}", json={"text": f"New film {version}"}).status_code == 201
             until(lambda version=version: version in versions, "the new version")  # type: ignore[misc]
     finally:
         done.set()

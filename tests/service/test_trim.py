@@ -12,7 +12,7 @@ from service.store.checkpoint import CheckpointStore
 from service.store.keys import Keys
 from service.worker.counters import Meta
 from tests.service.service_examples import learning_settings, report_of, until, working
-from tests.service.test_retreat import GOOD, log_of, prepare
+from tests.service.test_roll_back import GOOD, log_of, prepare
 
 SECOND = 1_000
 

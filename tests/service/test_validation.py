@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.settings import Settings
-from tests.service.service_examples import problem_of, serving
+from tests.service.service_examples import problem_of, serving_http
 
 SECRET = "echo-me-not"
 LONG = SECRET + "x" * 10_000
@@ -30,7 +30,7 @@ def client(redis_url: str, snapshot_folder: object, tmp_path_factory: pytest.Tem
     values = {"redis_url": redis_url, "key_prefix": "test:validation", "snapshot": snapshot_folder, "auth": "off"}
     folder = tmp_path_factory.mktemp("validation")
     settings = Settings.model_validate({"auth": "off", **values, "data_dir": folder, "refresh_interval_s": 0.02})
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         yield client
 
 

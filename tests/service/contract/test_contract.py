@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.store.api_keys import SCOPES
 from service.store.keys import Keys
 from tests.service.auth_examples import add_key, bearer
-from tests.service.service_examples import learning_settings, recommend, serving, shown, talk, working
+from tests.service.service_examples import learning_settings, recommend, serving_http, shown, talk, working
 
 HERE = Path(__file__).parent
 LONG = bool(os.environ.get("IALP_LONG"))
@@ -50,7 +50,7 @@ def test_the_service_does_what_its_document_says(settings: Settings, redis: sync
     # A 503 would be one of Redis's outages, which a busy machine is not meant to look like.
     settings = learning_settings(settings, redis_timeout_s=60.0, auth="on")
     token = add_key(redis, Keys(settings.key_prefix), *SCOPES)
-    with serving(settings) as client, working(settings):
+    with serving_http(settings) as client, working(settings):
         client.headers.update(bearer(token))
         # State piles up from here on: users, items, and versions that the worker publishes meanwhile.
         talk(client, 60)
