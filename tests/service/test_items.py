@@ -101,18 +101,18 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("item", STRANGE, ids=ascii)
-def test_ids_are_opaque(api: httpx.Client, item: str) -> None:
-    assert put(api, item) == 201
-    assert put(api, item, text="Second") == 200
+def test_ids_are_opaque(http_api: httpx.Client, item: str) -> None:
+    assert put(http_api, item) == 201
+    assert put(http_api, item, text="Second") == 200
     path = f"/items/{quote(item, safe='')}"
-    stored = api.get(path).json()
+    stored = http_api.get(path).json()
     assert (stored["item_id"], stored["text"]) == (item, "Second")
-    assert shown(recommend(api, item, candidate_item_ids=[item])) == [item]
-    outcome = respond(api, {"event_id": item, "user_id": item, "item_id": item, "type": "click"})
+    assert shown(recommend(http_api, item, candidate_item_ids=[item])) == [item]
+    outcome = respond(http_api, {"event_id": item, "user_id": item, "item_id": item, "type": "click"})
     assert outcome["accepted"] == 1
-    assert api.get(f"/users/{quote(item, safe='')}").json()["history"][0]["item_id"] == item
-    assert api.delete(f"/users/{quote(item, safe='')}").status_code == 200
-    assert api.delete(path).status_code == 204
+    assert http_api.get(f"/users/{quote(item, safe='')}").json()["history"][0]["item_id"] == item
+    assert http_api.delete(f"/users/{quote(item, safe='')}").status_code == 200
+    assert http_api.delete(path).status_code == 204
 
 
 def test_an_item_may_be_called_like_a_route(api: httpx.Client) -> None:

@@ -155,17 +155,17 @@ def test_activating_what_was_not_deferred_changes_nothing(
     assert (redis.xrange(keys.events), redis.get(keys.ranked(event))) == before
 
 
-def test_of_activations_at_once_one_counts(api: httpx.Client, redis: syncredis.Redis, settings: Settings) -> None:
+def test_of_activations_at_once_one_counts(http_api: httpx.Client, redis: syncredis.Redis, settings: Settings) -> None:
     """On two servers, so that nothing in one process keeps them apart."""
-    rank(api, *FILMS, eventId="race", deferActivation=True)
+    rank(http_api, *FILMS, eventId="race", deferActivation=True)
 
     def post(client: httpx.Client) -> int:
         with httpx.Client(base_url=client.base_url, timeout=30) as own:
             return activate(own, "race")
 
     with serving_http(settings) as other, ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(post, [api, other] * 12)) == {204}
-        counted = [line for client in (api, other) for line in client.get("/metrics").text.splitlines()]
+        assert set(pool.map(post, [http_api, other] * 12)) == {204}
+        counted = [line for client in (http_api, other) for line in client.get("/metrics").text.splitlines()]
     assert len(impressions(redis, settings)) == 1
     shown = [line for line in counted if line.startswith("ialp_impressions_total{")]
     assert sum(float(line.split()[1]) for line in shown) == 1.0

@@ -26,7 +26,7 @@ from simulator.__main__ import app
 from simulator.personas.catalogue import Category
 from simulator.personas.probe import STRANGER, Probe, Taste
 from tests.service.auth_examples import add_key
-from tests.service.service_examples import GENRES, logged, make_settings, make_snapshot, serving
+from tests.service.service_examples import GENRES, logged, make_settings, make_snapshot, serving_http
 
 N_FILMS = 60
 GAINS = {"generous": (4.0, 2.0, -6.0, 0.0), "contrary": (-4.0, -2.0, 6.0, 0.0), "blind": (0.0, 0.0, 0.0, 0.0)}
@@ -43,7 +43,7 @@ def deployment(redis_url: str, folder: Path, kind: str, **changes: object) -> It
     """A service whose policy has one of the gains; its URL and settings."""
     snapshot = make_snapshot(folder / "snapshot", N_FILMS, gain=GAINS[kind])
     settings = make_settings(redis_url, snapshot, folder / "deployment", **changes)
-    with serving(settings) as client:
+    with serving_http(settings) as client:
         yield str(client.base_url).rstrip("/"), settings
 
 

@@ -15,7 +15,7 @@ from service.__main__ import app
 from service.api.app import create_app
 from service.runtime import embedded
 from service.store.events import Feedback, Impression
-from tests.service.service_examples import logged, make_settings, make_snapshot, serving
+from tests.service.service_examples import logged, make_settings, make_snapshot, serving_http
 from tests.typescript import generate, npm_packages
 from tests.typescript.generate import TYPES
 
@@ -81,7 +81,7 @@ def test_the_example_does_what_it_says(tmp_path: Path) -> None:
     """Compiled and run by Node, against a running service."""
     with embedded.serving(tmp_path / "redis") as url, syncredis.from_url(url) as redis:
         settings = make_settings(url, make_snapshot(tmp_path / "snapshot"), tmp_path / "deployment")
-        with serving(settings) as client:
+        with serving_http(settings) as client:
             source = EXAMPLE.read_text()
             assert source.count("http://127.0.0.1:8000") == 1
             code, said = tsc(tmp_path, source.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/")))

@@ -86,7 +86,7 @@ def test_logged_methods_stand_still(kind: str, log: Path) -> None:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_an_unknown_option_is_named(kind: str) -> None:
-    with pytest.raises(SimulatorError, match=f"{kind}: option 'colour' is unknown"):
+    with pytest.raises(SimulatorError, match=f"{kind}: 'colour' is unknown"):
         make_agent(kind, {"colour": 1})
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_option_is_named(kind: str) -> None:
     [("popularity", "explore", "greedy"), ("linucb", "dim", 2.5), ("sb3_ppo", "epochs", True), ("sasrec", "dim", "8")],
 )
 def test_a_value_of_the_wrong_type_is_named(kind: str, option: str, value: object) -> None:
-    with pytest.raises(SimulatorError, match=f"{kind}: option {option} = "):
+    with pytest.raises(SimulatorError, match=f"{kind}: {option} = "):
         make_agent(kind, {option: value})
 
 
