@@ -286,3 +286,12 @@ def test_memory_stays_bounded_under_bombs(settings: Settings, tmp_path: Path) ->
         assert resident_mb(process.pid, "VmHWM") - before < 200, "nor in between"
         assert client.get("/readyz").status_code == 200
         assert " ERROR " not in (tmp_path / "log").read_text()
+
+
+def test_what_is_refused_before_routing_is_documented(patient: httpx.Client) -> None:
+    operations = [
+        operation for path in patient.get("/openapi.json").json()["paths"].values() for operation in path.values()
+    ]
+    assert len(operations) > 10
+    for operation in operations:
+        assert {"400", "408", "413", "415", "422", "431", "503"} <= set(operation["responses"])

@@ -84,7 +84,7 @@ def test_it_serves_and_stops_cleanly(tmp_path: Path) -> None:
         assert process.wait(60) == 0, (tmp_path / "log").read_text()
         assert not any(alive(pid) for pid in family)
     said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said and "no API keys are asked for" in said
+    assert "Traceback" not in said and "no API keys are needed" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux only")

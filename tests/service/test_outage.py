@@ -68,7 +68,7 @@ def test_an_outage_is_survived_by_api_and_worker(snapshot_folder: Path, tmp_path
 def test_a_server_left_behind_is_used_again_and_its_data_survive_kill_9(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     program = (
-        "import sys, os, signal, redis; from pathlib import Path; from service import embedded\n"
+        "import sys, os, signal, redis; from pathlib import Path; from service.runtime import embedded\n"
         "with embedded.serving(Path(sys.argv[1])) as url:\n"
         "    redis.from_url(url).set('kept', 'yes'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

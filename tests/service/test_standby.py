@@ -24,14 +24,14 @@ def test_the_second_takes_over_when_the_first_ends(settings: Settings, redis: sy
     settings = learning_settings(settings, lease_ttl_s=0.5)
     with serving(settings) as client:
         with working(settings) as first:
-            until(lambda: first._learning is not None, "the first")
+            until(lambda: first.learning is not None, "the first")
             with working(settings) as second:
                 until(lambda: second._standing_by, "the second stands by")
                 talk(client, 50)
                 until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "version 2")
-                assert second._learning is None and learner_of(redis, keys) == 1
+                assert second.learning is None and learner_of(redis, keys) == 1
                 first._stop.set()
-                until(lambda: second._learning is not None, "the second learns")
+                until(lambda: second.learning is not None, "the second learns")
                 assert learner_of(redis, keys) == 2
                 talk(client, 60, start=50)
                 until(lambda: talk(client, 1) or report_of(redis, settings).version >= 3, "version 3")
@@ -51,14 +51,14 @@ def test_a_step_longer_than_the_lease_is_no_reason_to_take_over(
 
     monkeypatch.setattr(gate, "check", slow)
     with serving(settings) as client, working(settings) as first:
-        until(lambda: first._learning is not None, "the first")
+        until(lambda: first.learning is not None, "the first")
         with working(settings) as second:
             until(lambda: second._standing_by, "the second stands by")
             talk(client, 50)
             until(lambda: talk(client, 1) or judging.is_set(), "a slow gate")
             before = time.monotonic()
             until(lambda: time.monotonic() - before > 3 * settings.lease_ttl_s, "several leases")
-            assert learner_of(redis, keys) == 1 and second._learning is None
+            assert learner_of(redis, keys) == 1 and second.learning is None
             judged.set()
             until(lambda: report_of(redis, settings).version >= 2, "version 2")
 
@@ -78,12 +78,12 @@ def test_a_worker_that_is_stuck_gives_way(
 
     monkeypatch.setattr(gate, "check", stuck)
     with serving(settings) as client, working(settings) as first:
-        until(lambda: first._learning is not None, "the first")
+        until(lambda: first.learning is not None, "the first")
         with working(settings) as second:
             until(lambda: second._standing_by, "the second stands by")
             talk(client, 50)
             until(lambda: talk(client, 1) or judging.is_set(), "the first is stuck")
-            until(lambda: second._learning is not None, "the second")
+            until(lambda: second.learning is not None, "the second")
             until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "its version 2")
             stack = redis.lrange(keys.activations, 0, -1)
             released.set()
