@@ -16,7 +16,7 @@ export MKL_NUM_THREADS := 1
 help:
 	@echo "make demo            distil, pre-train, serve and simulate on this machine (about 10 minutes)"
 	@echo "make test            lint, types and all tests"
-	@echo "make check           small deployments by the dozen, in simulated time (fifteen minutes)"
+	@echo "make check           statistics over many runs, and small deployments by the dozen in simulated time (half an hour)"
 	@echo "make coverage        lines and branches of service/ that the tests reach; a page in runs/coverage"
 	@echo "make docs            the documents as a site, in runs/site"
 	@echo "make reference       write docs/reference again: settings, HTTP API, metrics, commands"
@@ -55,16 +55,16 @@ demo:
 
 # Three at a time on two cores, since many wait for something; those marked `exclusive` have the machine to themselves.
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not exclusive" --ignore tests/check --durations 15
-	$(BIN)/python -m pytest -m exclusive --ignore tests/check --durations 5
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not exclusive and not slow" --durations 15
+	$(BIN)/python -m pytest -m exclusive --durations 5
 
-# Small deployments by the dozen, in simulated time: slow, and seeded.
-check: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 5 tests/check
+# Statistics over many runs, and small deployments by the dozen in simulated time: slow, and seeded.
+check: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow --durations 5
 
 # What runs in other processes counts as well. Slower than the tests alone by half.
 coverage: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --ignore tests/check --ignore tests/chaos --cov --cov-report term:skip-covered --cov-report html:runs/coverage
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not slow and not exclusive" --cov --cov-report term:skip-covered --cov-report html:runs/coverage
 
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

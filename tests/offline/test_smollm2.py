@@ -98,6 +98,7 @@ def _log_probabilities(weights: dict[str, torch.Tensor], tokens: list[int]) -> t
     return torch.log_softmax(norm(x, "output_norm") @ weights["token_embd.weight"].T, dim=-1)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_the_rewritten_model_scores_as_the_architecture_written_out(tmp_path: Path) -> None:
     prefix = "Films that people who love Star Wars and Blade Runner also like: "

@@ -40,6 +40,7 @@ def serve(
     return None
 
 
+@pytest.mark.slow
 def test_few_false_alarms_in_two_hundred_stationary_runs() -> None:
     """Each run is 8,000 slates over 8 versions, with users who come back; the margin is 0, so that any lead of the
     control counts: a margin only makes false alarms rarer."""

@@ -168,6 +168,7 @@ def test_every_method_ranks_as_its_seam_says(name: str, tmp_path: Path) -> None:
         assert np.delete(scores[0::2], [0, 1, 2]).min() > scores[1::2].max()
 
 
+@pytest.mark.slow
 def test_the_live_learner_learns_who_likes_what() -> None:
     rng, sizes = np.random.default_rng(0), NetworkConfig()
     text = torch.from_numpy(rng.normal(size=(20, sizes.text_dim))).float()  # says nothing of camps

@@ -22,6 +22,7 @@ def play(**plan: object) -> DeploymentResult:
     return simulate(WORLD, setting, Plan(**{"fault": "none", "seed": 0, **QUICK, **plan}))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_bad_update_is_rolled_back_and_the_reward_comes_back() -> None:
     watched, unwatched = play(fault="bad_update"), play(fault="bad_update", watched=False)
     assert watched.before == unwatched.before and watched.before[1] > watched.before[0]
@@ -33,6 +34,7 @@ def test_a_bad_update_is_rolled_back_and_the_reward_comes_back() -> None:
     assert 0 < watched.lost < 0.7 * unwatched.lost
 
 
+@pytest.mark.slow
 def test_nothing_is_rolled_back_without_a_reason() -> None:
     assert play().retreated_at is None
     assert play(learns=False).retreated_at is None

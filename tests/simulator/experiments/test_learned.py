@@ -39,6 +39,7 @@ def learned(prepared: Prepared, prior: Path, **options: object) -> LearnedAgent:
     return LearnedAgent(Setting(prepared.catalogue, 4, options, {"prior": prior}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("learner", "sessions"), [("boltzmann", 400), ("a2c", 2500)])
 def test_learns_from_scratch(learner: str, sessions: int) -> None:
     agent: Agent = LearnedAgent(Setting(CATALOGUE, 1, {"learner": learner}))
@@ -61,6 +62,7 @@ def test_frozen_stays_as_it_was_pre_trained(prepared: Prepared, prior: Path) -> 
     assert all((after[name] == before[name]).all() for name in before)
 
 
+@pytest.mark.slow
 def test_the_adaptive_mixture_starts_from_the_pre_trained_policy_and_ends_with_the_learned_one(
     prepared: Prepared, prior: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_propensities_are_those_of_what_was_shown(prepared: Prepared, prior: Pat
     assert np.isfinite(batch.propensities.log().numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "gain"), [("slates", 1.05), ("likes", 1.02)])
 def test_who_has_read_a_log_starts_ahead(kind: str, gain: float, tmp_path: Path) -> None:
     path = tmp_path / "log.npz"
