@@ -29,6 +29,7 @@ from tests.service.service_examples import (
     report_of,
     respond,
     serving,
+    serving_http,
     shown,
     talk,
     until,
@@ -160,7 +161,7 @@ def test_they_need_an_admin(settings: Settings, redis: syncredis.Redis, path: st
     closed = settings.model_copy(update={"auth": "on"})
     keys = Keys(closed.key_prefix)
     server, admin = add_key(redis, keys, "serve", "feedback", "metrics"), add_key(redis, keys, "admin")
-    with serving(closed) as client:
+    with serving_http(closed) as client:
         assert client.get("/").status_code == 200, "the page itself tells nothing"
         problem_of(client.get(path), 401)
         problem_of(client.get(path, headers=bearer(server)), 403)
