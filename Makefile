@@ -60,7 +60,7 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2 lint
 
 # Statistics over many runs, and small deployments by the dozen in simulated time: slow, and seeded.
 check: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm2
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow --durations 5
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m slow --durations 5
 
 # What runs in other processes counts as well. Slower than the tests alone by half.
 coverage: $(VENV)/.stamp-dev
