@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from service.store.keys import Keys
 from service.store.lease import Lease
 from service.store.registry import folder_of
 from service.worker.counters import Meta
+from service.worker.worker import Worker
 from tests.service.service_examples import (
     learning_settings,
     logged,
@@ -259,3 +261,16 @@ def test_a_damaged_live_version_does_not_stop_the_worker(settings: Settings, red
         path.write_bytes(blob)
         until(lambda: talk(client, 1) or report_of(redis, settings).version > live, "the next version")
         until(lambda: talk(client, 1) or version_of(client) > live, "its service")
+
+
+def test_a_worker_can_be_driven_to_an_entry_of_the_log(settings: Settings, redis: syncredis.Redis) -> None:
+    settings = learning_settings(settings)
+    with serving(settings) as client:
+        talk(client, 30)
+    last = redis.xinfo_stream(Keys(settings.key_prefix).events)["last-generated-id"].decode()
+    worker = Worker(settings, threading.Event())
+    worker.run_until(last)
+    assert worker.learning is not None and worker.learning.counters.cursor == last
+    again = Worker(settings, threading.Event())
+    again.run_until("0-1")  # long taken in, by the checkpoint
+    assert again.learning is not None and again.learning.counters.cursor == last
