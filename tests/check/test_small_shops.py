@@ -177,7 +177,6 @@ def outcomes() -> dict[int, tuple[float, float]]:
     return {}
 
 
-@pytest.mark.xdist_group("sweep")  # in one process, since the last of them looks at all
 @pytest.mark.parametrize("seed", range(SETUPS))
 def test_no_small_set_up_ends_below_its_control(seed: int, outcomes: dict[int, tuple[float, float]]) -> None:
     setup = Setup.drawn(seed)
@@ -190,7 +189,6 @@ def test_no_small_set_up_ends_below_its_control(seed: int, outcomes: dict[int, t
     outcomes[seed] = (mean(day.adaptive), mean(day.known))
 
 
-@pytest.mark.xdist_group("sweep")
 def test_the_median_set_up_earns_nine_tenths_of_what_was_to_be_had(outcomes: dict[int, tuple[float, float]]) -> None:
     assert len(outcomes) == SETUPS
     assert np.median([earned / known for earned, known in outcomes.values()]) > 0.9
