@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import zip_longest
 
-from simulator.document import document, table
+from simulator.pages.document import document, table
 from simulator.personas import curve
 from simulator.personas.effect import Effect
 from simulator.personas.judgement import Judgement
