@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +63,11 @@ def _write_persons(run: Path, before: Judgement, after: Judgement) -> Path:
     from simulator.load.page import PERSONS, WRITER
     from simulator.load.report import PAGE_FILE as REPORT_FILE
     from simulator.pages.sections import filled
+    from simulator.pages.templates import render
     from simulator.personas.judgement import PAGE_FILE
 
-    parts = ["<h2>Do people get what they like?</h2>"]
-    for title, judgement, folder in (("Pre-trained", before, BEFORE), ("After learning", after, AFTER)):
-        link = f'<a href="../{folder.as_posix()}/{PAGE_FILE}">What persons are shown</a>'
-        parts.append(f"<p><strong>{title}:</strong> {escape(' '.join(judgement.headline))} {link}</p>")
+    judged = [("Pre-trained", before, BEFORE.as_posix()), ("After learning", after, AFTER.as_posix())]
+    part = render("demo/persons.html", judged=judged, page=PAGE_FILE)
     path = run / _LOAD / REPORT_FILE
-    write_file(path, filled(path.read_text(), PERSONS, WRITER, "\n".join(parts)).encode())
+    write_file(path, filled(path.read_text(), PERSONS, WRITER, part).encode())
     return path

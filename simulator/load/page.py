@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from html import escape
 
 from simulator.load.plot import DARK, LIGHT, draw
 from simulator.load.report import Report
-from simulator.pages.document import document, table
 from simulator.pages.sections import marks
+from simulator.pages.templates import render
 from simulator.statistics import Interval
 from simulator.world.kinds import WORLDS
 
@@ -18,28 +17,23 @@ PERSONS, WRITER = "persons", "`simulator demo`"
 
 
 def page(report: Report) -> str:
-    """The whole page; every text that came from outside is escaped."""
+    """Make the whole page."""
     dark, light = (base64.b64encode(draw(report, theme)).decode() for theme in (DARK, LIGHT))
-    marked = "\n".join(marks(PERSONS, WRITER))
-    body = f"""<h1>Synthetic users against the running service</h1>
-<p class="faint">{escape(_facts(report))}</p>
-<p class="headline">{escape(compare_arms(report))}</p>
-<figure>
-<picture>
-<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">
-<img src="data:image/png;base64,{light}" alt="Reward per session over the run by arm, and latency percentiles">
-</picture>
-<figcaption>Bands are 95% intervals of the mean of each bin of sessions. Reference lines are policies that the simulator
-played on the same truth: random, the true popularity, and an oracle that knows every user.</figcaption>
-</figure>
-<h2>Arms</h2>
-{_arms(report)}
-<h2>Service</h2>
-<div class="tables">{_latency(report)}{_statuses(report)}</div>
-{marked}
-<h2>Run</h2>
-<div class="tables">{_reference(report)}{_settings(report)}</div>"""
-    return document("ialp load report", body)
+    return render(
+        "load/page.html",
+        facts=_facts(report),
+        headline=compare_arms(report),
+        dark=dark,
+        light=light,
+        arms=list(report.arms),
+        arm_rows=_arms(report),
+        percentiles=list(report.latency_ms["/recommend"]),
+        latency_rows=[(route, *(_number(ms) for ms in values.values())) for route, values in report.latency_ms.items()],
+        status_rows=_statuses(report),
+        marks=marks(PERSONS, WRITER),
+        baseline_rows=[(name, with_range(interval)) for name, interval in report.baselines.items()],
+        setting_rows=[(name, value) for name, value in report.settings.items() if value is not None],
+    )
 
 
 def compare_arms(report: Report) -> str:
@@ -76,9 +70,9 @@ def _facts(report: Report) -> str:
     )
 
 
-def _arms(report: Report) -> str:
+def _arms(report: Report) -> list[tuple[str, ...]]:
     arms = list(report.arms.values())
-    rows = [
+    return [
         ("Sessions", *(f"{arm.reward.n:,}" for arm in arms)),
         ("Reward per session", *(with_range(arm.reward) for arm in arms)),
         ("– first quarter of the run", *(with_range(arm.first_quarter) for arm in arms)),
@@ -89,30 +83,11 @@ def _arms(report: Report) -> str:
         ("Catalogue coverage", *(f"{arm.coverage:.1%}" for arm in arms)),
         ("Diversity within a session", *(f"{arm.diversity:.3f}" for arm in arms)),
     ]
-    caption = "Mean [95% interval]. A reward is a positive response, a turn one slate, diversity the mean of 1 - cos."
-    return table(caption, ("Arm", *report.arms), rows)
 
 
-def _latency(report: Report) -> str:
-    names = list(report.latency_ms["/recommend"])
-    rows = [(route, *(_number(values[name]) for name in names)) for route, values in report.latency_ms.items()]
-    return table("Milliseconds from the intended start of a request to its answer.", ("Route", *names), rows)
-
-
-def _statuses(report: Report) -> str:
+def _statuses(report: Report) -> list[tuple[str, str, str]]:
     rows = [(route, s, f"{count:,}") for route, counts in report.statuses.items() for s, count in counts.items()]
-    rows += [("warning", text, f"{count:,}") for text, count in report.warnings.items()]
-    return table("Every attempt, retries included.", ("Route", "Status", "Count"), rows)
-
-
-def _reference(report: Report) -> str:
-    rows = [(name, with_range(interval)) for name, interval in report.baselines.items()]
-    return table("What other policies earn on the same users.", ("Policy", "Reward per session"), rows)
-
-
-def _settings(report: Report) -> str:
-    rows = [(name, str(value)) for name, value in report.settings.items() if value is not None]
-    return table("How this was run.", ("Setting", "Value"), rows)
+    return rows + [("warning", text, f"{count:,}") for text, count in report.warnings.items()]
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What pages have in common: the HTML document around them, and parts that are written between two marks.
+"""What pages have in common: filling in templates, the HTML document around, and parts written between two marks.
 
 Imports nothing of ours.
 """
