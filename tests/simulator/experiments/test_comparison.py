@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.experiments.comparison import (
+from simulator.experiments.analysis.comparison import (
     BIN,
     ONE_SIDED,
     WINDOW,
