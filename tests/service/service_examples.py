@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -40,12 +40,14 @@ WAIT_S = 40.0
 GENRES = ("Drama", "Comedy", "Western")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition."""
+def until(condition: Callable[[], bool], what: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait for a condition; `meanwhile` is done before each look at it."""
     deadline = time.monotonic() + WAIT_S
+    meanwhile()
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.01)
+        meanwhile()
 
 
 def make_snapshot(
@@ -138,7 +140,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
     app = create_app(settings)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
         until(lambda: client.get("/readyz").status_code == 200, "readiness")
-        yield client
+        yield cast(httpx.Client, client)  # httpx2's, which has all that httpx's has
 
 
 @contextlib.contextmanager

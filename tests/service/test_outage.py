@@ -62,7 +62,7 @@ def test_an_outage_is_survived_by_api_and_worker(snapshot_folder: Path, tmp_path
             assert recommend(client, "ann", k=1)["warnings"] == []
             assert respond(client, EVENT)["accepted"] == 1
             talk(client, 60, start=20)
-            until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "the worker's next version")
+            until(lambda: report_of(redis, settings).version >= 2, "the worker's next version", lambda: talk(client, 1))
 
 
 def test_a_server_left_behind_is_used_again_and_its_data_survive_kill_9(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ def test_the_second_takes_over_when_the_first_ends(settings: Settings, redis: sy
             with working(settings) as second:
                 until(lambda: second._standing_by, "the second stands by")
                 talk(client, 50)
-                until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "version 2")
+                until(lambda: report_of(redis, settings).version >= 2, "version 2", lambda: talk(client, 1))
                 assert second.learning is None and learner_of(redis, keys) == 1
                 first._stop.set()
                 until(lambda: second.learning is not None, "the second learns")
                 assert learner_of(redis, keys) == 2
                 talk(client, 60, start=50)
-                until(lambda: talk(client, 1) or report_of(redis, settings).version >= 3, "version 3")
+                until(lambda: report_of(redis, settings).version >= 3, "version 3", lambda: talk(client, 1))
         assert redis.hlen(keys.policies) == report_of(redis, settings).version, "each version once"
 
 
@@ -55,7 +55,7 @@ def test_a_step_longer_than_the_lease_is_no_reason_to_take_over(
         with working(settings) as second:
             until(lambda: second._standing_by, "the second stands by")
             talk(client, 50)
-            until(lambda: talk(client, 1) or judging.is_set(), "a slow gate")
+            until(lambda: judging.is_set(), "a slow gate", lambda: talk(client, 1))
             before = time.monotonic()
             until(lambda: time.monotonic() - before > 3 * settings.lease_ttl_s, "several leases")
             assert learner_of(redis, keys) == 1 and second.learning is None
@@ -82,9 +82,9 @@ def test_a_worker_that_is_stuck_gives_way(
         with working(settings) as second:
             until(lambda: second._standing_by, "the second stands by")
             talk(client, 50)
-            until(lambda: talk(client, 1) or judging.is_set(), "the first is stuck")
+            until(lambda: judging.is_set(), "the first is stuck", lambda: talk(client, 1))
             until(lambda: second.learning is not None, "the second")
-            until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "its version 2")
+            until(lambda: report_of(redis, settings).version >= 2, "its version 2", lambda: talk(client, 1))
             stack = redis.lrange(keys.activations, 0, -1)
             released.set()
             until(lambda: first._standing_by, "the first stands by")
