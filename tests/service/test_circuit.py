@@ -18,10 +18,10 @@ import redis as syncredis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.api.app import connect
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.circuit import Circuit, CircuitOpen
+from service.store.connect import connect
 from service.store.events import Feedback
 from tests.service.service_examples import (
     logged,

@@ -185,8 +185,11 @@ def test_a_checkpoint_is_whole_or_passed_over(checkpoints: Path, data: st.DataOb
     assert saved is None or isinstance(saved[0], Resume)
 
 
+Fuzzed = tuple[Settings, httpx.Client]
+
+
 @pytest.fixture(scope="module")
-def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     settings = make_settings(redis_url, snapshot_folder, tmp_path_factory.mktemp("fuzzed") / "deployment")
     with serving(settings) as client:
         slate = recommend(client, "ann", k=3)
@@ -196,9 +199,7 @@ def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempP
 
 @searched(60, 1_500)
 @given(data=st.data())
-def test_no_entry_of_redis_makes_the_api_fail(
-    fuzzed: tuple[Settings, httpx.Client], redis: syncredis.Redis, data: st.DataObject
-) -> None:
+def test_no_entry_of_redis_makes_the_api_fail(fuzzed: Fuzzed, redis: syncredis.Redis, data: st.DataObject) -> None:
     settings, client = fuzzed
     keys = Keys(settings.key_prefix)
     record = redis.hget(keys.policies, "1")

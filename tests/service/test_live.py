@@ -10,7 +10,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from service.api.app import connect
 from service.policy import item_index
 from service.policy.adaptive import Query
 from service.policy.snapshot_files import load_snapshot
@@ -21,6 +20,7 @@ from service.settings import Settings
 from service.store.bootstrap import bootstrap
 from service.store.catalogue import Catalogue, ItemRecord, pack_embedding
 from service.store.circuit import Circuit
+from service.store.connect import connect
 from service.store.keys import Keys
 from service.store.registry import folder_of
 from tests.service.service_examples import make_settings, make_snapshot

@@ -14,13 +14,13 @@ import pytest
 import redis as syncredis
 import torch
 
-from service.api.app import connect
 from service.policy.snapshot import Snapshot, SnapshotError
 from service.policy.snapshot_files import load_snapshot
 from service.policy.variants import Arm, ServingConfig, Variant
 from service.settings import Settings
 from service.store import registry
 from service.store.bootstrap import bootstrap
+from service.store.connect import connect
 from service.store.keys import Keys
 from service.store.registry import Gate, folder_of
 from tests.service.service_examples import (

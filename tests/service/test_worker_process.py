@@ -11,12 +11,12 @@ import pytest
 import redis as syncredis
 import torch
 
-from service.api.app import connect
 from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store import events
 from service.store.bootstrap import bootstrap
 from service.store.checkpoint import CheckpointStore
+from service.store.connect import connect
 from service.store.events import Event, Feedback, Impression
 from service.store.keys import Keys
 from service.store.registry import folder_of
