@@ -26,7 +26,9 @@ class Server:
     """Answers by a function of the request's body and keeps what it got."""
 
     def __init__(self, *replies: Reply) -> None:
-        self.replies, self.bodies, self.keys = list(replies), [], []
+        self.replies = list(replies)
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
