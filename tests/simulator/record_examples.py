@@ -65,7 +65,7 @@ def record(
         "novelty_last_1000": 9.0 * jitter,
         "cpu_seconds": 100.0 * jitter,
     }
-    metrics |= {name: value for name, value in changes.items() if name in metrics}  # type: ignore[misc]
+    metrics |= {name: value for name, value in changes.items() if name in metrics}
     configuration = configuration_of(method, environment, sessions)
     return Record(
         environment=environment,

@@ -16,7 +16,7 @@ from simulator.experiments.config import Protocol, read_experiments
 from simulator.experiments.record import Record, read_records
 from simulator.experiments.results import ENVIRONMENTS
 from simulator.experiments.tune_command import tuning_page
-from simulator.experiments.tuning import Tuning, candidates, read_tuning, tried, winners
+from simulator.experiments.tuning import Options, Tuning, candidates, read_tuning, tried, winners
 from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
 from tests.simulator.experiment_examples import FAST_METHODS, experiments_file, prepare
 from tests.simulator.record_examples import record
@@ -85,7 +85,7 @@ def played(tuning: Tuning, rewards: dict[str, dict[str, list[float]]]) -> list[R
 
 
 def test_the_best_by_environment_or_one_for_all() -> None:
-    settings = ({}, {"variety": 1.0}, {"variety": 2.0})
+    settings: tuple[Options, ...] = ({}, {"variety": 1.0}, {"variety": 2.0})
     protocol = Protocol(sessions=1000, seeds=2, first_seed=100)
     tuning = Tuning(protocol, {"popularity": settings, "linucb": ({}, {"dim": 8}, {"dim": 9})}, ("popularity",))
     # Relative to the first: 1, 1.5, 1 in one environment, and 1, 0.9, 1.2 in the other; on average 1, 1.2, 1.1.
