@@ -113,7 +113,10 @@ def section(page: Page, heading: str) -> Locator:
 
 
 def compares_with_a_stranger(answer: Response) -> bool:
-    return answer.url.endswith("/preview") and answer.request.post_data_json["baseline"] == []
+    if not answer.url.endswith("/preview"):
+        return False
+    asked = answer.request.post_data_json
+    return asked is not None and bool(asked["baseline"] == [])
 
 
 def test_what_answers_change_is_told_in_words(lively: Site, page: Page) -> None:
