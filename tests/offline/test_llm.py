@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import httpx
@@ -232,5 +232,6 @@ def test_leaving_early_cancels_what_is_in_flight(connect: Callable[..., Endpoint
     scorer = connect(Server(_text("Yes")), concurrency=2)
     scoring = scorer.score([ASK] * 10)
     next(scoring)
-    scoring.close()  # type: ignore[attr-defined]
+    assert isinstance(scoring, Generator)
+    scoring.close()
     assert _one(scorer) == [TEXT_LOGIT] * 3

@@ -50,6 +50,11 @@ def until(condition: Callable[[], bool], what: str, meanwhile: Callable[[], None
         meanwhile()
 
 
+def until_ready(client: httpx.Client) -> None:
+    """Wait until an API says that it is ready."""
+    until(lambda: client.get("/readyz").status_code == 200, "readiness")
+
+
 def make_snapshot(
     folder: Path, n_items: int = N_ITEMS, seed: int = 0, gain: Sequence[float] = (2.0, 1.0, 0.0, 0.0)
 ) -> Path:
@@ -138,16 +143,17 @@ class Server:
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of an API in this process that is ready, without a socket."""
     app = create_app(settings)
-    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
-        yield cast(httpx.Client, client)  # httpx2's, which has all that httpx's has
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as inside:
+        client = cast(httpx.Client, inside)  # it is httpx2's, which has all that httpx's has
+        until_ready(client)
+        yield client
 
 
 @contextlib.contextmanager
 def serving_http(settings: Settings) -> Iterator[httpx.Client]:
     """A client of an API on a real socket that is ready."""
     with Server(settings) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         yield client
 
 
@@ -170,7 +176,7 @@ def api_process(settings: Settings, log: Path) -> Iterator[tuple[subprocess.Pope
         until(lambda: "Uvicorn running on " in log.read_text(), "the API process")
         url = log.read_text().partition("Uvicorn running on ")[2].split()[0]
         with httpx.Client(base_url=url, timeout=30) as client:
-            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            until_ready(client)
             yield process, client
     finally:
         process.kill()

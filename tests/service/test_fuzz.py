@@ -32,7 +32,7 @@ from service.store.sessions import decode as decode_session
 from service.store.sessions import encode as encode_session
 from service.store.worker_report import ArmTotals, WorkerReport, decode_report
 from tests.policy.mutations import bounded_memory, mutated, mutated_json, searched
-from tests.service.service_examples import Server, make_settings, recommend, respond, serving, shown, until
+from tests.service.service_examples import Server, make_settings, recommend, respond, serving, shown, until, until_ready
 
 EVENTS = (
     Impression(
@@ -230,7 +230,7 @@ def test_an_api_that_starts_with_a_damaged_pointer_serves_once_it_is_mended(
     with Server(settings) as late:
         until(lambda: late.get("/readyz").json()["reasons"] == ["no_policy"], "an answer without a policy")
         assert api.post("/policies/1:activate").status_code == 200, "at another process: this one must find out"
-        until(lambda: late.get("/readyz").status_code == 200, "readiness")
+        until_ready(late)
         assert recommend(late, "ann")["policy_version"] == 1
 
 

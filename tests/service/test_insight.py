@@ -33,6 +33,7 @@ from tests.service.service_examples import (
     shown,
     talk,
     until,
+    until_ready,
     working,
 )
 
@@ -258,7 +259,7 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
 
 def test_a_process_that_stops_ends_its_streams(settings: Settings) -> None:
     with Server(settings.model_copy(update={"stop_timeout_s": 5})) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         stream = client.stream("GET", "/dashboard/stream")
         lines = stream.__enter__().iter_lines()
         next(lines)
