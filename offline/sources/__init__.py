@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from offline.datasets import Dataset
-from offline.sources.catalogue import load_catalogue
+from offline.sources.catalogue import Reading, load_catalogue
 from offline.sources.coat import load_coat, load_coat_parts
 from offline.sources.industry import load_industry
 from offline.sources.lastfm import load_lastfm
@@ -20,6 +20,7 @@ FOLDER_SOURCES: Mapping[str, Callable[[Path], Dataset]] = MappingProxyType(
 
 __all__ = [
     "FOLDER_SOURCES",
+    "Reading",
     "load_catalogue",
     "load_coat",
     "load_coat_parts",

@@ -1,24 +1,32 @@
-"""The user's own catalogue, with optional interactions: JSON Lines, CSV or Parquet, by the file's ending."""
+"""The user's own catalogue, with optional interactions, in whatever form `files` reads."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
-from offline.datasets import Dataset, Item, Observation, RowProblem, Scenario, import_pyarrow, index_observations
+from offline.datasets import Dataset, Interactions, Item, Observation, RowProblem, Scenario, index_observations
 from offline.errors import OfflineError
-from offline.sources.rows import Problems, numbered_lines
+from offline.sources import cells
+from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Columns
+from offline.sources.files import Problems, read_table_file
+from service.contract.schemas import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
 
-MAX_ID_BYTES = 256
-_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 
-T = TypeVar("T")
-Row = tuple[int, Mapping[str, Any]]  # line (or row) number from 1, cells by column
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read files that do not say it themselves; None and empty: as it is recognised."""
+
+    item_columns: Mapping[str, str] = field(default_factory=dict)  # by meaning (`columns.ITEM_COLUMNS`)
+    interaction_columns: Mapping[str, str] = field(default_factory=dict)
+    category_separator: str | None = None  # of several categories in one text; "" for none
+    encoding: str | None = None
+    liked_at: float | None = None  # least value that is liked, without a column for it; None: all are
 
 
 def load_catalogue(
@@ -26,41 +34,29 @@ def load_catalogue(
     interactions_path: Path | None = None,
     *,
     scenario: Scenario | None = None,
-    liked_at: float | None = None,
+    reading: Reading | None = None,
 ) -> Dataset:
     """Read a catalogue and what users did with it.
 
-    An item has `id` or `item_id`, `text` or `title`, and optionally `categories`: a list, or one text separated by `|`.
-    An interaction has `user` or `user_id`, `item` or `item_id`, and optionally `value` (or `rating`), `liked`, `time`
-    (or `timestamp`; by default the line). Without a column `liked`, it is liked where its value is at least `liked_at`,
-    or always if that is None. Rows that cannot be used are listed in the result's `problems`.
+    An item has an id, a text and optionally categories; an interaction a user, an item and optionally a value, `liked`
+    and a time (by default its order in the file). Rows that cannot be used are listed in the result's `problems`, what
+    was recognised in its `notes`.
 
     Raises:
         OfflineError: a file is missing, of another format or holds no usable item.
     """
+    reading = reading or Reading()
     problems: Problems = []
-    items: list[Item] = []
-    index: dict[Hashable, int] = {}
-    for line, item in _parsed(items_path, _item, problems):
-        if item.item_id in index:
-            problems.append(RowProblem(str(items_path), line, "id", f"{item.item_id!r} is in the file twice"))
-            continue
-        index[item.item_id] = len(items)
-        items.append(item)
+    items, notes = _read_items(items_path, reading, problems)
     if not items:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise OfflineError(f"{items_path}: no usable item{first}")
     interactions = None
     if interactions_path is not None:
-        observations = []
-        for line, observation in _parsed(interactions_path, partial(_observation, liked_at=liked_at), problems):
-            if observation.item in index:
-                observations.append(observation)
-            else:
-                message = f"{observation.item!r} is not in {items_path.name}"
-                problems.append(RowProblem(str(interactions_path), line, "item", message))
-        interactions = index_observations(observations, index)
-    return Dataset("catalogue", scenario or Scenario(), tuple(items), interactions, tuple(problems))
+        interactions, more = _read_interactions(interactions_path, items_path.name, items, reading, problems)
+        notes += more
+    problems.sort(key=lambda problem: (problem.file != str(items_path), problem.line))
+    return Dataset("catalogue", scenario or Scenario(), tuple(items), interactions, tuple(problems), tuple(notes))
 
 
 class _BadField(Exception):
@@ -69,118 +65,122 @@ class _BadField(Exception):
         self.field = field
 
 
-def _parsed(path: Path, parse: Callable[[int, Mapping[str, Any]], T], problems: Problems) -> Iterator[tuple[int, T]]:
-    readers = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise OfflineError(f"{path}: unknown format; name it .jsonl, .csv or .parquet")
-    for line, row in reader(path, problems):
+def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[Item], list[str]]:
+    table = read_table_file(path, problems, reading.encoding)
+    columns = Columns(path, ITEM_COLUMNS, reading.item_columns, "--item-columns")
+    if table.columns:
+        columns.require(table.columns, "id", "text")
+    rows = list(table.rows)
+    separator = reading.category_separator
+    if separator is None:
+        separator = cells.separator_of(columns.cell(row, "categories")[1] for _, row in rows)
+    items: dict[str, Item] = {}
+    for line, row in rows:
         try:
-            yield line, parse(line, row)
+            item = _item(row, columns, separator)
+            if item.item_id in items:
+                raise _BadField("id", f"{item.item_id!r} is in the file twice")
+            items[item.item_id] = item
         except _BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
+    notes = [*table.notes, *columns.notes(), *_about(items.values(), separator)]
+    return list(items.values()), [f"{path.name}: {note}" for note in notes]
 
 
-def _item(_line: int, row: Mapping[str, Any]) -> Item:
-    categories = row.get("categories")
-    if categories is None or categories == "":
-        categories = []
-    if isinstance(categories, str):
-        categories = categories.split("|")
-    if not isinstance(categories, list) or not all(_is_text(c) for c in categories):
-        raise _BadField("categories", "must be a list of texts, or one text separated by |")
-    name, text = _first(row, "text", "title")
-    if not _is_text(text) or not text.strip():
+def _about(items: Iterable[Item], separator: str | None) -> list[str]:
+    """Tell how categories were told apart, and how many texts are no item's own."""
+    notes = []
+    counts = Counter(category for item in items for category in item.categories)
+    if counts:
+        bare = sum(not item.categories for item in items)
+        split = f", split at {separator.strip()!r}" if separator else ""
+        notes.append(f"{len(counts):,} categories{split}" + (f"; {bare:,} items have none" if bare else ""))
+    texts = Counter(item.text for item in items)
+    if same := sum(n for n in texts.values() if n > 1):
+        notes.append(
+            f"{same:,} items share their text with another: nothing can tell these apart before they are shown"
+        )
+    return notes
+
+
+def _item(row: Mapping[str, Any], columns: Columns, separator: str | None) -> Item:
+    name, cell = columns.cell(row, "categories")
+    categories = cells.as_list(cell, separator)
+    if categories is None:
+        raise _BadField(name, "must be a list of texts, or one text")
+    if len(categories) > MAX_CATEGORIES:
+        raise _BadField(name, f"{len(categories)} categories; at most {MAX_CATEGORIES} are kept")
+    if any(len(category.encode()) > MAX_ID_BYTES for category in categories):
+        raise _BadField(name, f"a category is longer than {MAX_ID_BYTES} bytes; is it split at the right sign?")
+    name, cell = columns.cell(row, "text")
+    text = cells.as_text(cell)
+    if not text:
         raise _BadField(name, "must be a text of whole characters that is not empty")
-    return Item(_identifier(row, "id", "item_id"), text.strip(), tuple(c.strip() for c in categories if c.strip()))
+    if len(text) > MAX_TEXT:
+        raise _BadField(name, f"has {len(text):,} characters; at most {MAX_TEXT:,} are kept")
+    return Item(_identifier(row, columns, "id"), text, tuple(categories))
 
 
-def _observation(line: int, row: Mapping[str, Any], liked_at: float | None) -> Observation:
-    user, item = _identifier(row, "user", "user_id"), _identifier(row, "item", "item_id")
-    value = _number(row, 1.0, "value", "rating")
-    time = _number(row, line, "time", "timestamp")
-    liked = row.get("liked")
-    if liked is None or liked == "":
-        positive = liked_at is None or value >= liked_at
-    else:
-        if (word := str(liked).lower()) not in _TRUTH:
-            raise _BadField("liked", f"{word[:80]!r} is not one of true, false, 1, 0")
-        positive = _TRUTH[word]
-    return Observation(user, item, value, positive, int(time))
+def _read_interactions(
+    path: Path, items_name: str, items: list[Item], reading: Reading, problems: Problems
+) -> tuple[Interactions, list[str]]:
+    table = read_table_file(path, problems, reading.encoding)
+    columns = Columns(path, INTERACTION_COLUMNS, reading.interaction_columns, "--interaction-columns")
+    if table.columns:
+        columns.require(table.columns, "user", "item")
+    rows = list(table.rows)
+    order, is_told = cells.date_order(columns.cell(row, "time")[1] for _, row in rows)
+    index: dict[Hashable, int] = {item.item_id: n for n, item in enumerate(items)}
+    observations = []
+    for line, row in rows:
+        try:
+            observation = _observation(line, row, columns, reading.liked_at, order, table.has_decimal_commas)
+            if observation.item not in index:
+                raise _BadField("item", f"{observation.item!r} is not in {items_name}")
+            observations.append(observation)
+        except _BadField as error:
+            problems.append(RowProblem(str(path), line, error.field, str(error)))
+    notes = [*table.notes, *columns.notes()]
+    if not is_told and any(cells.is_date(columns.cell(row, "time")[1]) for _, row in rows):
+        notes.append(f"dates read with the {order} first; none tells")
+    return index_observations(observations, index), [f"{path.name}: {note}" for note in notes]
 
 
-def _first(row: Mapping[str, Any], *names: str) -> tuple[str, Any]:
-    """The first of the columns that the row has, and its cell."""
-    return next(((name, row[name]) for name in names if row.get(name) is not None), (names[0], None))
+def _observation(
+    line: int,
+    row: Mapping[str, Any],
+    columns: Columns,
+    liked_at: float | None,
+    order: cells.DateOrder,
+    has_decimal_commas: bool,
+) -> Observation:
+    user, item = _identifier(row, columns, "user"), _identifier(row, columns, "item")
+    value, time = 1.0, line
+    name, cell = columns.cell(row, "value")
+    if cell is not None and cell != "":
+        try:
+            value = cells.as_number(cell, has_decimal_commas)
+        except (TypeError, ValueError, OverflowError):
+            raise _BadField(name, f"{str(cell)[:80]!r} is not a usable number") from None
+    name, cell = columns.cell(row, "time")
+    if cell is not None and cell != "":
+        try:
+            time = cells.as_unix_seconds(cell, order)
+        except (TypeError, ValueError, OverflowError):
+            raise _BadField(name, f"{str(cell)[:80]!r} is not a time (unix seconds, ISO 8601, or a date)") from None
+    name, cell = columns.cell(row, "liked")
+    if cell is None or cell == "":
+        return Observation(user, item, value, liked_at is None or value >= liked_at, time)
+    if (word := str(cell).strip().lower()) not in _TRUTH:
+        raise _BadField(name, f"{word[:80]!r} is not one of true, false, 1, 0, yes, no")
+    return Observation(user, item, value, _TRUTH[word], time)
 
 
-def _is_text(cell: object) -> TypeGuard[str]:
-    """Text that UTF-8 can hold; JSON can name half a character (a lone surrogate), which nothing can store."""
-    return isinstance(cell, str) and not any("\ud800" <= c <= "\udfff" for c in cell)
-
-
-def _identifier(row: Mapping[str, Any], *names: str) -> str:
-    name, cell = _first(row, *names)
-    if isinstance(cell, bool) or not (isinstance(cell, int) or _is_text(cell)):
-        raise _BadField(name, f"needed (as {' or '.join(names)}): a text or a whole number")
-    identifier = str(cell).strip()
+def _identifier(row: Mapping[str, Any], columns: Columns, meaning: str) -> str:
+    name, cell = columns.cell(row, meaning)
+    identifier = cells.as_identifier(cell)
+    if identifier is None:
+        raise _BadField(name, f"needed (as {' or '.join(columns.meanings[meaning][:2])}): a text or a whole number")
     if not 0 < len(identifier.encode()) <= MAX_ID_BYTES:
         raise _BadField(name, f"must be 1 to {MAX_ID_BYTES} bytes long")
     return identifier
-
-
-def _number(row: Mapping[str, Any], default: float, *names: str) -> float:
-    name, cell = _first(row, *names)
-    if cell is None or cell == "":
-        return default
-    try:
-        number = float(cell)
-    except (TypeError, ValueError, OverflowError):
-        raise _BadField(name, f"{str(cell)[:80]!r} is not a number") from None
-    if not math.isfinite(number) or abs(number) > 2**53:
-        raise _BadField(name, f"{number} is not a usable number")
-    return number
-
-
-def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.append(RowProblem(str(path), number, "row", f"not JSON ({error})"))
-            continue
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            problems.append(RowProblem(str(path), number, "row", "not a JSON object"))
-
-
-def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    message = f"does not have as many fields as the header ({len(reader.fieldnames or [])})"
-                    problems.append(RowProblem(str(path), reader.line_num, "row", message))
-                else:
-                    yield reader.line_num, row
-    except FileNotFoundError:
-        raise OfflineError(f"{path}: not found") from None
-    except UnicodeDecodeError as error:
-        raise OfflineError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason}); convert the file") from None
-    except (OSError, csv.Error) as error:
-        raise OfflineError(f"{path}: cannot be read as CSV ({error})") from None
-
-
-def _parquet_rows(path: Path, problems: Problems) -> Iterator[Row]:
-    _, parquet = import_pyarrow()
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except FileNotFoundError:
-        raise OfflineError(f"{path}: not found") from None
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise OfflineError(f"{path}: cannot be read as Parquet ({error})") from None
-    yield from enumerate(rows, 1)

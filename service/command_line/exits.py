@@ -25,6 +25,7 @@ _EXTRAS = {
     "gymnasium": "simulator",
     "ik_llama_cpp": "llm",
     "implicit": "benchmark",
+    "jinja2": "simulator",
     "matplotlib": "simulator",
     "opentelemetry": "otel",
     "pandas": "demo",

@@ -13,6 +13,7 @@ MAX_IDS = 1_000
 MAX_PAST = 200
 MAX_EVENTS = 1_000
 MAX_TEXT = 4_000
+MAX_CATEGORIES = 100
 MAX_FIELDS = 32
 
 
@@ -249,7 +250,9 @@ class ItemBody(Strict):
     )
 
     text: str = Field(min_length=1, max_length=MAX_TEXT, description="What a person would read first: a title.")
-    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] = Field([], max_length=100)
+    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] = Field(
+        [], max_length=MAX_CATEGORIES
+    )
     hidden: bool = Field(False, description="Kept, but never shown.")
 
 

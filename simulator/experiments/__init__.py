@@ -1,4 +1,4 @@
 """Experiments: environments x methods x seeds from one declarative file, and the tables and plots made of them.
 
-A method is one file in `methods/`: a function that builds an `Agent`, named in that file's `METHODS`.
+Imports `world`, `pages` and `statistics`, and of the service `policy` alone; `runs.degradation` plays its watch, too.
 """

@@ -98,7 +98,7 @@ def personas(
         python -m simulator personas --url http://127.0.0.1:8000 \\
             --out runs/demo/personas --require 12
     """
-    from simulator.client import check_url, read_api_key
+    from simulator.load.client import check_url, read_api_key
     from simulator.personas.judgement import PAGE_FILE, JudgeConfig
     from simulator.personas.page import page
     from simulator.personas.terminal import print_effects, print_people
@@ -132,7 +132,7 @@ def _check(config: JudgeConfig) -> None:
 async def _judge(url: str, api_key: str | None, items_file: Path | None, config: JudgeConfig) -> Judgement:
     """Ask a deployment; every answer that is no success becomes one line that says what to do."""
     from service.client import AsyncClient, ServiceError
-    from simulator.client import is_loopback
+    from simulator.load.client import is_loopback
 
     client = AsyncClient(
         url,

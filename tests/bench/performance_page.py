@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from simulator.sections import filled
+from simulator.pages.sections import filled
 from tests.bench.performance_figure import TITLES, Record, draw
 from tests.bench.serving import REFERENCES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.sections import filled
+from simulator.pages.sections import filled
 from tests.bench.performance_page import NAME, WRITER, exponent, main, page, ratios
 
 ROOT = Path(__file__).parents[2]

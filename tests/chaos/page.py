@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulator.sections import filled
+from simulator.pages.sections import filled
 
 NAME, WRITER = "chaos", "tests/chaos/page.py"
 PHASES = ("before", "during", "after")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.sections import filled, marks
+from simulator.pages.sections import filled, marks
 from tests.chaos.page import NAME, WRITER, main
 
 ROOT = Path(__file__).parents[2]

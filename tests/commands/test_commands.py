@@ -264,7 +264,7 @@ def test_a_defect_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object, **__: object) -> None:
         raise AttributeError("ours")
 
-    monkeypatch.setattr("simulator.load_command.read_dataset", broken)
+    monkeypatch.setattr("simulator.load.command.read_dataset", broken)
     with pytest.raises(AttributeError):
         run("simulator", "users", "--dataset", "x", "--out", "y")
 

@@ -24,9 +24,9 @@ from service.policy.snapshot_files import load_catalogue
 from service.policy.types import Response, pack_states
 from service.policy.variants import ServingConfig
 from simulator.__main__ import app as simulator
-from simulator.environment import SessionBatch
-from simulator.experiments.evaluate import held_out_preferences, open_policy, states_of
-from simulator.worlds import build_world
+from simulator.experiments.runs.evaluate import held_out_preferences, open_policy, states_of
+from simulator.world.environment import SessionBatch
+from simulator.world.worlds import build_world
 from tests.offline.fake_llm import MOVIES, FakeScorer, make_items
 
 N_ITEMS, N_USERS = 30, 40

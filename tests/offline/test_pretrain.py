@@ -16,7 +16,7 @@ from offline.pretrain import CLOSENESS, LEAVE, Pretrained, pretrain
 from offline.regression import BayesianRegression
 from service.policy.networks import RARE
 from service.policy.types import Interaction, pack_states
-from simulator.experiments.judges import shuffled
+from simulator.experiments.runs.judges import shuffled
 from tests.offline.pretrain_examples import (
     CONFIG,
     N_GROUPS,

@@ -90,6 +90,12 @@ def violations(
 
 
 BELOW_SERVING = (DURABLE, "service.store", "service.runtime", "service.settings", "service.policy")
+CLIENT = ("service.client", "service.contract", COMMAND_LINE, DURABLE)
+ERRORS, STATISTICS, PAGES = "simulator.errors", "simulator.statistics", "simulator.pages"
+WORLD, LOAD, PERSONAS = "simulator.world", "simulator.load", "simulator.personas"
+EXPERIMENTS = "simulator.experiments"
+SEAM, METHODS, RUNS, ANALYSIS = (f"{EXPERIMENTS}.{room}" for room in ("seam", "methods", "runs", "analysis"))
+WATCHED = ("service.settings", "service.store.sessions", "service.worker.arm_watch")  # what `runs.degradation` plays
 HOUSE = {  # package: what of ours it may import, beside itself
     DURABLE: (),
     "service.policy": (DURABLE,),
@@ -106,6 +112,20 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.cli": ("service",),
     "service.__main__": ("service",),
     "offline": ("service.policy", DURABLE, COMMAND_LINE),
+    ERRORS: (),
+    STATISTICS: (),
+    PAGES: (),
+    WORLD: (ERRORS, "offline", DURABLE),
+    LOAD: (ERRORS, STATISTICS, PAGES, WORLD, "offline", *CLIENT),
+    PERSONAS: (ERRORS, PAGES, LOAD, "offline", *CLIENT),
+    "simulator.demo": (ERRORS, PAGES, WORLD, LOAD, PERSONAS, "offline", COMMAND_LINE, DURABLE),
+    SEAM: (ERRORS, "offline", "service.policy", DURABLE),
+    METHODS: (ERRORS, SEAM, "service.policy"),
+    RUNS: (ERRORS, WORLD, SEAM, METHODS, "offline", "service.policy", *WATCHED),
+    ANALYSIS: (STATISTICS, WORLD, RUNS),
+    f"{EXPERIMENTS}.pages": (STATISTICS, PAGES, ANALYSIS, RUNS),
+    f"{EXPERIMENTS}.commands": (ERRORS, WORLD, EXPERIMENTS, "offline", "service.policy", COMMAND_LINE, DURABLE),
+    "simulator.__main__": ("simulator", "offline", COMMAND_LINE),
 }
 HTTP_SERVER = ("fastapi", "starlette", "uvicorn")
 
@@ -116,20 +136,27 @@ def test_a_package_imports_only_what_the_house_allows(package: str) -> None:
 
 
 def test_every_module_has_its_rule() -> None:
-    rooms = (*HOUSE, "simulator")
-    assert [name for name in modules(ROOT) if name != "service" and not inside(name, *rooms)] == []
+    above = ("service", "simulator", EXPERIMENTS)
+    assert [name for name in modules(ROOT) if name not in above and not inside(name, *HOUSE)] == []
+
+
+def test_nobody_imports_the_simulator() -> None:
+    assert violations(("service", "offline"), ("simulator",), ()) == []
 
 
 def test_nobody_imports_the_commands() -> None:
     free = ("service.cli", "service.__main__")
     assert violations(PACKAGES, ("service.cli",), (), free=free) == []
+    free = (f"{EXPERIMENTS}.commands", "simulator.__main__")
+    assert violations(PACKAGES, (f"{EXPERIMENTS}.commands",), (), free=free) == []
 
 
 def test_a_package_says_what_it_holds_and_loads_nothing() -> None:
     assert all((ROOT / package / "__init__.py").read_text() == "" for package in PACKAGES)
-    for path in (ROOT / "service").glob("*/__init__.py"):
+    rooms = ("service/*", "simulator/*", "simulator/experiments/*")
+    for path in (path for room in rooms for path in ROOT.glob(f"{room}/__init__.py")):
         assert ast.get_docstring(ast.parse(path.read_text())), path
-        assert holds_nothing(path) or path.parent.name == "client", path
+        assert holds_nothing(path) or path.parent == ROOT / "service" / "client", path
 
 
 def test_there_are_few_floors_and_no_circles() -> None:
@@ -141,16 +168,15 @@ def test_there_are_few_floors_and_no_circles() -> None:
 
 def test_the_simulator_takes_only_client_and_contract_from_the_service() -> None:
     contract = ("service.contract", "service.client", DURABLE, COMMAND_LINE)
-    assert violations(("simulator",), ("service",), contract, free=("simulator.experiments",)) == []
+    assert violations(("simulator",), ("service",), contract, free=(EXPERIMENTS,)) == []
 
 
 def test_the_experiments_take_only_policy_and_command_line_from_the_service() -> None:
     """But for one, which plays the worker's watch and the service's arms, with the service's defaults."""
-    degradation = ("simulator.experiments.degradation",)
+    degradation = (f"{RUNS}.degradation",)
     allowed = ("service.policy", DURABLE, COMMAND_LINE)
-    assert violations(("simulator.experiments",), ("service",), allowed, free=degradation) == []
-    watched = (*allowed, "service.worker.arm_watch", "service.store.sessions", "service.settings")
-    assert violations(degradation, ("service",), watched) == []
+    assert violations((EXPERIMENTS,), ("service",), allowed, free=degradation) == []
+    assert violations(degradation, ("service",), (*allowed, *WATCHED)) == []
 
 
 def libraries(name: str, ours: dict[str, Path]) -> set[str]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from offline.datasets import Item, Scenario
-from simulator.environment import EnvironmentConfig, World
-from simulator.experiments.agent import Agent, Catalogue, Outcome, Sessions, Setting, Slates
-from simulator.experiments.methods import method_kinds
+from simulator.experiments.runs.method_kinds import method_kinds
+from simulator.experiments.seam.agent import Agent, Catalogue, Outcome, Sessions, Setting, Slates
+from simulator.world.environment import EnvironmentConfig, World
 from tests.simulator.world_examples import make_world
 
 KINDS = method_kinds()

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import numpy as np
 
-from simulator.client import ServiceClient
+from simulator.load.client import ServiceClient
 
 
 class FakeService:

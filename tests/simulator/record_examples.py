@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.experiments.record import BIN, Record, run_key
+from simulator.experiments.runs.record import BIN, Record, run_key
 
 SESSIONS = 10_000
 TITLES = {"lfm": "LFM", "industry": "Industry", "coat": "Coat", "movielens": "MovieLens"}

@@ -19,8 +19,8 @@ import pytest
 
 from offline.datasets import Dataset, Interactions, Item, Scenario, save_dataset
 from service.runtime import embedded
-from simulator.users import UserModel
-from simulator.world_kinds import WORLDS
+from simulator.world.kinds import WORLDS
+from simulator.world.users import UserModel
 from tests.service.service_examples import N_ITEMS, make_snapshot, until
 
 N_SESSIONS = 24

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from service.contract.schemas import FeedbackEvent, RecommendRequest
-from simulator.client import API_KEY_VARIABLE, ServiceClient, ServiceError, check_url, read_api_key
 from simulator.errors import SimulatorError
+from simulator.load.client import API_KEY_VARIABLE, ServiceClient, ServiceError, check_url, read_api_key
 from tests.simulator.fake_service import FakeService
 from tests.simulator.virtual_time import run
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from simulator.connections import KeptConnections
+from simulator.load.connections import KeptConnections
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 Script = list[bytes | None]  # what each request gets; None: the connection is closed instead

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from simulator.drift import STEPS, Drift, rotation
-from simulator.environment import SessionBatch
-from simulator.likeness import Indices
-from simulator.rollout import oracle_slate, popularity_policy, rollout
+from simulator.world.drift import STEPS, Drift, rotation
+from simulator.world.environment import SessionBatch
+from simulator.world.likeness import Indices
+from simulator.world.rollout import oracle_slate, popularity_policy, rollout
 from tests.simulator.world_examples import world_of
 
 

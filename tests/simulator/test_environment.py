@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.environment import EnvironmentConfig, SessionBatch, response_probability
-from simulator.likeness import LeaveWindow, distance_quantile, exposure_to, leave_window_length, too_close
-from simulator.rollout import (
+from simulator.world.environment import EnvironmentConfig, SessionBatch, response_probability
+from simulator.world.likeness import LeaveWindow, distance_quantile, exposure_to, leave_window_length, too_close
+from simulator.world.rollout import (
     PolicyFn,
     PopulationOracle,
     item_oracle_slate,
@@ -22,7 +22,7 @@ from simulator.rollout import (
     rollout,
     session_diversity,
 )
-from simulator.users import Floats
+from simulator.world.users import Floats
 from tests.simulator.world_examples import make_world, unit
 
 # Rules

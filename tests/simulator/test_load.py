@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from simulator.environment import EnvironmentConfig, SessionBatch, World
 from simulator.errors import SimulatorError
-from simulator.load import Load, LoadConfig, SessionRecord
+from simulator.load.load import Load, LoadConfig, SessionRecord
+from simulator.world.environment import EnvironmentConfig, SessionBatch, World
 from tests.simulator.fake_service import FakeService
 from tests.simulator.virtual_time import run
 from tests.simulator.world_examples import make_world

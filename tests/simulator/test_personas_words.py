@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from simulator.demo_summary import AFTER, BEFORE, summarise
+from simulator.demo.summary import AFTER, BEFORE, summarise
 from simulator.errors import SimulatorError
-from simulator.page import PERSONS, WRITER
+from simulator.load.page import PERSONS, WRITER
+from simulator.pages.sections import marks
 from simulator.personas.catalogue import Category, Item, categories_of, distinct, pairs_of
 from simulator.personas.effect import Stage, sign_of_change
 from simulator.personas.judgement import read_judgement
 from simulator.personas.people import _ACTION, _CHILDREN, _HORROR, people_of
 from simulator.personas.terminal import print_effects, print_people
-from simulator.sections import marks
 from tests.simulator.personas_examples import effect_of, judgement
 
 JITTER = (-0.01, 0.0, 0.01)  # of the draws

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from simulator.environment import EnvironmentConfig
 from simulator.errors import SimulatorError
-from simulator.recommend_env import ENVIRONMENT_IDS, RecommendEnv, register
-from simulator.world_kinds import WORLDS
+from simulator.world.environment import EnvironmentConfig
+from simulator.world.kinds import WORLDS
+from simulator.world.recommend_env import ENVIRONMENT_IDS, RecommendEnv, register
 from tests.simulator.world_examples import make_world
 
 

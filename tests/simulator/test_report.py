@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.load import SessionRecord
-from simulator.page import compare_arms, page, with_range
-from simulator.plot import DARK, draw
-from simulator.report import Report, baselines, summarise, write_results
+from simulator.load.load import SessionRecord
+from simulator.load.page import compare_arms, page, with_range
+from simulator.load.plot import DARK, draw
+from simulator.load.report import Report, baselines, summarise, write_results
 from simulator.statistics import Interval, mean_interval
 from tests.simulator.world_examples import make_world
 

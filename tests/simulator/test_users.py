@@ -11,8 +11,8 @@ import pytest
 
 from offline.datasets import Dataset, Interactions, Item, Scenario
 from simulator.errors import SimulatorError
-from simulator.users import UserModel, UserModelConfig, fit_users, mean_user_auc, sigmoid
-from simulator.worlds import build_world
+from simulator.world.users import UserModel, UserModelConfig, fit_users, mean_user_auc, sigmoid
+from simulator.world.worlds import build_world
 
 CONFIG = UserModelConfig(dim=2, epochs=30, batch_users=16, learning_rate=0.05, l2=1.0)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.environment import SessionBatch, World, leave_probability
-from simulator.likeness import Indices
-from simulator.rollout import (
+from simulator.world.environment import SessionBatch, World, leave_probability
+from simulator.world.kinds import BOREDOM, WORLDS, WorldName
+from simulator.world.likeness import Indices
+from simulator.world.rollout import (
     PolicyFn,
     PopulationOracle,
     item_oracle_slate,
@@ -21,8 +22,7 @@ from simulator.rollout import (
     random_policy,
     rollout,
 )
-from simulator.world_kinds import BOREDOM, WORLDS, WorldName
-from simulator.worlds import rules_of
+from simulator.world.worlds import rules_of
 from tests.simulator.world_examples import make_world, world_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

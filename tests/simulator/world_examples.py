@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulator.environment import EnvironmentConfig, World
-from simulator.users import Floats, UserModel, UserModelConfig
-from simulator.world_kinds import WORLDS, WorldName
+from simulator.world.environment import EnvironmentConfig, World
+from simulator.world.kinds import WORLDS, WorldName
+from simulator.world.users import Floats, UserModel, UserModelConfig
 
 
 def make_world(config: EnvironmentConfig | None = None, n_users: int = 7, n_items: int = 60, seed: int = 0) -> World:

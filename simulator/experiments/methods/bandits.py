@@ -23,10 +23,10 @@ from typing import Literal
 
 import numpy as np
 
-from simulator.experiments.agent import Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
-from simulator.experiments.options import read_options
-from simulator.experiments.slates import best_unseen, left_early, softened
-from simulator.experiments.text_profiles import RECENT_TURNS, SessionTexts, recent_items
+from simulator.experiments.seam.agent import Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
+from simulator.experiments.seam.options import read_options
+from simulator.experiments.seam.slates import best_unseen, left_early, softened
+from simulator.experiments.seam.text_profiles import RECENT_TURNS, SessionTexts, recent_items
 
 _NEAREST, _CHUNK = 10, 25  # items looked at one by one; sessions whose features are in memory at once
 

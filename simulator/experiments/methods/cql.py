@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulator.experiments.agent import Agent, Factory, Setting
-from simulator.experiments.item_networks import BagNetwork, seeded
 from simulator.experiments.methods.logged import FrozenAgent, log_of, scores_by, transitions
-from simulator.experiments.options import read_options
-from simulator.experiments.text_profiles import SessionTexts
+from simulator.experiments.seam.agent import Agent, Factory, Setting
+from simulator.experiments.seam.item_networks import BagNetwork, seeded
+from simulator.experiments.seam.options import read_options
+from simulator.experiments.seam.text_profiles import SessionTexts
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from service.policy.text import TextProjection
 from service.policy.types import Batch, Interaction, Response, States
 from service.policy.variants import Mixture, ServingConfig, Variant
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Agent, Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
-from simulator.experiments.encoding import N_RESPONSES, N_SHOWN, states_of
-from simulator.experiments.logs import Log, read_log
-from simulator.experiments.options import read_options
+from simulator.experiments.seam.agent import Agent, Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
+from simulator.experiments.seam.encoding import N_RESPONSES, N_SHOWN, states_of
+from simulator.experiments.seam.logs import Log, read_log
+from simulator.experiments.seam.options import read_options
 
 _CAPACITY = 50_000  # the service's default
 _GAMMA = 0.5

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from service.policy.types import States
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Agent, Factory, Floats, Outcome, Sessions, Setting, Slates
-from simulator.experiments.encoding import states_of
-from simulator.experiments.item_networks import BagNetwork, FitConfig, fit, seeded
-from simulator.experiments.logs import Log, read_log
-from simulator.experiments.options import read_options
-from simulator.experiments.slates import best_unseen, softened
-from simulator.experiments.text_profiles import SessionTexts
+from simulator.experiments.seam.agent import Agent, Factory, Floats, Outcome, Sessions, Setting, Slates
+from simulator.experiments.seam.encoding import states_of
+from simulator.experiments.seam.item_networks import BagNetwork, FitConfig, fit, seeded
+from simulator.experiments.seam.logs import Log, read_log
+from simulator.experiments.seam.options import read_options
+from simulator.experiments.seam.slates import best_unseen, softened
+from simulator.experiments.seam.text_profiles import SessionTexts
 
 HELD_OUT = 0.1  # share of the log's sessions that decides which epoch is kept
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulator.experiments.agent import Agent, Factory, Floats, Sessions, Setting
-from simulator.experiments.encoding import states_of
-from simulator.experiments.item_networks import FitConfig, fit, seeded
-from simulator.experiments.logs import Log
 from simulator.experiments.methods.logged import HELD_OUT, FrozenAgent, log_of
-from simulator.experiments.options import read_options
+from simulator.experiments.seam.agent import Agent, Factory, Floats, Sessions, Setting
+from simulator.experiments.seam.encoding import states_of
+from simulator.experiments.seam.item_networks import FitConfig, fit, seeded
+from simulator.experiments.seam.logs import Log
+from simulator.experiments.seam.options import read_options
 
 _NO_TARGET = -100
 

@@ -19,12 +19,12 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
-from simulator.experiments.agent import Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
-from simulator.experiments.item_networks import ItemHead, seeded
 from simulator.experiments.methods.sb3 import ItemDecision
-from simulator.experiments.options import read_options
-from simulator.experiments.slates import best_unseen, following, softened
-from simulator.experiments.text_profiles import SessionTexts
+from simulator.experiments.seam.agent import Bools, Factory, Floats, Ints, Outcome, Sessions, Setting, Slates
+from simulator.experiments.seam.item_networks import ItemHead, seeded
+from simulator.experiments.seam.options import read_options
+from simulator.experiments.seam.slates import best_unseen, following, softened
+from simulator.experiments.seam.text_profiles import SessionTexts
 
 
 @dataclass(frozen=True)

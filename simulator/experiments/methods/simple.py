@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from simulator.experiments.agent import Factory, Floats, Outcome, Sessions, Setting, Slates
-from simulator.experiments.options import read_options
-from simulator.experiments.slates import best_unseen, left_early, softened
-from simulator.experiments.text_profiles import SessionTexts
+from simulator.experiments.seam.agent import Factory, Floats, Outcome, Sessions, Setting, Slates
+from simulator.experiments.seam.options import read_options
+from simulator.experiments.seam.slates import best_unseen, left_early, softened
+from simulator.experiments.seam.text_profiles import SessionTexts
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.experiments.agent import Outcome, Sessions, Slates
 from simulator.experiments.methods.bandits import BanditAgent, HybridRidge
 from simulator.experiments.methods.simple import PopularityAgent
-from simulator.experiments.play import play_agent
+from simulator.experiments.runs.play import play_agent
+from simulator.experiments.seam.agent import Outcome, Sessions, Slates
 from tests.simulator.baseline_examples import Watched, make_agent, make_toy_world
 
 RIDGE, ITEM_RIDGE = 0.7, 3.0

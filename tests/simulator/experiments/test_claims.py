@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from simulator.experiments.claims import goals
-from simulator.experiments.comparison import paired_ratio
-from simulator.experiments.finding import Bound, Finding, Goal, Outcome, judged, percent_more, sessions, signed
-from simulator.experiments.judge_claims import JudgeCurve, judge_curve
-from simulator.experiments.record import Record
-from simulator.experiments.results import ALL, FIRST, Results, collect
+from simulator.experiments.analysis.claims import goals
+from simulator.experiments.analysis.comparison import paired_ratio
+from simulator.experiments.analysis.finding import Bound, Finding, Goal, Outcome, judged, percent_more, sessions, signed
+from simulator.experiments.analysis.judge_claims import JudgeCurve, judge_curve
+from simulator.experiments.analysis.results import ALL, FIRST, Results, collect
+from simulator.experiments.runs.record import Record
 from simulator.statistics import Interval
 from tests.simulator.record_examples import GOOD, changed, experiment, record
 

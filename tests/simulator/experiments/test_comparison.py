@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.experiments.comparison import (
+from simulator.experiments.analysis.comparison import (
     ONE_SIDED,
     WINDOW,
     average,
@@ -20,7 +20,7 @@ from simulator.experiments.comparison import (
     worse,
     worse_by_holm,
 )
-from simulator.experiments.record import BIN
+from simulator.experiments.runs.record import BIN
 from simulator.statistics import Interval, mean_interval
 
 

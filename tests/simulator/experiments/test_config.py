@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Setting
-from simulator.experiments.config import read_experiments
-from simulator.world_kinds import WORLDS
+from simulator.experiments.runs.config import read_experiments
+from simulator.experiments.seam.agent import Setting
+from simulator.world.kinds import WORLDS
 from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
 from tests.simulator.experiment_examples import FAST_METHODS, experiments_file
 

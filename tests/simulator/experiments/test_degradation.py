@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from offline.datasets import Item, Scenario
-from simulator.environment import EnvironmentConfig
-from simulator.experiments.agent import Catalogue, Setting
-from simulator.experiments.degradation import DeploymentResult, Plan, reverse_order, reverse_popularity, simulate
+from simulator.experiments.runs.degradation import DeploymentResult, Plan, reverse_order, reverse_popularity, simulate
+from simulator.experiments.seam.agent import Catalogue, Setting
+from simulator.world.environment import EnvironmentConfig
 from tests.simulator.world_examples import make_world, unit
 
 WORLD = make_world(EnvironmentConfig(slate_size=3, max_turn=4, leave_quantile=0.01), n_users=400)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.policy.types import Interaction, pack_states, session_state
-from simulator.experiments.agent import Sessions
-from simulator.experiments.encoding import states_of
+from simulator.experiments.seam.agent import Sessions
+from simulator.experiments.seam.encoding import states_of
 
 
 @given(

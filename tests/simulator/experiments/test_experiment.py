@@ -19,13 +19,13 @@ from offline.datasets import Scenario
 from offline.scorers import ScorerConfig
 from simulator.__main__ import main
 from simulator.errors import SimulatorError
-from simulator.experiments import preparation
-from simulator.experiments.agent import Sessions, Setting
-from simulator.experiments.config import Experiments, read_experiments
-from simulator.experiments.methods import method_kinds
-from simulator.experiments.preparation import Prepared
-from simulator.experiments.record import read_records
-from simulator.world_kinds import WORLDS
+from simulator.experiments.runs import preparation
+from simulator.experiments.runs.config import Experiments, read_experiments
+from simulator.experiments.runs.method_kinds import method_kinds
+from simulator.experiments.runs.preparation import Prepared
+from simulator.experiments.runs.record import read_records
+from simulator.experiments.seam.agent import Sessions, Setting
+from simulator.world.kinds import WORLDS
 from tests.offline.fake_llm import FakeScorer
 from tests.simulator.experiment_examples import FAST_METHODS, LEARNING_METHODS, experiments_file, prepare
 

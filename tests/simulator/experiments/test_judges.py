@@ -9,8 +9,8 @@ import pytest
 
 from offline.distil import DistilConfig
 from offline.preferences import Preferences
-from simulator.experiments.judges import shuffled, synthetic_preferences, text_preferences
-from simulator.worlds import build_world
+from simulator.experiments.runs.judges import shuffled, synthetic_preferences, text_preferences
+from simulator.world.worlds import build_world
 from tests.simulator.experiment_examples import N_TOPICS, toy_dataset, toy_embeddings
 
 DATASET, EMBEDDINGS = toy_dataset(), toy_embeddings()

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Agent, Setting
-from simulator.experiments.config import read_experiments
-from simulator.experiments.logs import record_log
 from simulator.experiments.methods.learned import LearnedAgent
-from simulator.experiments.play import play_agent
-from simulator.experiments.preparation import Prepared
+from simulator.experiments.runs.config import read_experiments
+from simulator.experiments.runs.log_recorder import record_log
+from simulator.experiments.runs.play import play_agent
+from simulator.experiments.runs.preparation import Prepared
+from simulator.experiments.seam.agent import Agent, Setting
 from tests.simulator.baseline_examples import Watched, make_agent, make_catalogue, make_toy_world
 from tests.simulator.experiment_examples import LEARNING_METHODS, experiments_file, prepare
 

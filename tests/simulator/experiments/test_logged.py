@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from simulator.environment import EnvironmentConfig
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Sessions
-from simulator.experiments.logs import Log, read_log, record_log
 from simulator.experiments.methods.cql import cql_loss, double_q_targets
 from simulator.experiments.methods.logged import cloning_loss, transitions
 from simulator.experiments.methods.sasrec import SASRec, SASRecConfig, sequences
+from simulator.experiments.runs.log_recorder import record_log
+from simulator.experiments.seam.agent import Sessions
+from simulator.experiments.seam.logs import Log, read_log
+from simulator.world.environment import EnvironmentConfig
 from tests.simulator.baseline_examples import make_agent, make_catalogue
 from tests.simulator.world_examples import make_world
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from simulator.errors import SimulatorError
-from simulator.experiments.logs import record_log
-from simulator.experiments.play import Played, play_agent
+from simulator.experiments.runs.log_recorder import record_log
+from simulator.experiments.runs.play import Played, play_agent
 from tests.simulator.baseline_examples import KINDS, Watched, make_agent, make_catalogue, make_toy_world
 
 WORLD = make_toy_world()

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from simulator.environment import EnvironmentConfig
-from simulator.experiments.agent import Outcome, Sessions, Slates
-from simulator.experiments.play import Played, play_agent, play_policy
-from simulator.experiments.record import curves_of, metrics_of
-from simulator.rollout import oracle_slate
+from simulator.experiments.runs.play import Played, play_agent, play_policy
+from simulator.experiments.runs.record import curves_of, metrics_of
+from simulator.experiments.seam.agent import Outcome, Sessions, Slates
+from simulator.world.environment import EnvironmentConfig
+from simulator.world.rollout import oracle_slate
 from tests.simulator.baseline_examples import make_agent, make_toy_world
 from tests.simulator.world_examples import make_world
 

@@ -14,14 +14,14 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from simulator.errors import SimulatorError
-from simulator.experiments import figures
-from simulator.experiments.plot_style import _apart, colour_of
-from simulator.experiments.record import Record
-from simulator.experiments.results import ALL, collect
-from simulator.experiments.results_command import results as results_command
-from simulator.experiments.results_page import results_page
-from simulator.experiments.tables import reward_table, summary_table, variety_table
-from simulator.experiments.worlds_table import worlds_table
+from simulator.experiments.analysis.results import ALL, collect
+from simulator.experiments.commands.results import results as results_command
+from simulator.experiments.pages import figures
+from simulator.experiments.pages.plot_style import _apart, colour_of
+from simulator.experiments.pages.results import results_page
+from simulator.experiments.pages.tables import reward_table, summary_table, variety_table
+from simulator.experiments.pages.worlds_table import worlds_table
+from simulator.experiments.runs.record import Record
 from tests.simulator.record_examples import GOOD, changed, experiment, record, with_code, write
 
 ALL_GOOD = experiment(GOOD, seeds=3)

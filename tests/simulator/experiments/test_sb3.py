@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.experiments.agent import Outcome, Sessions, Slates
 from simulator.experiments.methods.sb3 import OnPolicyAgent, SessionRollouts, _Turn
 from simulator.experiments.methods.sb3_dqn import DQNAgent, SlotReplay
+from simulator.experiments.seam.agent import Outcome, Sessions, Slates
 from tests.simulator.baseline_examples import make_agent
 
 EMPTY = Sessions(np.zeros((2, 0, 3), np.int64), np.zeros((2, 0, 3), np.bool_), np.zeros((2, 60), np.bool_))

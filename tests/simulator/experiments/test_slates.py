@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulator.experiments.agent import Outcome, Sessions, Slates
-from simulator.experiments.slates import best_unseen, following, left_early, softened
-from simulator.experiments.text_profiles import SessionTexts, recent_items
+from simulator.experiments.seam.agent import Outcome, Sessions, Slates
+from simulator.experiments.seam.slates import best_unseen, following, left_early, softened
+from simulator.experiments.seam.text_profiles import SessionTexts, recent_items
 from tests.simulator.baseline_examples import make_catalogue
 from tests.simulator.world_examples import make_world
 

@@ -11,12 +11,12 @@ import pytest
 
 from simulator.__main__ import main
 from simulator.errors import SimulatorError
-from simulator.experiments.agent import Setting
-from simulator.experiments.config import Protocol, read_experiments
-from simulator.experiments.record import Record, read_records
-from simulator.experiments.results import ENVIRONMENTS
-from simulator.experiments.tune_command import tuning_page
-from simulator.experiments.tuning import Options, Tuning, candidates, read_tuning, tried, winners
+from simulator.experiments.analysis.results import ENVIRONMENTS
+from simulator.experiments.commands.tune import tuning_page
+from simulator.experiments.runs.config import Protocol, read_experiments
+from simulator.experiments.runs.record import Record, read_records
+from simulator.experiments.runs.tuning import Options, Tuning, candidates, read_tuning, tried, winners
+from simulator.experiments.seam.agent import Setting
 from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
 from tests.simulator.experiment_examples import FAST_METHODS, experiments_file, prepare
 from tests.simulator.record_examples import record

@@ -1,0 +1,4 @@
+"""Records compared: paired differences, findings, and whether the goals are reached.
+
+Imports `runs` and `statistics`.
+"""
