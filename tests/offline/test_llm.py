@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import httpx
@@ -26,7 +26,9 @@ class Server:
     """Answers by a function of the request's body and keeps what it got."""
 
     def __init__(self, *replies: Reply) -> None:
-        self.replies, self.bodies, self.keys = list(replies), [], []
+        self.replies = list(replies)
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
@@ -82,9 +84,9 @@ def test_judge_reads_the_first_tokens_alternatives(connect: Callable[..., Endpoi
 
 def test_an_unlisted_answer_is_at_most_as_likely_as_the_least_listed() -> None:
     listed = [Alternative("Yes", math.log(0.9)), Alternative("Sure", math.log(0.05))]
-    assert answer_logit(listed, "yes", "no") == pytest.approx(math.log(0.9 / 0.05))
-    assert answer_logit(listed[1:], "yes", "no") is None
-    assert answer_logit([Alternative("Yes", 0.0)], "yes", "no") == 0.0
+    assert answer_logit(listed, {"yes"}, {"no"}) == pytest.approx(math.log(0.9 / 0.05))
+    assert answer_logit(listed[1:], {"yes"}, {"no"}) is None
+    assert answer_logit([Alternative("Yes", 0.0)], {"yes"}, {"no"}) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -127,12 +129,14 @@ def test_a_few_unreadable_answers_do_not_end_the_run(connect: Callable[..., Endp
 def test_a_model_that_thinks_aloud_gets_longer_answers(connect: Callable[..., EndpointLLM]) -> None:
     def reply(body: dict[str, Any]) -> httpx.Response:
         if body["max_tokens"] < 100:
-            choice = {"message": {"content": "<think>The person"}, "finish_reason": "length"}
+            choice: dict[str, Any] = {"message": {"content": "<think>The person"}, "finish_reason": "length"}
         else:
             tokens = [("<think>", -0.1), ("Yes", -0.1), ("</think>", -0.1), ("\n\n", -0.1), ("No", math.log(0.8))]
-            content = [{"token": t, "top_logprobs": [{"token": t, "logprob": p}]} for t, p in tokens]
-            content[-1]["top_logprobs"].append({"token": "Yes", "logprob": math.log(0.1)})  # type: ignore[attr-defined]
-            choice = {"message": {"content": "<think>Yes</think>\n\nNo"}, "logprobs": {"content": content}}  # type: ignore[dict-item]
+            content: list[dict[str, Any]] = [
+                {"token": t, "top_logprobs": [{"token": t, "logprob": p}]} for t, p in tokens
+            ]
+            content[-1]["top_logprobs"].append({"token": "Yes", "logprob": math.log(0.1)})
+            choice = {"message": {"content": "<think>Yes</think>\n\nNo"}, "logprobs": {"content": content}}
         return httpx.Response(200, json={"choices": [choice]})
 
     server = Server(reply)
@@ -316,5 +320,6 @@ def test_leaving_early_cancels_what_is_in_flight(connect: Callable[..., Endpoint
     scorer = connect(Server(_text("Yes")), concurrency=2)
     scoring = scorer.score([ASK] * 10)
     next(scoring)
-    scoring.close()  # type: ignore[attr-defined]
+    assert isinstance(scoring, Generator)
+    scoring.close()
     assert _one(scorer) == [TEXT_LOGIT] * 3
