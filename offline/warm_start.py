@@ -53,7 +53,8 @@ class LikesLearner:
             past = self._histories[user]
             before.append(tuple(past[-self.length :]))
             past.append(Interaction(item, Response.POSITIVE))
-        self._replay.extend(organic_batch(before, items, self.length, strengths))
+        owners = [user + 1 for user in users]  # 0 is nobody
+        self._replay.extend(organic_batch(before, items, self.length, strengths, owners))
         self.boltzmann.update(self._replay, len(items), self._generator)
 
 

@@ -18,6 +18,7 @@ Few weights that speak for all, and each item's bias, are learned exactly (`Post
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.policy import losses, organic
+from service.policy.co_likes import LEARNED_SHARE, TEXT_SHARE, co_like_vectors
 from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
@@ -33,6 +35,8 @@ from service.policy.posterior import Known, Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
+_FEWEST_LIKES = 500  # between two times that vectors are found anew
+_RIDGE = 1.0
 _BESIDE_TASTE = 0.1  # strength that a taste starts with beside the prior's
 _LEAST_LIKELY = 0.02  # so that one dislike counts as fifty answers at most
 
@@ -90,12 +94,15 @@ class Boltzmann:
         config: BoltzmannConfig,
         prior: ItemScorer | None = None,
         known: Known | None = None,
+        origin: ItemScorer | None = None,
     ) -> None:
         """Start to learn from a network on.
 
         Args:
             prior: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed.
             known: what logs taught, of the network or, in A-iALP_ap, of its prior, whose features are the same.
+            origin: the pre-trained policy, of whose vectors co-likes make new ones; not changed. A copy of `actor` if
+                not given.
         """
         self.actor, self.config, self.prior = actor, config, prior
         # A network comes without the weights' precision, so that of its biases would say too much.
@@ -108,7 +115,9 @@ class Boltzmann:
             actor.begin_taste(share * config.taste_start, share * config.taste_level_start)
         self.posterior, self.hazard = Posterior(actor, known), Hazard()
         self._prior_table: ItemTable | None = None  # it does not change
+        self._origin = deepcopy(actor).requires_grad_(False) if origin is None else origin
         self._due = 0.0
+        self._likes = self._likes_due = 0  # organic ones so far, and until when vectors wait
         self._make_optimizer()
 
     @property
@@ -216,6 +225,10 @@ class Boltzmann:
             likes = 0 if latest.organic is None else int(latest.organic.sum())
             self._due += (new - likes) * self.config.updates_per_transition + likes * self.config.updates_per_like
             self._take_in(organic.with_others(latest, n_items, generator))
+            self._likes += likes
+            if self._likes >= max(self._likes_due, _FEWEST_LIKES):
+                self._likes_due = self._likes + max(_FEWEST_LIKES, self._likes // 50)
+                self._find_vectors(replay)
         metrics: Metrics = {}
         while self._due >= 1:
             self._due -= 1
@@ -225,10 +238,23 @@ class Boltzmann:
             metrics |= self.posterior.gains(self.actor)
         return metrics
 
+    @torch.no_grad()
+    def _find_vectors(self, replay: Replay) -> None:
+        """Place items by who liked them of their own accord (`co_likes`); a new item's place follows from its text."""
+        actor, origin = self.actor, self._origin
+        before = origin.project(origin.text) + origin.id_vectors
+        share = LEARNED_SHARE if origin.id_vectors.any() else TEXT_SHARE
+        vectors = co_like_vectors(replay.likes(), before, share, actor.project(actor.text) + actor.id_vectors)
+        text = actor.text
+        by_text = torch.linalg.solve(text.T @ text + _RIDGE * torch.eye(text.shape[1]), text.T @ vectors)
+        actor.project.weight.copy_(by_text.T)
+        actor.id_vectors.copy_(vectors - text @ by_text)
+
     def grow(self, text: Tensor) -> None:
         """Take in a longer catalogue; see Learner.grow."""
         optimizer = optimizer_tensors(self._optimizer)
         self.actor = self.actor.with_text(text)
+        self._origin = self._origin.with_text(text).requires_grad_(False)
         self.posterior.grow(len(text))
         if self.prior is not None:
             self.prior, self._prior_table = self.prior.with_text(text).requires_grad_(False), None
@@ -239,6 +265,7 @@ class Boltzmann:
         """Weights, optimiser and the fraction of a step that is due."""
         return {
             "due": torch.tensor(self._due, dtype=torch.float64),
+            "likes": torch.tensor([self._likes, self._likes_due]),
             "hazard.counts": self.hazard.counts.clone(),
             "hazard.curvature": self.hazard.curvature.clone(),
             **prefixed("actor", self.actor.state_dict()),
@@ -251,6 +278,7 @@ class Boltzmann:
         self.actor.load_state_dict(under("actor", state))
         self.posterior.load_state_dict(under("posterior", state))
         self._due = state["due"].item()
+        self._likes, self._likes_due = map(int, state["likes"].tolist())
         self.hazard.counts = state["hazard.counts"].clone()
         self.hazard.curvature = state["hazard.curvature"].clone()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))

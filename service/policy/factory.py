@@ -59,5 +59,5 @@ def make_learner(
     if name == "boltzmann":
         config = configured(BoltzmannConfig(), overrides)
         prior = pretrained if builds_on_pretrained(name, variant) else None
-        return Boltzmann(learned, config, prior, known), {"name": name, **asdict(config)}
+        return Boltzmann(learned, config, prior, known, pretrained), {"name": name, **asdict(config)}
     raise ValueError(f"learner {name!r} is unknown; known are 'boltzmann' and 'a2c'")

@@ -52,6 +52,7 @@ def organic_batch(
     items: Sequence[int],
     max_history: int,
     strengths: Sequence[float] | None = None,
+    owners: Sequence[int] | None = None,
 ) -> Batch:
     """Make what `organic_transition` makes of each of B likes, in the states `histories` [B] of their users."""
     actions = torch.tensor(items, dtype=torch.int64).unsqueeze(1)
@@ -66,6 +67,7 @@ def organic_batch(
         next_state=states,
         turn=torch.zeros(len(actions), dtype=torch.int64),
         organic=torch.ones(len(actions), dtype=torch.bool),
+        owner=None if owners is None else torch.tensor(owners, dtype=torch.int64),
     )
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from service.policy.co_likes import Likes
 from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, States, Transition
 
 Block = dict[str, npt.NDArray[np.generic]]
@@ -110,7 +111,7 @@ class Replay:
         slots["discount"][rows] = batch.discount.numpy()
         slots["turn"][rows] = batch.turn.numpy()
         slots["organic"][rows] = False if batch.organic is None else batch.organic.numpy()
-        self._blocks["whose"]["owner"][rows] = 0
+        self._blocks["whose"]["owner"][rows] = 0 if batch.owner is None else batch.owner.numpy()
         only = self._blocks["named"]["only"]
         only[rows] = 0
         if batch.only is not None:
@@ -158,6 +159,15 @@ class Replay:
         is_shown = np.logical_not(slots["organic"][rows]) & (slots["actions"][rows, 0] != EMPTY_SLOT)
         rows = rows[is_shown]
         return self.rows(rows[max(0, len(rows) - n) :])
+
+    def likes(self) -> Likes:
+        """Likes without an impression that are held and are somebody's, oldest first."""
+        rows = np.arange(self.added - len(self), self.added) % self.capacity
+        slots, owners = self._blocks["slots"], self._blocks["whose"]["owner"]
+        is_like = slots["organic"][rows] & (owners[rows] != 0) & np.greater(slots["rewards"][rows, 0], 0)
+        rows = rows[is_like]
+        items, strengths = slots["actions"][rows, 0], slots["rewards"][rows, 0]
+        return Likes(owners[rows].astype(np.int64), items.astype(np.int64), strengths.astype(np.float64))
 
     def rates(self, n_items: int) -> npt.NDArray[np.float64]:
         """Mean reward of each item [A] over the slots held that showed it, drawn towards the mean of all items as by

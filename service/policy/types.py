@@ -46,6 +46,7 @@ class Batch(NamedTuple):
     turn: Tensor  # [B] int64, how many slates of the session came before
     only: Tensor | None = None  # [B, C] int64, item index or EMPTY_SLOT: what could be shown, where a request named it
     organic: Tensor | None = None  # [B] bool: a like that came by itself, beside items drawn at random (`organic`)
+    owner: Tensor | None = None  # [B] int64, whose each is; 0 for nobody's
 
 
 Key = TypeVar("Key")

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _WATCH_EVERY = 32  # closed impressions between looks at the arms
 _COVERED = 1_000  # latest closed slates of which coverage is told
 _FIRST_VERSION = 50  # impressions closed and organic likes, at least, before the first version that has learned
-_LAYOUT = 4  # of checkpoints; 3 had no strength of responses and no times, 2 no last version of full share
+_LAYOUT = 5  # of checkpoints; 4 had no count of likes, 3 no strength of responses and no times
 
 
 def _trusted(snapshot: Snapshot) -> int:
