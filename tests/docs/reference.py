@@ -107,9 +107,10 @@ def api() -> str:
     introduction = (
         "The contract, from the OpenAPI document that a running service has at `/openapi.json` (and, to try it, at "
         "`/docs`). All paths but those of health, Personalizer and the dashboard also work under `/v1`. Unknown fields "
-        "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) "
-        "(RFC 9457), whose `code` is stable. TypeScript types are in `service/client/client.d.ts`, the client in "
-        "Python in `service.client`."
+        "and wrong types are refused with the field's name. HEAD works wherever GET does. Bodies may be compressed "
+        "(gzip or deflate) and in another charset than UTF-8, if the request's head says so. Errors are "
+        "[problem documents](#problemdocument) (RFC 9457), whose `code` is stable. TypeScript types are in "
+        "`service/client/client.d.ts`, the client in Python in `service.client`."
     )
     return page("HTTP API", introduction, *parts)
 

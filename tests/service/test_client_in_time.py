@@ -232,4 +232,4 @@ def test_a_batch_may_take_as_long_as_its_size_asks_for(kind: str) -> None:
     client.put_items(ITEMS[:1])
     client.put_items([BatchItem(item_id=f"{n}", text="A film") for n in range(1_000)])
     client.item("film-0")
-    assert allowed == [(pytest.approx(10.05), 10.0), (pytest.approx(60.0), 10.0), (10.0, 10.0)]
+    assert allowed == [(pytest.approx(10.15), 10.0), (pytest.approx(160.0), 10.0), (10.0, 10.0)]
