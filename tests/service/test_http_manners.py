@@ -13,12 +13,12 @@ import httpx
 import pytest
 import redis as syncredis
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import create_app
 from service.settings import Settings
 from service.store.keys import Keys
 from tests.service.auth_examples import add_key
+from tests.service.prefix_examples import Stripping
 from tests.service.service_examples import problem_of, serving, serving_http, until
 
 SHOP = "https://shop.example"
@@ -172,21 +172,6 @@ def test_the_head_of_a_stream_ends(http_api: httpx.Client) -> None:
     head = http_api.head("/dashboard/stream")
     assert head.status_code == 200 and head.headers["content-type"].startswith("text/event-stream")
     assert http_api.get("/healthz").status_code == 200  # on the same connection
-
-
-class Stripping:
-    """A proxy that shows a service at a prefix, and takes the prefix away or leaves it."""
-
-    def __init__(self, app: ASGIApp, prefix: str, strips: bool) -> None:
-        self._app, self._prefix, self._strips = app, prefix, strips
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            assert scope["path"].startswith(self._prefix), scope["path"]
-            if self._strips:
-                path = scope["path"].removeprefix(self._prefix) or "/"
-                scope = {**scope, "path": path, "raw_path": path.encode()}
-        await self._app(scope, receive, send)
 
 
 @contextlib.contextmanager
