@@ -16,7 +16,7 @@ from service.policy.variants import Mixture, ServingConfig, Variant
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s?#@*,]+)$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s?#@*,A-Z]+)$")]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

@@ -54,7 +54,8 @@ def settings() -> str:
         elif (field := Settings.model_fields.get(found["field"])) is not None:
             name = "REDIS_URL" if found["field"] == "redis_url" else f"IALP_{found['field'].upper()}"
             default = json.dumps(field.default) if not isinstance(field.default, str | Path) else str(field.default)
-            rows.append([f"`{name}`", f"`{default}`", _values(schema[found["field"]]), field.description or ""])
+            default = f"`{default}`" if default else "empty"
+            rows.append([f"`{name}`", default, _values(schema[found["field"]]), field.description or ""])
     introduction = (
         "Environment variables of `python -m service`, read at the start of each process; a value that cannot be used "
         "stops the start with a line that names it. `null` is no value: leave the variable out. Objects are written as "

@@ -127,6 +127,7 @@ def test_without_keys_the_pages_of_named_origins_are_served(settings: Settings) 
         ({"cors_origins": ["shop.example"]}, "cors_origins"),
         ({"cors_origins": ["https://shop.example/"]}, "cors_origins"),
         ({"cors_origins": ["https://*.example"]}, "cors_origins"),
+        ({"cors_origins": ["https://Shop.example"]}, "cors_origins"),
         ({"cors_origins": ["*"], "auth": "off"}, "IALP_AUTH=on"),
         ({"root_path": "ialp"}, "root_path"),
         ({"root_path": "/ialp/"}, "root_path"),
