@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Annotated, Any
 
 import httpx
@@ -12,6 +12,13 @@ import msgspec
 # Servers write a token that cannot come as -inf, -9999 or null; less than this is all the same, and would not be JSON.
 LEAST_LOGPROB = -100.0
 MAX_LOGIT = 12.0
+YES = frozenset("yes y ja oui sí si sim tak evet да はい 是 会 네 예 نعم हाँ".split())  # noqa: SIM905
+NO = frozenset("no n nein nee nej non não nie hayır нет いいえ 否 不 不是 不会 아니요 아니오 لا नहीं".split())  # noqa: SIM905
+"""Words by which models agree and disagree; asked in English, some answer in the language of the items."""
+
+_THINKS, _THOUGHT = "<think>", "</think>"
+_MARKS = ".,:;!?*'\"\u3002\uff01\uff0c"
+_FIRST_TOKENS = 3  # of an answer, among which its word is looked for: marks and blanks may come before it
 
 
 class Alternative(msgspec.Struct, frozen=True):
@@ -21,14 +28,17 @@ class Alternative(msgspec.Struct, frozen=True):
     logprob: float
 
 
-class _Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True):
+    """A token of an answer, and what else could have come there."""
+
+    token: str = ""
     top_logprobs: list[Alternative] | None = None
 
 
 class Logprobs(msgspec.Struct, frozen=True):
     """`content` by chat completions, the others by completions with echo."""
 
-    content: list[_Place] | None = None
+    content: list[Place] | None = None
     text_offset: list[int] | None = None
     token_logprobs: list[float | None] | None = None
 
@@ -43,12 +53,27 @@ class Choice(msgspec.Struct, frozen=True):
     index: int = 0
     logprobs: Logprobs | None = None
     message: _Message | None = None
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """A chat's answer after what the model thought aloud; empty if it only thought."""
+        said = str((self.message.content if self.message else None) or "")
+        return said.rpartition(_THOUGHT)[2] if _THOUGHT in said else "" if _THINKS in said else said
 
     @property
     def word(self) -> str:
         """The first word of a chat's answer, in lower case and without marks; empty if there is none."""
-        words = str((self.message.content if self.message else None) or "").lower().split()
-        return words[0].strip(".,!*'\"") if words else ""
+        words = self.text.lower().split()
+        return words[0].strip(_MARKS) if words else ""
+
+    @property
+    def places(self) -> list[Place]:
+        """Tokens of a chat's answer after what the model thought aloud, the first few."""
+        listed = (self.logprobs.content if self.logprobs else None) or []
+        ends = [n for n, place in enumerate(listed) if _THOUGHT in place.token]
+        start = ends[-1] + 1 if ends else 0
+        return listed[start : start + _FIRST_TOKENS] if self.text or not self.message else []
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -79,18 +104,17 @@ def bounded(logprob: float) -> float:
     return min(0.0, max(LEAST_LOGPROB, logprob)) if not math.isnan(logprob) else LEAST_LOGPROB
 
 
-def answer_logit(alternatives: Sequence[Alternative], positive: str, negative: str) -> float | None:
-    """log P(positive) - log P(negative) from a token's listed alternatives; None if neither is among them.
+def answer_logit(alternatives: Sequence[Alternative], positive: Set[str], negative: Set[str]) -> float | None:
+    """log P(positive) - log P(negative) from a token's listed alternatives; None if no word of either is among them.
 
     An answer that is not listed is at most as probable as the least one that is.
     """
-    mass = {positive: 0.0, negative: 0.0}
+    high = low = 0.0
     for alternative in alternatives:
-        word = alternative.token.strip().lower()
-        if word in mass:
-            mass[word] += math.exp(bounded(alternative.logprob))
-    if not any(mass.values()):
+        word, mass = alternative.token.strip().lower(), math.exp(bounded(alternative.logprob))
+        high += mass * (word in positive)
+        low += mass * (word in negative)
+    if not high and not low:
         return None
-    floor = min(math.exp(bounded(a.logprob)) for a in alternatives)
-    high, low = (math.log(max(mass[word], floor, 1e-9)) for word in (positive, negative))
-    return max(-MAX_LOGIT, min(MAX_LOGIT, high - low))
+    floor = max(min(math.exp(bounded(a.logprob)) for a in alternatives), 1e-9)
+    return max(-MAX_LOGIT, min(MAX_LOGIT, math.log(max(high, floor)) - math.log(max(low, floor))))

@@ -42,11 +42,20 @@ _Interactions = Annotated[
 _LikedAt = Annotated[
     float | None, typer.Option(help="Least value that counts as liked, without a column `liked`.", rich_help_panel=_OWN)
 ]
+_LikedTypes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="star,purchase",
+        help="Types of interactions that are likes, without a column `liked`.",
+        rich_help_panel=_OWN,
+        show_default="all",
+    ),
+]
 _ItemColumns = Annotated[
     str | None,
     typer.Option(
         metavar="id=SKU,text=NAME",
-        help="Your names of the columns id, text, categories.",
+        help="Your names of the columns id, text, categories, hidden.",
         rich_help_panel=_OWN,
         show_default="recognised",
     ),
@@ -55,7 +64,7 @@ _InteractionColumns = Annotated[
     str | None,
     typer.Option(
         metavar="user=CUSTOMER,...",
-        help="Your names of the columns user, item, value, liked, time.",
+        help="Your names of the columns user, item, value, liked, type, time.",
         rich_help_panel=_OWN,
         show_default="recognised",
     ),
@@ -107,6 +116,7 @@ def command(
     items: _Items = None,
     interactions: _Interactions = None,
     liked_at: _LikedAt = None,
+    liked_types: _LikedTypes = None,
     item_columns: _ItemColumns = None,
     interaction_columns: _InteractionColumns = None,
     category_separator: _CategorySeparator = None,
@@ -148,8 +158,8 @@ def command(
             raise OfflineError(f"{option} {path}: there is no such file; check the path")
     words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
     scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
-    own = (interactions, liked_at, item_columns, interaction_columns, category_separator, encoding, *words.values())
-    if source != "catalogue" and any(value is not None for value in own):
+    forms = (liked_at, liked_types, item_columns, interaction_columns, category_separator, encoding)
+    if source != "catalogue" and any(value is not None for value in (interactions, *forms, *words.values())):
         raise OfflineError("--interactions, options of your files, and the words are for --source catalogue only")
     reading = Reading(
         _chosen(item_columns, ITEM_COLUMNS, "--item-columns"),
@@ -157,6 +167,7 @@ def command(
         "" if category_separator == "none" else category_separator,
         encoding,
         liked_at,
+        frozenset(part.strip() for part in liked_types.split(",")) if liked_types else frozenset(),
     )
     if items is not None:
         dataset = load_catalogue(items, interactions, scenario=scenario, reading=reading)
@@ -167,7 +178,8 @@ def command(
     console = Console(stderr=True)
     if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
         raise _unusable(dataset, console)
-    config = {"source": source, **asdict(reading), "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
+    told = asdict(reading) | {"liked_types": sorted(reading.liked_types)}
+    config = {"source": source, **told, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
     inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
     save_dataset(dataset, out, config=config, inputs=inputs)
     console.print(_summary(dataset, out))

@@ -214,6 +214,8 @@ def run_stage(
         highlight=False,
         soft_wrap=True,
     )
+    for note in scorer.given_up:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if interruption is not None:
         raise interruption  # who waits for a whole stage must know that it is not
     return preferences
@@ -229,6 +231,7 @@ def _results(preferences: Preferences, judge: Judge) -> dict[str, Any]:
         "model": judge.scorer.model_id,
         "n_judgements": len(judge.cache),
         "n_new": judge.judged,
+        "given_up": list(judge.scorer.given_up),
         "n_priors": len(preferences.priors),
         "n_personal": len(preferences.personal),
         "calibration": asdict(preferences.calibration),

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from offline.completions import Choice, Completion, answer_logit, bounded, read_completion
+from offline.completions import NO, YES, Choice, Completion, answer_logit, bounded, read_completion
 from offline.datasets import Scenario
+from offline.dialect import Dialect
 from offline.errors import OfflineError
 from offline.llm import Answer, Ask, Score
 from offline.prompts import (
@@ -28,6 +29,11 @@ from offline.prompts import (
 
 # The logit of an answer that came without probabilities: 9 to 1.
 TEXT_LOGIT = math.log(9.0)
+_RATE_LIMITED = 429
+_MOST_RATE_LIMITS = 30  # in a row, for one question: with waits of a minute at most, a quarter of an hour
+_LONGEST_WAIT_S = 60.0
+_UNUSABLE = 36  # answers that are no answer, of which nine in ten may be no more
+_FEW = 0.1
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FATAL = {
     401: "refused the key",
@@ -80,7 +86,7 @@ class EndpointLLM:
         self.config, self.scenario, self.style = config, scenario, config.style
         self.model_id = f"{config.model}@{url.host}:{url.port or url.scheme}{url.path.rstrip('/')}"
         self.exhausted: str | None = None
-        self.calls = self.tokens = self.unclear = 0
+        self.calls = self.tokens = self.clear = self.unclear = 0
         key = os.environ.get(config.api_key_env, "")
         self._secret = key
         self._client = httpx.AsyncClient(
@@ -89,13 +95,18 @@ class EndpointLLM:
             timeout=config.timeout_s,
             transport=transport,
         )
-        # What this server was found not to accept is not sent again.
-        self._chat_options: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": True, "top_logprobs": 20}
+        self._dialect = Dialect()
         self._slots = asyncio.Semaphore(config.concurrency)
         self._runner = asyncio.Runner()
 
     def __repr__(self) -> str:
         return f"EndpointLLM({self.model_id!r}, {self.style!r})"
+
+    @property
+    def given_up(self) -> list[str]:
+        """See `Scorer.given_up`."""
+        unclear = f"{self.unclear:,} of {self.clear + self.unclear:,} answers could not be read, and are not kept"
+        return [*self._dialect.given_up.values(), *([unclear] if self.unclear else [])]
 
     def close(self) -> None:
         """Close the connections."""
@@ -134,7 +145,7 @@ class EndpointLLM:
         if self.style == "choose":
             return await self._choose(ask)
         messages = [judge_messages(self.scenario, ask.history, c) for c in ask.candidates]
-        results = await asyncio.gather(*(self._logit(m, "yes", "no") for m in messages), return_exceptions=True)
+        results = await asyncio.gather(*(self._logit(m, YES, NO) for m in messages), return_exceptions=True)
         return [_score_or_cap(result) for result in results]
 
     async def _choose(self, ask: Ask) -> Answer:
@@ -146,7 +157,8 @@ class EndpointLLM:
         orders = [order for i, j in pairs for order in ((i, j), (j, i))]
         texts = [(ask.candidates[i], ask.candidates[j]) for i, j in orders]
         messages = [choose_messages(self.scenario, ask.history, a, b) for a, b in texts]
-        results = await asyncio.gather(*(self._logit(m, "a", "b") for m in messages), return_exceptions=True)
+        a, b = frozenset("a"), frozenset("b")
+        results = await asyncio.gather(*(self._logit(m, a, b) for m in messages), return_exceptions=True)
         scores = [_score_or_cap(result) for result in results]
         if any(score is None for score in scores):
             return [None] * n
@@ -158,26 +170,47 @@ class EndpointLLM:
         strengths = np.linalg.lstsq(design, margins, rcond=None)[0]
         return [Score(float(s), 1) for s in strengths]
 
-    async def _logit(self, messages: list[Message], positive: str, negative: str) -> Score:
-        body = {"model": self.config.model, "messages": [m._asdict() for m in messages]}
-        choice = (await self._post("/chat/completions", body, self._chat_options)).choices[0]
-        listed = (choice.logprobs.content if choice.logprobs else None) or []
-        for place in listed[:3]:
-            logit = answer_logit(place.top_logprobs or [], positive, negative)
+    async def _logit(self, messages: list[Message], positive: frozenset[str], negative: frozenset[str]) -> Score | None:
+        """The logit of a chat's answer; None if it is neither."""
+        dialect = self._dialect
+        while True:
+            body = {"model": self.config.model, "messages": dialect.messages(messages)} | dialect.options
+            choice = (await self._post("/chat/completions", body)).choices[0]
+            logits = (answer_logit(place.top_logprobs or [], positive, negative) for place in choice.places)
+            logit = next((logit for logit in logits if logit is not None), None)
+            if logit is None and choice.word in positive | negative:
+                logit = TEXT_LOGIT if choice.word in positive else -TEXT_LOGIT
+                dialect.given_up.setdefault("text", "without log-probabilities, an answer counts as 9 to 1")
             if logit is not None:
+                self.clear += 1
                 return Score(logit, 1)
-        word = choice.word
-        if word not in (positive, negative):
-            self.unclear += 1
-        return Score({positive: TEXT_LOGIT, negative: -TEXT_LOGIT}.get(word, 0.0), 1)
+            if not dialect.lengthen(choice, body):
+                self._note_unclear(choice)
+                return None
+
+    def _note_unclear(self, choice: Choice) -> None:
+        """Count an answer that cannot be read.
+
+        Raises:
+            OfflineError: nearly none can.
+        """
+        self.unclear += 1
+        if self.unclear >= _UNUSABLE and self.clear < _FEW * (self.clear + self.unclear):
+            said = str((choice.message.content if choice.message else None) or "")
+            wanted = "A nor B" if self.style == "choose" else "Yes nor No"
+            raise OfflineError(
+                f"{self.unclear} of the first {self.clear + self.unclear} answers of {self.config.model} are neither"
+                f" {wanted}, the last one {said[:80]!r}; none of these is kept. Use a model that follows instructions,"
+                " or --style likelihood with a server that echoes"
+            )
 
     async def _likelihood(self, ask: Ask) -> Answer:
         prefix = likelihood_prefix(self.scenario, ask.history, ask.name_only)
         prompts = [prefix + likelihood_continuation(c) for c in ask.candidates]
-        body = {"model": self.config.model, "prompt": prompts}
         options = {"temperature": 0, "max_tokens": 1, "echo": True, "logprobs": 1}
+        body = {"model": self.config.model, "prompt": prompts} | options
         try:
-            choices = (await self._post("/completions", body, options)).choices
+            choices = (await self._post("/completions", body)).choices
         except _CapReachedError:
             return [None] * len(prompts)
         by_index = {choice.index: choice for choice in choices}
@@ -195,14 +228,16 @@ class EndpointLLM:
             )
         return Score(sum(kept) / len(kept), len(kept))
 
-    async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any]) -> Completion:
-        estimate = sum(map(len, _texts(body))) // 4 + int(options.get("max_tokens", 4))
+    async def _post(self, path: str, body: dict[str, Any]) -> Completion:
+        """The answer to a body; with chat options that the server refuses, to one with others."""
+        estimate = sum(map(len, _texts(body))) // 4 + int(body.get("max_tokens", body.get("max_completion_tokens", 4)))
+        attempt = limited = 0
         async with self._slots:
-            for attempt in range(self.config.max_retries + 1):
+            while True:
                 self._reserve(estimate)
                 wait_s = self.config.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
                 try:
-                    reply = await self._client.post(path.lstrip("/"), json=body | options)
+                    reply = await self._client.post(path.lstrip("/"), json=body)
                 except httpx.RequestError as error:  # DecodingError too: a body that is not what its header says
                     problem = type(error).__name__
                     self.tokens -= estimate
@@ -210,16 +245,28 @@ class EndpointLLM:
                     if reply.is_success:
                         return self._read(reply, estimate)
                     self.tokens -= estimate
-                    if self._adapt(reply, options):
+                    if "messages" in body and self._dialect.adapt(reply, body):
+                        body = self._adapted(body)
                         continue
                     problem = self._problem(reply)
-                    wait_s = max(wait_s, _retry_after_s(reply))
-                if attempt < self.config.max_retries:
-                    await asyncio.sleep(wait_s)
+                    wait_s = max(min(wait_s, _LONGEST_WAIT_S), _retry_after_s(reply))
+                if problem == f"HTTP {_RATE_LIMITED}" and limited < _MOST_RATE_LIMITS:
+                    limited += 1  # it answers, and says when; to wait is what it asks for
+                    wait_s = max(wait_s, min(_LONGEST_WAIT_S, self.config.backoff_s * 2**limited))
+                elif attempt < self.config.max_retries:
+                    attempt += 1
+                else:
+                    break
+                await asyncio.sleep(wait_s)
         raise OfflineError(
-            f"the server at {self.config.base_url} gave no answer in {attempt + 1} tries ({problem}); "
+            f"the server at {self.config.base_url} gave no answer in {attempt + limited + 1} tries ({problem}); "
             "what was judged is kept: run the same command again once it answers"
         )
+
+    def _adapted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The same question with the options that are left."""
+        messages = [Message(message["role"], message["content"]) for message in body["messages"]]
+        return {"model": body["model"], "messages": self._dialect.messages(messages)} | self._dialect.options
 
     def _reserve(self, estimate: int) -> None:
         """Count a call before it is made: with many in flight a cap checked afterwards would be overrun."""
@@ -240,17 +287,6 @@ class EndpointLLM:
         used = answer.usage.total_tokens if answer.usage is not None else None
         self.tokens += used - estimate if used is not None else 0
         return answer
-
-    def _adapt(self, reply: httpx.Response, options: dict[str, Any]) -> bool:
-        """Drop or rename the option that this server says it does not know; False if it complains of another."""
-        if reply.status_code not in (400, 422):
-            return False
-        if "max_completion_tokens" in reply.text and "max_tokens" in options:
-            options["max_completion_tokens"] = options.pop("max_tokens")
-            return True
-        refused = [name for name in ("top_logprobs", "logprobs", "temperature") if name in reply.text]
-        dropped = [options.pop(name) for name in refused if name in options and "echo" not in options]
-        return bool(dropped)
 
     def _problem(self, reply: httpx.Response) -> str:
         if reply.status_code in _RETRIED:
@@ -277,8 +313,8 @@ def require_server(base_url: str) -> None:
         pass
 
 
-def _score_or_cap(result: Score | BaseException) -> Score | None:
-    if isinstance(result, Score):
+def _score_or_cap(result: Score | BaseException | None) -> Score | None:
+    if result is None or isinstance(result, Score):
         return result
     if isinstance(result, _CapReachedError):
         return None

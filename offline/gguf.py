@@ -60,6 +60,7 @@ class GgufLLM:
 
     style: Style = "likelihood"
     exhausted: str | None = None
+    given_up: Sequence[str] = ()
 
     def __init__(
         self, path: Path, scenario: Scenario, *, sha256: str | None = None, processes: int | None = None

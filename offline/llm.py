@@ -47,8 +47,13 @@ class Scorer(Protocol):
     def exhausted(self) -> str | None:
         """Why no more will be asked (a cap is reached), or None."""
 
+    @property
+    def given_up(self) -> Sequence[str]:
+        """What the model or its server could not do, and what was done instead."""
+
     def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
-        """Yield (index of the ask, one score per candidate) in order of completion; None where the cap was reached.
+        """Yield (index of the ask, one score per candidate) in order of completion; None where the cap was
+        reached or the answer could not be read.
 
         Raises:
             OfflineError: the model cannot be asked.

@@ -24,14 +24,17 @@ from offline.judge import Judge
 from offline.judgements import JudgementCache
 from offline.preferences import Preferences
 from offline.scorers import RecordedScorer
+from service.command_line.progress import progress
 
 if TYPE_CHECKING:
     from offline.pretrain import PretrainConfig, Pretrained
+    from offline.warm_start import WarmStart
     from service.policy.snapshot import Snapshot, SnapshotCatalogue
 
 STAGE = "pretrain"
 SNAPSHOT = "snapshot"
-_TASTE = "Policy"
+_TASTE, _FROM_LOGS = "Policy", "Your logs"
+_DAY_S = 86_400.0
 
 
 _Run = Annotated[Path, typer.Option(help="The run's folder; reads RUN/dataset and RUN/distil, writes RUN/snapshot.")]
@@ -57,6 +60,25 @@ _Temperature = Annotated[
         show_default="0.1",
     ),
 ]
+_Logs = Annotated[
+    bool,
+    typer.Option(
+        "--logs", help="Also learn from the likes among the data set's interactions.", rich_help_panel=_FROM_LOGS
+    ),
+]
+_HalfLife = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        metavar="DAYS",
+        help="Age at which a like counts by half; needs times.",
+        rich_help_panel=_FROM_LOGS,
+        show_default="all count alike",
+    ),
+]
+_MostLikes = Annotated[
+    int, typer.Option(min=100, help="Learn from the latest of them, at most so many.", rich_help_panel=_FROM_LOGS)
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 _Overwrite = Annotated[bool, typer.Option(help="Replace an existing RUN/snapshot.")]
 
@@ -66,12 +88,17 @@ def command(
     prior_weight: _PriorWeight = PRIOR_WEIGHT,
     personal_weight: _PersonalWeight = PERSONAL_WEIGHT,
     temperature: _Temperature = None,
+    logs: _Logs = False,
+    half_life: _HalfLife = None,
+    most_likes: _MostLikes = 200_000,
     seed: _Seed = 0,
     overwrite: _Overwrite = False,
 ) -> None:
     """Pre-train a policy from a language model's preferences (iALP); needs no user logs, and seconds.
 
-    Needs: RUN/dataset and RUN/distil, which `datasets` and `distil` write.
+    With --logs the likes of real users are learned on top of that, in order of time; minutes for a hundred thousand.
+
+    Needs: RUN/dataset and RUN/distil, which `datasets` and `distil` write; with --logs a data set with interactions.
 
     Writes: RUN/snapshot, which `service dev --snapshot` serves, and RUN/pretrain with how far the judgements can be
     trusted.
@@ -81,6 +108,7 @@ def command(
     Examples:
         python -m offline pretrain --run runs/mine
         python -m offline pretrain --run runs/mine --temperature 0.3 --overwrite
+        python -m offline pretrain --run runs/mine --logs --half-life 180
     """
     import torch
 
@@ -110,8 +138,9 @@ def command(
     with console.status("embedding the items' texts"):
         embeddings = embed_items(dataset, config.encoder)
     result = pretrain([item.item_id for item in dataset.items], embeddings, preferences, config)
-    report = {**result.report, "seconds": time.monotonic() - started}
-    snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report)
+    warm = learn_logs(dataset, result, seed, half_life, most_likes, console) if logs else None
+    report = {**result.report, **(warm.foretold if warm else {}), "seconds": time.monotonic() - started}
+    snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report, warm)
     items = tuple(CatalogueItem(item.item_id, item.text, item.categories) for item in dataset.items)
     _replace_snapshot(target, snapshot, SnapshotCatalogue(items, embeddings))
     inputs = {"distil/manifest.json": sha256_file(run / "distil" / "manifest.json")}
@@ -119,6 +148,41 @@ def command(
     (run / STAGE).mkdir(exist_ok=True)
     write_manifest(run / STAGE, STAGE, config=json.loads(json.dumps(asdict(config))), results=results, inputs=inputs)
     _tell(console, dataset, result, preferences, target)
+
+
+def learn_logs(
+    dataset: Dataset, result: Pretrained, seed: int, half_life: float | None, most: int, console: Console
+) -> WarmStart:
+    """What the data set's likes make of the pre-trained policy, with progress and a summary.
+
+    Raises:
+        OfflineError: it has no likes.
+    """
+    from offline.warm_start import Likes, warm_start
+
+    found = dataset.interactions
+    likes = found and Likes.of(found, None if half_life is None else half_life * _DAY_S, most)
+    if found is None or not likes:
+        raise OfflineError("--logs: the data set has no likes; give `datasets` the --interactions of your users")
+    with progress("learning from logs", len(likes), "likes", console=console) as bar:
+        warm = warm_start(result.actor, likes, seed, bar.advance)
+    left_out = int(found.liked.sum()) - len(likes)
+    console.print(
+        f"logs: {len(likes):,} likes of {len(set(likes.users.tolist())):,} users learned"
+        + (f", {left_out:,} older ones left out" if left_out else "")
+        + "; the last tenth, before it was learned: NDCG@10 "
+        + ", ".join(
+            f"{warm.foretold.get(f'ndcg_{name}', 0.0):.3f} {words}"
+            for name, words in (
+                ("with_logs", "with the likes before"),
+                ("pretrained", "without any"),
+                ("popularity", "by popularity"),
+            )
+        ),
+        highlight=False,
+        soft_wrap=True,
+    )
+    return warm
 
 
 def _tell(console: Console, dataset: Dataset, result: Pretrained, preferences: Preferences, target: Path) -> None:
@@ -159,12 +223,18 @@ def _replace_snapshot(target: Path, snapshot: Snapshot, catalogue: SnapshotCatal
 
 
 def make_snapshot(
-    dataset: Dataset, model: str, config: PretrainConfig, result: Pretrained, report: dict[str, float]
+    dataset: Dataset,
+    model: str,
+    config: PretrainConfig,
+    result: Pretrained,
+    report: dict[str, float],
+    warm: WarmStart | None = None,
 ) -> Snapshot:
-    """The first version; `model` names the language model that judged."""
+    """The first version; `model` names the language model that judged, `warm` is what logs made of its policy."""
     from service.policy.snapshot import Snapshot
     from service.policy.variants import ServingConfig
 
+    actor = warm.actor if warm else result.actor
     return Snapshot.of(
         version=1,
         parent=None,
@@ -173,10 +243,11 @@ def make_snapshot(
         text_encoder=config.encoder,
         projection=result.projection,
         serving=ServingConfig(),
-        pretrained=result.actor,
-        learned=result.actor,
-        critic=result.actor,
+        pretrained=actor,
+        learned=actor,
+        critic=actor,
         learner={"name": "ialp", **json.loads(json.dumps(asdict(config)))},
         lineage={"dataset": dataset.name, "language_model": model},
         metrics=report,
+        known=warm.known if warm else None,
     )

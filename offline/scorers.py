@@ -52,6 +52,7 @@ class RecordedScorer:
     """Stands for a model whose judgements are all in the cache; it is never asked."""
 
     exhausted: str | None = "only recorded judgements are used"
+    given_up: Sequence[str] = ()
 
     def __init__(self, model_id: str, style: Style, scenario: Scenario) -> None:
         self.model_id, self.style, self.scenario = model_id, style, scenario

@@ -27,6 +27,7 @@ class Reading:
     category_separator: str | None = None  # of several categories in one text; "" for none
     encoding: str | None = None
     liked_at: float | None = None  # least value that is liked, without a column for it; None: all are
+    liked_types: frozenset[str] = frozenset()  # types that are likes, without a column for it; empty: all are
 
 
 def load_catalogue(
@@ -47,13 +48,13 @@ def load_catalogue(
     """
     reading = reading or Reading()
     problems: Problems = []
-    items, notes = _read_items(items_path, reading, problems)
+    items, hidden, notes = _read_items(items_path, reading, problems)
     if not items:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise OfflineError(f"{items_path}: no usable item{first}")
     interactions = None
     if interactions_path is not None:
-        interactions, more = _read_interactions(interactions_path, items_path.name, items, reading, problems)
+        interactions, more = _read_interactions(interactions_path, items_path.name, items, hidden, reading, problems)
         notes += more
     problems.sort(key=lambda problem: (problem.file != str(items_path), problem.line))
     return Dataset("catalogue", scenario or Scenario(), tuple(items), interactions, tuple(problems), tuple(notes))
@@ -65,7 +66,8 @@ class _BadField(Exception):
         self.field = field
 
 
-def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[Item], list[str]]:
+def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[Item], set[str], list[str]]:
+    """Items, the ids of hidden ones, and notes."""
     table = read_table_file(path, problems, reading.encoding)
     columns = Columns(path, ITEM_COLUMNS, reading.item_columns, "--item-columns")
     if table.columns:
@@ -75,8 +77,12 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
     if separator is None:
         separator = cells.separator_of(columns.cell(row, "categories")[1] for _, row in rows)
     items: dict[str, Item] = {}
+    hidden: set[str] = set()
     for line, row in rows:
         try:
+            if _truth(*columns.cell(row, "hidden"), default=False):
+                hidden.add(_identifier(row, columns, "id"))
+                continue
             item = _item(row, columns, separator)
             if item.item_id in items:
                 raise _BadField("id", f"{item.item_id!r} is in the file twice")
@@ -84,7 +90,9 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
         except _BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
     notes = [*table.notes, *columns.notes(), *_about(items.values(), separator)]
-    return list(items.values()), [f"{path.name}: {note}" for note in notes]
+    if hidden:
+        notes.append(f"{len(hidden):,} hidden items left out")
+    return list(items.values()), hidden, [f"{path.name}: {note}" for note in notes]
 
 
 def _about(items: Iterable[Item], separator: str | None) -> list[str]:
@@ -122,7 +130,7 @@ def _item(row: Mapping[str, Any], columns: Columns, separator: str | None) -> It
 
 
 def _read_interactions(
-    path: Path, items_name: str, items: list[Item], reading: Reading, problems: Problems
+    path: Path, items_name: str, items: list[Item], hidden: set[str], reading: Reading, problems: Problems
 ) -> tuple[Interactions, list[str]]:
     table = read_table_file(path, problems, reading.encoding)
     columns = Columns(path, INTERACTION_COLUMNS, reading.interaction_columns, "--interaction-columns")
@@ -131,16 +139,21 @@ def _read_interactions(
     rows = list(table.rows)
     order, is_told = cells.date_order(columns.cell(row, "time")[1] for _, row in rows)
     index: dict[Hashable, int] = {item.item_id: n for n, item in enumerate(items)}
-    observations = []
+    observations, of_hidden = [], 0
     for line, row in rows:
         try:
-            observation = _observation(line, row, columns, reading.liked_at, order, table.has_decimal_commas)
+            observation = _observation(line, row, columns, reading, order, table.has_decimal_commas)
+            if observation.item in hidden:
+                of_hidden += 1
+                continue
             if observation.item not in index:
                 raise _BadField("item", f"{observation.item!r} is not in {items_name}")
             observations.append(observation)
         except _BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
     notes = [*table.notes, *columns.notes()]
+    if of_hidden:
+        notes.append(f"{of_hidden:,} interactions with hidden items left out")
     if not is_told and any(cells.is_date(columns.cell(row, "time")[1]) for _, row in rows):
         notes.append(f"dates read with the {order} first; none tells")
     return index_observations(observations, index), [f"{path.name}: {note}" for note in notes]
@@ -150,7 +163,7 @@ def _observation(
     line: int,
     row: Mapping[str, Any],
     columns: Columns,
-    liked_at: float | None,
+    reading: Reading,
     order: cells.DateOrder,
     has_decimal_commas: bool,
 ) -> Observation:
@@ -168,12 +181,18 @@ def _observation(
             time = cells.as_unix_seconds(cell, order)
         except (TypeError, ValueError, OverflowError):
             raise _BadField(name, f"{str(cell)[:80]!r} is not a time (unix seconds, ISO 8601, or a date)") from None
-    name, cell = columns.cell(row, "liked")
+    liked = reading.liked_at is None or value >= reading.liked_at
+    if reading.liked_types:
+        liked &= str(columns.cell(row, "type")[1]) in reading.liked_types
+    return Observation(user, item, value, _truth(*columns.cell(row, "liked"), default=liked), time)
+
+
+def _truth(name: str, cell: Any, *, default: bool) -> bool:
     if cell is None or cell == "":
-        return Observation(user, item, value, liked_at is None or value >= liked_at, time)
+        return default
     if (word := str(cell).strip().lower()) not in _TRUTH:
         raise _BadField(name, f"{word[:80]!r} is not one of true, false, 1, 0, yes, no")
-    return Observation(user, item, value, _TRUTH[word], time)
+    return _TRUTH[word]
 
 
 def _identifier(row: Mapping[str, Any], columns: Columns, meaning: str) -> str:

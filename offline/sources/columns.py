@@ -25,6 +25,7 @@ ITEM_COLUMNS = _meanings(
     id=f"id {_ITEM_IDS}",
     text="text title name itemname productname producttitle headline label comment product item",
     categories="categories category genres genre tags tag producttype producttypes topics",
+    hidden="hidden ishidden",
 )
 """Names of an item's columns, in lower case without other signs; of several that a row has, the first with a cell."""
 
@@ -33,6 +34,7 @@ INTERACTION_COLUMNS = _meanings(
     item=f"{_ITEM_IDS} id",
     value="value rating score stars quantity",
     liked="liked",
+    type="type feedbacktype event eventtype action",
     time="time timestamp date datetime createdat occurredat eventtime orderdate orderedat",
 )
 """The same of an interaction's columns."""

@@ -29,10 +29,11 @@ from service.policy import losses, organic
 from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
-from service.policy.posterior import Posterior
+from service.policy.posterior import Known, Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
+_BESIDE_TASTE = 0.1  # strength that a taste starts with beside the prior's
 _LEAST_LIKELY = 0.02  # so that one dislike counts as fifty answers at most
 
 
@@ -83,14 +84,29 @@ def answer_counts(rewards: Tensor, response: Tensor) -> Tensor:
 class Boltzmann:
     """One network as critic and actor, learned by maximum likelihood."""
 
-    def __init__(self, actor: ItemScorer, config: BoltzmannConfig, prior: ItemScorer | None = None) -> None:
-        """`prior`: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed."""
+    def __init__(
+        self,
+        actor: ItemScorer,
+        config: BoltzmannConfig,
+        prior: ItemScorer | None = None,
+        known: Known | None = None,
+    ) -> None:
+        """Start to learn from a network on.
+
+        Args:
+            prior: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed.
+            known: what logs taught, of the network or, in A-iALP_ap, of its prior, whose features are the same.
+        """
         self.actor, self.config, self.prior = actor, config, prior
         # A network comes without the weights' precision, so that of its biases would say too much.
         actor.information.zero_()
+        if known is not None:
+            actor.information.copy_(known.information)
         if not actor.taste_level.detach().any():
-            actor.begin_taste(config.taste_start, config.taste_level_start)
-        self.posterior, self.hazard = Posterior(actor), Hazard()
+            # A prior that logs taught has a taste of its own: to start a second one would count each answer twice.
+            share = 1.0 if prior is None or not prior.taste_level.any() else _BESIDE_TASTE
+            actor.begin_taste(share * config.taste_start, share * config.taste_level_start)
+        self.posterior, self.hazard = Posterior(actor, known), Hazard()
         self._prior_table: ItemTable | None = None  # it does not change
         self._due = 0.0
         self._make_optimizer()

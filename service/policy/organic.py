@@ -47,14 +47,20 @@ def organic_transition(
     )
 
 
-def organic_batch(histories: Sequence[Sequence[Interaction]], items: Sequence[int], max_history: int) -> Batch:
+def organic_batch(
+    histories: Sequence[Sequence[Interaction]],
+    items: Sequence[int],
+    max_history: int,
+    strengths: Sequence[float] | None = None,
+) -> Batch:
     """Make what `organic_transition` makes of each of B likes, in the states `histories` [B] of their users."""
     actions = torch.tensor(items, dtype=torch.int64).unsqueeze(1)
+    rewards = torch.ones(actions.shape) if strengths is None else torch.tensor(strengths).unsqueeze(1)
     states = pack_states(histories, max_history)
     return Batch(
         state=states,
         actions=actions,
-        rewards=torch.ones(actions.shape),
+        rewards=rewards,
         propensities=torch.ones(actions.shape),
         discount=torch.ones(len(actions)),
         next_state=states,

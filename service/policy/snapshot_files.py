@@ -44,6 +44,7 @@ from service.policy.variants import ServingConfig
 _ITEM_IDS, _MANIFEST = "item_ids.json", "manifest.json"
 _EMBEDDINGS = "embeddings.safetensors"
 T = TypeVar("T")
+_NUMBERS, _EXACT = (torch.float32, torch.float16), (torch.float64,)
 _LARGE = 64 * 2**20  # bytes of a file that is not taken into memory whole
 
 
@@ -138,6 +139,9 @@ def _check_tensors(tensors: dict[str, Tensor], manifest: Manifest, path: Path) -
     critic = ["critic"] if under("critic", tensors) else []
     for name in ("pretrained", "learned", *critic):
         shapes |= {key: tuple(tensor.shape) for key, tensor in prefixed(name, network.state_dict()).items()}
+    if under("known", tensors):
+        n, width = manifest.n_items, sum(map(len, network.linear_weights()))
+        shapes |= {"known.shared": (width, width), "known.by_item": (n, width), "known.information": (n,)}
     _check_shapes(tensors, shapes, path)
 
 
@@ -145,7 +149,8 @@ def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ..
     if different := tensors.keys() ^ shapes.keys():
         raise SnapshotError(f"{path}: {min(different)!r} is missing, or is not a tensor of this network")
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.float16):
+        exact = name in ("known.shared", "known.by_item")
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (_EXACT if exact else _NUMBERS):
             raise SnapshotError(f"{path}: {name}: {tensor.dtype} {tuple(tensor.shape)}, expected {shapes[name]}")
         if not torch.isfinite(tensor).all():
             raise SnapshotError(f"{path}: {name}: holds numbers that are not finite")

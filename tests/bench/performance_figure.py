@@ -26,8 +26,9 @@ def _figure(width: float, height: float) -> Figure:
 
 def draw(told: Record, folder: Path) -> None:
     """Write the plots."""
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ialp"}
-    with mpl.rc_context(style):
+    with mpl.rc_context(
+        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ialp"}
+    ):
         figure = _figure(8, 3)
         axes = figure.subplots()
         names = [*REFERENCES, "ours"]

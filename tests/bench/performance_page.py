@@ -46,7 +46,8 @@ def ratios(hot: Record) -> dict[str, float]:
 def exponent(by_size: dict[str, float], beyond: float = 0.0) -> float:
     """Of the power law through times by size, by least squares of logarithms, of sizes above `beyond`."""
     points = [(math.log(float(size)), math.log(seconds)) for size, seconds in by_size.items() if float(size) > beyond]
-    return float(np.polyfit(*zip(*points, strict=True), 1)[0])
+    sizes, seconds_by_size = zip(*points, strict=True)
+    return float(np.polyfit(sizes, seconds_by_size, 1)[0])
 
 
 def _goals(told: Record) -> str:

@@ -149,7 +149,8 @@ def _request_times(n_items: int, n: int) -> Record:
         policy = policy.indexed()
         index_s = time.perf_counter() - began
     rng = np.random.default_rng(8)
-    draws, together, mass = [], [], []
+    draws, together = [], []
+    mass: list[tuple[float, float]] = []  # of the best and of all
 
     def wish() -> Draw:
         history = random_history(rng, n_items, HISTORY + 10)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
@@ -123,14 +123,13 @@ def distillation(_: Path) -> Record:
     decoded = {"prefix": 0, "names": 0}
     decode = engine._decode
 
-    def counted(tokens: Any, positions: Any, sequences: Any, wanted: Any) -> None:
-        decoded["names" if all(wanted) else "prefix"] += len(tokens)
-        decode(tokens, positions, sequences, wanted)
+    def counted(
+        tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[list[int]], needed: Sequence[bool]
+    ) -> None:
+        decoded["names" if all(needed) else "prefix"] += len(tokens)
+        decode(tokens, positions, sequences, needed)
 
-    asks = []
-    for _ in range(12):
-        history = tuple(Shown(title, 1) for title in _titles(rng, 10))
-        asks.append((history, _titles(rng, 40)))
+    asks = [(tuple(Shown(title, 1) for title in _titles(rng, 10)), _titles(rng, 40)) for _ in range(12)]
     engine._decode = counted  # type: ignore[method-assign]
     engine.score("The user enjoyed", ["warm"])
     decoded.update(prefix=0, names=0)

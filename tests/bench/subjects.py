@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def vowpal_wabbit(n_actions: int) -> Any:
 
 def main(name: str, port: int) -> None:
     """Serve until killed."""
-    subjects = {
+    subjects: dict[str, Callable[[], Any]] = {
         "bare": bare,
         "echo": echo,
         "echo_redis": echo_redis,

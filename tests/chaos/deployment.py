@@ -6,7 +6,6 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import httpx
 import redis as syncredis
@@ -79,19 +78,18 @@ class Deployment:
         newest = self.redis.xrevrange(self.keys.events, count=1)
         return newest[0][0].decode() if newest else "0-0"
 
-    def service(self, command: str, *, port: int | None = None, **shims: Any) -> Process:
-        """Another process of the service, not started; `shims`: see `processes.service_process`."""
+    def service(self, command: str, *, port: int | None = None, clock_s: float = 0.0, fsync_s: float = 0.0) -> Process:
+        """Another process of the service, not started; see `processes.service_process`."""
         settings = self.settings if port is None else self.settings.model_copy(update={"port": port})
         name = command if port is None else f"{command}-{port}"
-        return self._process(command, settings, self.folder / f"{name}.log", **shims)
+        return self._process(command, settings, self.folder / f"{name}.log", clock_s, fsync_s)
 
     def replace(self, *, clock_s: float = 0.0, fsync_s: float = 0.0) -> None:
         """Stop API and worker, and start them with another clock or a slower disk."""
         for old in (*self.apis, self.worker):
             old.stop()
-        shims = {"clock_s": clock_s, "fsync_s": fsync_s}
-        self.apis = [self.service("api", port=port, **shims) for port in self._ports]
-        self.worker = self.service("worker", **shims)
+        self.apis = [self.service("api", port=port, clock_s=clock_s, fsync_s=fsync_s) for port in self._ports]
+        self.worker = self.service("worker", clock_s=clock_s, fsync_s=fsync_s)
         for new in (*self.apis, self.worker):
             new.start()
 
@@ -131,6 +129,10 @@ class Deployment:
         """An operator's call to the first API."""
         httpx.post(self.urls[0] + path, json=body or None, timeout=5).raise_for_status()
 
+    def _clear(self) -> None:
+        for process in (*self.apis, self.worker):
+            process.clear()
+
     def __enter__(self) -> Deployment:
         with contextlib.ExitStack() as stack:
             stack.callback(self.redis.close)
@@ -139,7 +141,7 @@ class Deployment:
             if self.proxy is not None:
                 self.proxy.start()
                 stack.callback(self.proxy.stop)
-            stack.callback(lambda: [process.clear() for process in (*self.apis, self.worker)])
+            stack.callback(self._clear)
             for process in (*self.apis, self.worker):
                 process.start()
             until(lambda: all(self.ready(url) for url in self.urls), "readiness")

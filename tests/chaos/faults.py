@@ -35,7 +35,7 @@ class Fault:
     api_stays: bool = True  # every request gets an answer, /recommend always 200
     redis_stays: bool = True  # all feedback is taken at once, but for back-pressure
     event_time_stays: bool = True  # the log's clock goes on after it
-    prepare: Callable[[Path], contextlib.AbstractContextManager[None]] = field(default=contextlib.nullcontext)
+    prepare: Callable[[Path], contextlib.AbstractContextManager[object]] = field(default=contextlib.nullcontext)
     deployment: dict[str, Any] = field(default_factory=dict)
 
 

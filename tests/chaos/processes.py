@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 from service.runtime import embedded
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 STOP_S = 30.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -130,9 +134,9 @@ def run(command: str, clock_s: float, fsync_s: float) -> None:
     """Be `python -m service COMMAND` with another clock and a slower disk."""
     now, fsync = time.time, os.fsync
 
-    def slow_fsync(descriptor: int) -> None:
+    def slow_fsync(fd: FileDescriptorLike) -> None:
         time.sleep(fsync_s)
-        fsync(descriptor)
+        fsync(fd)
 
     if clock_s:
         time.time = lambda: now() + clock_s

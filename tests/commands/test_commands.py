@@ -28,7 +28,7 @@ from tests.commands.examples import MAINS, Run
 def tree(package: str) -> dict[tuple[str, ...], Any]:
     """Every group and command of a package by its words, as a user would say them."""
     found: dict[tuple[str, ...], Any] = {}
-    waiting = [((), get_command(MAINS[package].app))]
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), get_command(MAINS[package].app))]
     while waiting:
         words, command = waiting.pop()
         found[words] = command

@@ -24,6 +24,6 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
         path = str(own / "chromium")
         environment["LD_LIBRARY_PATH"] += os.pathsep + str(own)
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    browser = playwright.chromium.launch(executable_path=path, env=environment, args=arguments)
+    browser = playwright.chromium.launch(executable_path=path, env={**environment}, args=arguments)
     yield browser
     browser.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 import redis as syncredis
@@ -10,6 +11,8 @@ import redis as syncredis
 from service.settings import Settings
 
 PLANTED = "<script>document.title='planted'</script><b>Bold & 'quoted'</b>"
+
+Scheme = Literal["light", "dark"]  # what a reader's screen prefers
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from tests.dashboard.chromium import chromium
 
-_SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+_SIZES: dict[str, ViewportSize] = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 _VIEWS = ("now", "versions", "try", "logs")
 
 
@@ -27,7 +26,7 @@ def main(
                     base_url=url,
                     viewport=viewport,
                     color_scheme=scheme,
-                    reduced_motion="reduce",  # type: ignore[arg-type]
+                    reduced_motion="reduce",
                 )
                 page = context.new_page()
                 for view in _VIEWS:
@@ -50,4 +49,4 @@ def _open(page: Page, view: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)

@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from service.store.keys import Keys
-from tests.dashboard.dashboard_examples import Site
+from tests.dashboard.dashboard_examples import Scheme, Site
 from tests.dashboard.test_dashboard import VIEWS, go
 from tests.service.auth_examples import add_key
-from tests.service.service_examples import Server, until
+from tests.service.service_examples import Server, until_ready
 
 
 def test_all_of_it_works_by_keyboard(lively: Site, page: Page) -> None:
@@ -37,8 +37,10 @@ def test_all_of_it_works_by_keyboard(lively: Site, page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_serious_stands_in_the_way_of_anybody(lively: Site, browser: Browser, view: str, scheme: str) -> None:
-    context = browser.new_context(base_url=lively.url, color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+def test_nothing_serious_stands_in_the_way_of_anybody(
+    lively: Site, browser: Browser, view: str, scheme: Scheme
+) -> None:
+    context = browser.new_context(base_url=lively.url, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     go(page, view)
     expect(page.get_by_text("Loading…")).to_have_count(0)
@@ -78,7 +80,7 @@ def test_a_key_is_asked_for_and_never_stored(site: Site, browser: Browser, tmp_p
     reader = add_key(site.redis, Keys(closed.key_prefix), "serve")
     admin = add_key(site.redis, Keys(closed.key_prefix), "admin", "serve", "feedback")
     with Server(closed) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         context = browser.new_context(base_url=str(client.base_url))
         page = context.new_page()
         page.goto("/")
@@ -110,9 +112,9 @@ def test_without_a_policy_popular_items_are_shown(site: Site, browser: Browser, 
 
 
 def test_errors_are_told_where_they_are(lively: Site, page: Page) -> None:
-    def refuse(route: object) -> None:
+    def refuse(route: Route) -> None:
         body = json.dumps({"detail": "Redis does not answer <now>."})
-        route.fulfill(status=503, content_type="application/problem+json", body=body)  # type: ignore[attr-defined]
+        route.fulfill(status=503, content_type="application/problem+json", body=body)
 
     for path in ("**/policies", "**/recommend", "**/impressions*"):
         page.route(path, refuse)

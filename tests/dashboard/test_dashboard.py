@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, Response, Route, expect
 
 from tests.dashboard.dashboard_examples import PLANTED, Site
 from tests.offline import open_bandit
-from tests.service.service_examples import GENRES, N_ITEMS, Server, talk, until
+from tests.service.service_examples import GENRES, N_ITEMS, Server, talk, until_ready
 
 VIEWS = ("now", "versions", "try", "logs")
 
@@ -32,7 +32,8 @@ def test_now_tells_what_serves_and_what_the_arms_earn(lively: Site, page: Page) 
     assert re.match(r"\d", card(page, "Slates learned from"))
     expect(page.locator(".legend .adaptive")).to_contain_text(re.compile(r"\d.* \(.* to .*\)"))
     expect(page.locator(".chart canvas")).to_have_count(5)
-    assert page.locator(".chart").first.get_attribute("aria-label").startswith("Reward a slate; latest: adaptive")  # type: ignore[union-attr]
+    label = re.compile("^Reward a slate; latest: adaptive")
+    expect(page.locator(".chart").first).to_have_attribute("aria-label", label)
     expect(page.locator("#trouble")).to_contain_text("No API keys are needed")
 
 
@@ -113,7 +114,10 @@ def section(page: Page, heading: str) -> Locator:
 
 
 def compares_with_a_stranger(answer: Response) -> bool:
-    return answer.url.endswith("/preview") and answer.request.post_data_json["baseline"] == []
+    if not answer.url.endswith("/preview"):
+        return False
+    asked = answer.request.post_data_json
+    return asked is not None and bool(asked["baseline"] == [])
 
 
 def test_what_answers_change_is_told_in_words(lively: Site, page: Page) -> None:
@@ -168,7 +172,7 @@ def test_likes_and_dislikes_are_the_deployments_own(site: Site, browser: Browser
     own = {"key_prefix": f"{site.settings.key_prefix}:own", "data_dir": tmp_path / "data"}
     settings = site.settings.model_copy(update={**own, "rewards": {"seen": 0.1, "fav": 10.0}})
     with Server(settings) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         page = browser.new_page(base_url=str(client.base_url))
         go(page, "try")
         expect(page.locator("ol.slate > li")).to_have_count(10)
@@ -183,7 +187,7 @@ def test_likes_and_dislikes_are_the_deployments_own(site: Site, browser: Browser
 def test_without_categories_items_are_told(site: Site, browser: Browser, tmp_path: Path) -> None:
     own = {"key_prefix": f"{site.settings.key_prefix}:bare", "data_dir": tmp_path / "data"}
     with Server(site.settings.model_copy(update=own)) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         bare = [{"item_id": f"film-{n}", "text": f"{GENRES[n % 3]} {n}"} for n in range(N_ITEMS)]
         client.post("/items:batch", json={"items": bare}).raise_for_status()
         page = browser.new_page(base_url=str(client.base_url))

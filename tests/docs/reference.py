@@ -168,7 +168,8 @@ def _shape(schema: Json) -> str:
     limits = [text.format(f"{schema[key]:g}") for key, text in _LIMITS.items() if key in schema]
     lengths = {"minLength": "at least {} long", "maxLength": "at most {} long"}
     limits += [text.format(schema[key]) for key, text in lengths.items() if schema.get(key, 1) != 1]
-    return ", ".join([words.get(schema.get("type", ""), schema.get("type", "any")), *limits])
+    kind: str = schema.get("type", "any")
+    return ", ".join([words.get(kind, kind), *limits])
 
 
 def _schema(name: str, schema: Json) -> str:

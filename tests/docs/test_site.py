@@ -20,7 +20,7 @@ _SCREENS = 2 * 50  # lines
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a link to a page, heading or file that is not there ends the build."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

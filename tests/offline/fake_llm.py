@@ -40,6 +40,7 @@ class FakeScorer:
     ) -> None:
         self.style, self.scenario, self.model_id = style, MOVIES, "fake"
         self.exhausted: str | None = None
+        self.given_up: Sequence[str] = ()
         self.closed = False
         self.asked: list[str] = []
         self._log, self._kill_after, self._interrupt_after = log, kill_after, interrupt_after

@@ -33,7 +33,8 @@ def embeddings(n: int = N_ITEMS, noise: float = 0.7) -> np.ndarray:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(N_GROUPS, TEXT_DIM))
     rows = centres[np.arange(n) % N_GROUPS] + noise * rng.normal(size=(n, TEXT_DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 NOTHING = Preferences({}, (), UNCALIBRATED)

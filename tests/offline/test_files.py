@@ -231,3 +231,29 @@ def test_what_a_csv_writer_writes_is_read(tmp_path_factory: pytest.TempPathFacto
     table = read_table_file(path, problems, "utf-8")  # type: ignore[arg-type]
     assert [[read(cell) for cell in row.values()] for _, row in table.rows] == [[read(c) for c in row] for row in kept]
     assert problems == []
+
+
+def test_exports_of_gorse_as_they_are(tmp_path: Path) -> None:
+    """The bodies of its `GET /api/items` and `GET /api/feedback`."""
+    item = {"Timestamp": "2024-01-01T00:00:00Z", "Labels": {}, "Categories": ["Horror"]}
+    items = [
+        {"ItemId": "dracula", "IsHidden": False, "Comment": "Dracula (1897)", **item},
+        {"ItemId": "she", "IsHidden": True, "Comment": "She (1887)", **item},
+    ]
+    events = [
+        {"FeedbackType": kind, "UserId": "bob", "ItemId": "dracula", "Timestamp": "2024-02-24T10:00:00Z"}
+        for kind in ("read", "star")
+    ]
+    events.append(events[0] | {"ItemId": "she"})
+    (tmp_path / "items.json").write_text(json.dumps({"Cursor": "", "Items": items}))
+    (tmp_path / "feedback.json").write_text(json.dumps({"Cursor": "", "Feedback": events}))
+    reading = Reading(liked_types=frozenset({"star"}))
+    dataset = load_catalogue(tmp_path / "items.json", tmp_path / "feedback.json", reading=reading)
+    assert triples(dataset) == [("dracula", "Dracula (1897)", ("Horror",))]
+    assert dataset.problems == ()
+    assert {"items.json: 1 hidden items left out", "feedback.json: 1 interactions with hidden items left out"} <= {
+        *dataset.notes
+    }
+    assert dataset.interactions is not None
+    assert dataset.interactions.liked.tolist() == [False, True]
+    assert dataset.interactions.time.tolist() == [1708768800] * 2

@@ -85,7 +85,7 @@ def test_a_mere_name_is_another_question_than_what_is_popular(tmp_path: Path) ->
     assert len(scorer.asked) == 4  # what is popular is one question, whatever it is for
     assert prior.key == baseline.key and name.key == again.key
     assert len({prior.key, name.key, other.key}) == 3
-    assert (prior.score, name.score) == (-0.04, pytest.approx(-0.6))
+    assert prior.score == -0.04 and name.score == pytest.approx(-0.6)
     assert (prior.role, name.role) == ("prior", "name")
 
 

@@ -82,7 +82,9 @@ def regressed() -> np.ndarray:
         x.append((part - part.mean(0)).astype(np.float64))
         y.append(z - z.mean())
     features, rest = np.concatenate(x), np.concatenate(y) - np.concatenate(x) @ START
-    return START + BayesianRegression.fit(torch.from_numpy(features), torch.from_numpy(rest)).mean.numpy()
+    found = BayesianRegression.fit(torch.from_numpy(features), torch.from_numpy(rest))
+    slope: np.ndarray = START + found.mean.numpy()
+    return slope
 
 
 @cache
@@ -208,7 +210,7 @@ def test_judgements_of_items_that_are_gone_are_left_out() -> None:
     judgements = preferences()
     gone = replace(
         judgements,
-        priors=judgements.priors | {"gone": Prior(9.0, 9.0)},
+        priors={**judgements.priors, "gone": Prior(9.0, 9.0)},
         personal=(*judgements.personal, judged([70], 71, 4.0, 80), judged([70], 3, 4.0, 80)),
         names={"gone": 1.0},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from offline.endpoint import EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
 from offline.judgements import JudgementCache, Question
-from offline.llm import Ask
+from offline.llm import Ask, Score
 from offline.prompts import (
     Shown,
     Style,
@@ -174,12 +174,12 @@ def distilled(items: Sequence[Item], run: Path) -> tuple[list[Ask], dict[str, st
     save_dataset(Dataset("toy", MOVIES, tuple(items), None), run / "dataset")
     data = read_dataset(run / "dataset")
     scorer = TextBlindScorer()
-    asks: list[Ask] = []
+    asked: list[Ask] = []
     answer = scorer.score
 
-    def noted(asked: Sequence[Ask]) -> Any:
-        asks.extend(asked)
-        return answer(asked)
+    def noted(asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score | None]]]:
+        asked.extend(asks)
+        return answer(asks)
 
     scorer.score = noted  # type: ignore[method-assign]
     config = DistilConfig(n_states=4, encoder="hashing", states=StateConfig(candidates=4))
@@ -187,7 +187,7 @@ def distilled(items: Sequence[Item], run: Path) -> tuple[list[Ask], dict[str, st
     cache = JudgementCache(run / "distil" / "judgements.jsonl")
     priors = {j.item_id: j.key for j in cache.values() if j.role == "prior"}
     cache.close()
-    return asks, priors
+    return asked, priors
 
 
 @pytest.mark.parametrize("attack", MORE_ATTACKS[:-1:3], ids=lambda attack: ascii(attack)[:20])

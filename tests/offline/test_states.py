@@ -22,7 +22,8 @@ def _clusters(n_clusters: int, size: int) -> npt.NDArray[np.float32]:
     rng = np.random.default_rng(0)
     centres = np.eye(n_clusters, 16)
     rows = np.repeat(centres, size, axis=0) + 0.01 * rng.normal(size=(n_clusters * size, 16))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 CONFIG = StateConfig(neighbours=20)

@@ -84,7 +84,7 @@ def test_the_file_holds_what_was_made() -> None:
     made = bandit_feedback([index_slates(SLATES * 500, ITEMS, 4)], TEXT.astype(np.float32))
     found = read(b"".join(npz(made | {"item_ids": np.array([*ITEMS, "Ω"])})))
     assert list(found) == [*made, "item_ids"]
-    assert (found["n_rounds"], found["n_actions"]) == (2000, 3)
+    assert (found["n_rounds"].item(), found["n_actions"].item()) == (2000, 3)
     assert found["item_ids"].tolist() == ["a", "b", "c", "Ω"]
     assert found["context"].dtype == np.float32
     again = bandit_feedback([index_slates(SLATES * 500, ITEMS, 4)], TEXT.astype(np.float32))

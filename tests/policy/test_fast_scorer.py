@@ -73,9 +73,16 @@ def test_every_variant_is_as_the_networks_say(config: ServingConfig, residual: b
     alike()
 
 
-@pytest.mark.parametrize("changes", [{"curiosity": 0.0}, {"curiosity": 0.9, "optimism": 9.0}, {"temperature": 2.0}])
-def test_so_is_every_actor(changes: dict[str, float]) -> None:
-    config = NetworkConfig(dim=32, text_dim=32, **changes)
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetworkConfig(dim=32, text_dim=32, curiosity=0.0),
+        NetworkConfig(dim=32, text_dim=32, curiosity=0.9, optimism=9.0),
+        NetworkConfig(dim=32, text_dim=32, temperature=2.0),
+    ],
+    ids=["nothing", "everything", "temperature"],
+)
+def test_so_is_every_actor(config: NetworkConfig) -> None:
     policy = ExactPolicy(*networks(config, residual=True), VARIANTS[3])
     history = [Interaction(item, RESPONSES[item % len(RESPONSES)]) for item in range(20)]
     assert_alike(policy, history, np.ones(ITEMS, np.bool_), Arm.ADAPTIVE)
@@ -211,4 +218,4 @@ def test_softmax_and_sigmoid_at_their_ends() -> None:
     huge = np.array([[3e38, 3e38, -np.inf], [-np.inf] * 3], np.float32)
     assert fast_scorer.softmax(huge).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     assert fast_scorer.sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
-    assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(fast_scorer.sigmoid(np.float32([0.3]))[0])
+    assert torch.sigmoid(torch.tensor(0.3)).item() == pytest.approx(fast_scorer.sigmoid(np.array([0.3], np.float32))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -63,6 +64,11 @@ def slates(seed: int, n: int, slope: float) -> Slates:
     return torch.from_numpy(turn), torch.from_numpy(rng.random(n) < scipy.special.expit(logit)), torch.from_numpy(close)
 
 
+def batches(given: Slates, size: int) -> Iterator[Slates]:
+    turn, ended, close = (torch.split(part, size) for part in given)
+    return zip(turn, ended, close, strict=True)
+
+
 def slope_by_scipy(given: Slates, first: float) -> float:
     """Of one logistic regression on all slates, each turn at the share of its ends, the slope around the `first`."""
     turn, ended, close = (part.double().numpy() for part in given)
@@ -80,9 +86,9 @@ def slope_by_scipy(given: Slates, first: float) -> float:
 def test_the_slope_that_is_found_batch_by_batch_is_that_of_all_slates_at_once(slope: float) -> None:
     """It is near the truth, too, though where slates differ much a turn's share of ends says less than its slates'."""
     given, hazard, found = slates(97, 12_000, slope), Hazard(), 1.0
-    for batch in zip(*(part.split(60) for part in given), strict=True):
-        hazard.add(*batch)
-        found = hazard.better_slope(*batch, found)
+    for turn, ended, close in batches(given, 60):
+        hazard.add(turn, ended, close)
+        found = hazard.better_slope(turn, ended, close, found)
     deviation = 1 / math.sqrt(hazard.curvature.item())
     assert deviation < 0.25
     assert found == pytest.approx(slope_by_scipy(given, 1.0), abs=deviation)
@@ -140,9 +146,9 @@ def test_old_evidence_fades_and_a_new_world_is_found_out() -> None:
     slopes, hazard, slope = [], Hazard(), 1.0
     for truth, seed in ((4.0, 98), (-1.0, 99)):
         # As if each slate stood for ten: what fades does so over very many.
-        for batch in zip(*(part.split(200) for part in slates(seed, 60_000, truth)), strict=True):
-            hazard.add(*batch)
-            slope = hazard.better_slope(*batch, slope)
+        for turn, ended, close in batches(slates(seed, 60_000, truth), 200):
+            hazard.add(turn, ended, close)
+            slope = hazard.better_slope(turn, ended, close, slope)
             hazard.curvature *= 0.9
         slopes.append(slope)
     assert slopes[0] > 3.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from service.policy import adaptive
+from service.policy import fast_scorer
 from service.policy.adaptive import Query, ServingPolicy
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer, NetworkConfig
@@ -102,10 +102,10 @@ def test_candidates_are_those_that_a_look_at_all_items_finds(name: str, share: f
         shares.append(np.isin(all_of_them, mine).mean())
     assert np.mean(shares) > 0.94
     mass = []
-    for mine, exact in zip(indexed.serve(asked), scanning.serve(asked), strict=True):
+    for found, exact in zip(indexed.serve(asked), scanning.serve(asked), strict=True):
         first = np.argsort(exact.probs)[-10:]
         assert exact.rows is not None
-        mass.append(np.minimum(mine.of_all(ITEMS).probs[exact.rows[first]], exact.probs[first]).sum())
+        mass.append(np.minimum(found.of_all(ITEMS).probs[exact.rows[first]], exact.probs[first]).sum())
         mass[-1] /= exact.probs[first].sum()
     assert np.mean(mass) > 0.99
 
@@ -165,9 +165,9 @@ def test_new_items_are_looked_at_and_then_taken_into_the_index() -> None:
     mask = np.zeros(ITEMS + 3, np.bool_)
     mask[:2000], mask[ITEMS:] = True, True
     assert (grown.serve([Query((), mask)])[0].of_all(ITEMS + 3).probs[ITEMS:] >= 0).all()
-    assert grown._index is policy._index is not None
+    assert grown._index is not None and grown._index is policy._index
     pool = grown._index.pool(
-        grown._network_pair(Variant.AP, adaptive.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100, NONE
+        grown._network_pair(Variant.AP, fast_scorer.pack([()], 30)), [np.ones(ITEMS + 3, np.bool_)], 100, NONE
     )
     assert set(range(ITEMS, ITEMS + 3)) <= set(pool[0].tolist())
     many = texts()[:2000]
@@ -175,7 +175,7 @@ def test_new_items_are_looked_at_and_then_taken_into_the_index() -> None:
     later = grown.replaced(made)
     assert later._index is not None and len(later._index) == later.n_items == ITEMS + 2003
     assert len(policy._index) == ITEMS
-    scanning = ServingPolicy(*(made[net] for net in (grown.pretrained, grown.learned, grown.critic)), grown.config)
+    scanning = ServingPolicy(made[grown.pretrained], made[grown.learned], made[grown.critic], grown.config)
     asked = [Query(q.history, np.append(q.available, np.ones(2003, np.bool_)), q.arm) for q in queries(20)]
     shares = [
         np.isin(every, mine).mean() for mine, every in zip(rows_of(later, asked), rows_of(scanning, asked), strict=True)
@@ -208,6 +208,7 @@ def test_a_new_item_that_nobody_would_choose_gets_its_share_all_the_same(is_inde
     policy = ServingPolicy.of(pretrained, learned, learned, config)
     policy = policy.indexed() if is_indexed else policy
     for query, served in zip(queries(12), policy.serve(queries(12)), strict=True):
+        assert served.rows is not None
         share = served.of_all(ITEMS).probs[-40:].sum()
         if query.arm == Arm.ADAPTIVE:
             assert (

@@ -258,7 +258,8 @@ def two_tastes(rng: np.random.Generator, n_sessions: int) -> list[Told]:
     """Each user likes most items of one kind and few of the other, and is shown eight of any."""
     told: list[Told] = []
     for _ in range(n_sessions):
-        wanted, past = rng.integers(2), []
+        wanted = rng.integers(2)
+        past: list[Interaction] = []
         for item in rng.permutation(len(KINDS))[:8].tolist():
             p = 0.8 if KINDS[item] == wanted else 0.1
             y = float(rng.random() < p)
@@ -288,12 +289,23 @@ def excess_after_two_tastes(config: BoltzmannConfig) -> tuple[float, Tensor]:
 
 def test_taste_finds_out_which_items_go_together() -> None:
     """Vectors are held, so that taste alone can tell; the same learner without it is what is left of that."""
-    rates = {"vector_learning_rate": 0.0, "shared_learning_rate": 0.0, "taste_learning_rate": 0.01}
-    config = replace(BOLTZMANN_CONFIG, updates_per_transition=1 / 4, **rates)
-    parts = ("start", "level_start", "learning_rate", "text_learning_rate", "level_learning_rate")
-    off = {f"taste_{part}": 0.0 for part in parts}
+    config = replace(
+        BOLTZMANN_CONFIG,
+        updates_per_transition=1 / 4,
+        vector_learning_rate=0.0,
+        shared_learning_rate=0.0,
+        taste_learning_rate=0.01,
+    )
+    off = replace(
+        config,
+        taste_start=0.0,
+        taste_level_start=0.0,
+        taste_learning_rate=0.0,
+        taste_text_learning_rate=0.0,
+        taste_level_learning_rate=0.0,
+    )
     found, products = excess_after_two_tastes(config)
-    without, nothing = excess_after_two_tastes(replace(config, **off))
+    without, nothing = excess_after_two_tastes(off)
     assert found < 0.6 * without
     alike = torch.from_numpy(KINDS[:, np.newaxis] == KINDS)
     others = ~torch.eye(len(KINDS), dtype=torch.bool)

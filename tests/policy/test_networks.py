@@ -271,8 +271,8 @@ def test_a_longer_catalogue_keeps_old_scores_and_scores_new_items_by_text(
     old, new = scorer.scores(states, scorer.table()), grown.scores(states, grown.table())
     torch.testing.assert_close(new[:, :ITEMS], old, atol=1e-5, rtol=0)
     # The oracle of the grown network reads its id rows: that these are zero makes the score one of text alone.
-    for row in (grown.id_vectors, grown.id_bias, grown.taste_id, grown.information):
-        assert row[ITEMS:].abs().max() == 0
+    for rows in (grown.id_vectors, grown.id_bias, grown.taste_id, grown.information):
+        assert rows[ITEMS:].abs().max() == 0
     for row, history in enumerate(given):
         np.testing.assert_allclose(grown(states)[row].numpy(), logits_by_loop(grown, history), atol=2e-5)
 

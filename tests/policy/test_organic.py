@@ -92,12 +92,13 @@ def test_the_replay_knows_which_rows_are_organic() -> None:
     replay = Replay(8, WIDE.max_history, 1)
     replay.extend(likes([(), ()], [1, 2]))
     replay.extend(likes([()], [3])._replace(organic=None))
-    assert replay.latest(3).organic is not None
-    assert replay.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
+    organic = replay.latest(3).organic
+    assert organic is not None and organic.tolist() == [True, True, False]
     assert replay.latest(1).organic is None
     other = Replay(8, WIDE.max_history, 1)
     other.load_state_dict(replay.state_dict())
-    assert other.latest(3).organic.tolist() == [True, True, False]  # type: ignore[union-attr]
+    loaded = other.latest(3).organic
+    assert loaded is not None and loaded.tolist() == [True, True, False]
 
 
 def test_level_and_ends_are_left_to_impressions() -> None:

@@ -79,7 +79,8 @@ def update(posterior: Posterior, scorer: ItemScorer, shown: Shown, wanted: Array
 
 
 def clicks(rng: np.random.Generator, logits: Array) -> Array:
-    return (rng.random(len(logits)) < scipy.special.expit(logits)).astype(np.float64)
+    clicked: Array = (rng.random(len(logits)) < scipy.special.expit(logits)).astype(np.float64)
+    return clicked
 
 
 def precision(posterior: Posterior, scorer: ItemScorer) -> Array:

@@ -116,7 +116,7 @@ def test_masses_in_single_precision_are_drawn_alike() -> None:
     def drawn(of: Probs) -> list[list[int]]:
         return [sample_slate(of, 3, np.random.default_rng(seed)).items.tolist() for seed in range(20)]
 
-    assert drawn(probs.astype(np.float32)) == drawn(probs)  # type: ignore[arg-type]
+    assert drawn(probs.astype(np.float32)) == drawn(probs)
     assert len({tuple(slate) for slate in drawn(probs)}) > 5
 
 
@@ -138,7 +138,7 @@ def test_slates_at_once_are_distinct_possible_items_with_exact_propensities(
     k = data.draw(st.integers(1, probs.shape[1]))
     slates = sample_slates(probs, k, np.random.default_rng(seed))
     assert slates.items.shape == slates.propensities.shape == (len(probs), k)
-    assert (slates.items.dtype, slates.propensities.dtype) == (np.int64, np.float64)
+    assert (slates.items.dtype, slates.propensities.dtype) == (np.dtype(np.int64), np.dtype(np.float64))
     for mass, items, propensities in zip(probs, slates.items, slates.propensities, strict=True):
         n = min(k, int((mass > 0).sum()))
         shown = items[:n]

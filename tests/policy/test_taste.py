@@ -71,8 +71,8 @@ def test_an_empty_session_has_no_taste() -> None:
 def test_what_lies_in_the_padding_does_not_matter() -> None:
     x, usual, liked, present = sessions(4, 20, 1.0)
     away = present == 0
-    dirty = (x + 5 * away[:, :, np.newaxis], usual + 5 * away, np.where(away, 1.0, liked), present)
-    dirty = tuple(part.astype(np.float32) for part in dirty)  # type: ignore[assignment]
+    spoilt = (x + 5 * away[:, :, np.newaxis], usual + 5 * away, np.where(away, 1.0, liked), present)
+    dirty = tuple(part.astype(np.float32) for part in spoilt)
     for of in (most_likely_np, in_torch_of):
         np.testing.assert_allclose(of(*dirty), of(x, usual, liked, present), atol=1e-5)
     longest = int(present.sum(1).max())

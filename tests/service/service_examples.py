@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -40,12 +40,19 @@ WAIT_S = 40.0
 GENRES = ("Drama", "Comedy", "Western")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition."""
+def until(condition: Callable[[], bool], what: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait for a condition; `meanwhile` is done before each look at it."""
     deadline = time.monotonic() + WAIT_S
+    meanwhile()
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.01)
+        meanwhile()
+
+
+def until_ready(client: httpx.Client) -> None:
+    """Wait until an API says that it is ready."""
+    until(lambda: client.get("/readyz").status_code == 200, "readiness")
 
 
 def make_snapshot(
@@ -136,8 +143,9 @@ class Server:
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of an API in this process that is ready, without a socket."""
     app = create_app(settings)
-    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as inside:
+        client = cast(httpx.Client, inside)  # it is httpx2's, which has all that httpx's has
+        until_ready(client)
         yield client
 
 
@@ -145,7 +153,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
 def serving_http(settings: Settings) -> Iterator[httpx.Client]:
     """A client of an API on a real socket that is ready."""
     with Server(settings) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         yield client
 
 
@@ -168,7 +176,7 @@ def api_process(settings: Settings, log: Path) -> Iterator[tuple[subprocess.Pope
         until(lambda: "Uvicorn running on " in log.read_text(), "the API process")
         url = log.read_text().partition("Uvicorn running on ")[2].split()[0]
         with httpx.Client(base_url=url, timeout=30) as client:
-            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            until_ready(client)
             yield process, client
     finally:
         process.kill()

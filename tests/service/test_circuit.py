@@ -18,10 +18,10 @@ import redis as syncredis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.api.app import connect
 from service.runtime import embedded
 from service.settings import Settings
 from service.store.circuit import Circuit, CircuitOpen
+from service.store.connect import connect
 from service.store.events import Feedback
 from tests.service.service_examples import (
     logged,
@@ -32,6 +32,7 @@ from tests.service.service_examples import (
     serving_http,
     shown,
     until,
+    until_ready,
 )
 
 pytestmark = pytest.mark.exclusive
@@ -82,7 +83,7 @@ def test_nobody_waits_for_a_redis_that_stands_still(own: Settings) -> None:
             assert problem_of(client.put("/items/film-1", json={"text": "t"}), 503)["code"] == "storage_unavailable"
             assert client.get("/readyz").json()["reasons"] == ["redis_unavailable"]
             assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         assert recommend(client, "ann")["warnings"] == []
         assert respond(client, EVENT)["accepted"] == 1
 
@@ -110,7 +111,7 @@ def test_feedback_that_timed_out_counts_once_when_it_is_sent_again(
         with stopped(own_url):
             problem = problem_of(client.post("/feedback", json=EVENT), 503)
             assert "may or may not have been carried out" in problem["detail"] and "counts once" in problem["detail"]
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         outcome = respond(client, EVENT)
         assert outcome["accepted"] + outcome["duplicates"] == 1
         taken = [event.event_id for event in logged(redis, settings) if isinstance(event, Feedback)]

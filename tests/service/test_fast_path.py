@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from scipy.stats import chisquare
 
 from service.api.fast_path import FastRequest, FastResponse, decoded, fast_request
-from service.api.routes import recommend as route
 from service.contract.schemas import RecommendedItem, RecommendRequest, RecommendResponse
 from service.policy.adaptive import Query
 from service.policy.snapshot_files import load_catalogue, load_snapshot
@@ -106,7 +105,12 @@ def test_both_know_the_same_fields() -> None:
 def test_both_ways_give_the_same_answer(settings: Settings, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed, once by the hot path and once by the route; and the answer is what the contract says."""
     asked, answers = [], []
-    monkeypatch.setattr(route.fast_path, "fast_request", lambda request: asked.append(request) or fast_request(request))
+
+    def noted(request: RecommendRequest) -> FastRequest:
+        asked.append(request)
+        return fast_request(request)
+
+    monkeypatch.setattr("service.api.fast_path.fast_request", noted)
     for number, more in enumerate(({}, {"context": {"page": "home"}})):
         changed = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}:{number}"})
         changed = changed.model_copy(update={"data_dir": settings.data_dir / str(number)})

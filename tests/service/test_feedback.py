@@ -182,7 +182,9 @@ def test_feedback_moves_the_next_slate(api: httpx.Client) -> None:
 
     def share_of_comedies(user: str) -> float:
         slate = recommend(api, user, k=30)
-        return sum(item["score"] for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1 and item["slot"] >= 0)
+        comedies = [item for item in slate["items"] if int(item["item_id"][5:]) % 3 == 1 and item["slot"] >= 0]
+        share: float = sum(item["score"] for item in comedies)
+        return share
 
     before = share_of_comedies("somebody-new")
     for n, film in enumerate((1, 4)):

@@ -32,7 +32,7 @@ from service.store.sessions import decode as decode_session
 from service.store.sessions import encode as encode_session
 from service.store.worker_report import ArmTotals, WorkerReport, decode_report
 from tests.policy.mutations import bounded_memory, mutated, mutated_json, searched
-from tests.service.service_examples import Server, make_settings, recommend, respond, serving, shown, until
+from tests.service.service_examples import Server, make_settings, recommend, respond, serving, shown, until, until_ready
 
 EVENTS = (
     Impression(
@@ -185,8 +185,11 @@ def test_a_checkpoint_is_whole_or_passed_over(checkpoints: Path, data: st.DataOb
     assert saved is None or isinstance(saved[0], Resume)
 
 
+Fuzzed = tuple[Settings, httpx.Client]
+
+
 @pytest.fixture(scope="module")
-def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     settings = make_settings(redis_url, snapshot_folder, tmp_path_factory.mktemp("fuzzed") / "deployment")
     with serving(settings) as client:
         slate = recommend(client, "ann", k=3)
@@ -196,9 +199,7 @@ def fuzzed(redis_url: str, snapshot_folder: Path, tmp_path_factory: pytest.TempP
 
 @searched(60, 1_500)
 @given(data=st.data())
-def test_no_entry_of_redis_makes_the_api_fail(
-    fuzzed: tuple[Settings, httpx.Client], redis: syncredis.Redis, data: st.DataObject
-) -> None:
+def test_no_entry_of_redis_makes_the_api_fail(fuzzed: Fuzzed, redis: syncredis.Redis, data: st.DataObject) -> None:
     settings, client = fuzzed
     keys = Keys(settings.key_prefix)
     record = redis.hget(keys.policies, "1")
@@ -229,7 +230,7 @@ def test_an_api_that_starts_with_a_damaged_pointer_serves_once_it_is_mended(
     with Server(settings) as late:
         until(lambda: late.get("/readyz").json()["reasons"] == ["no_policy"], "an answer without a policy")
         assert api.post("/policies/1:activate").status_code == 200, "at another process: this one must find out"
-        until(lambda: late.get("/readyz").status_code == 200, "readiness")
+        until_ready(late)
         assert recommend(late, "ann")["policy_version"] == 1
 
 

@@ -56,7 +56,7 @@ def test_requests_that_named_what_could_be_shown_are_judged_by_that(paid: tuple[
     propensities, only = torch.tensor([[1 / 3, 1.0]] * 9), torch.tensor([named] * 9)
     batch = Batch(states, actions, rewards, propensities, zeros, states, zeros, only)
     judged = gate.off_policy(policy(torch.zeros(N_ITEMS)), batch)
-    assert (judged.value, judged.logged) == (pytest.approx(len(paid) / 3), pytest.approx(len(paid) / 3))
+    assert (judged.value, judged.logged) == pytest.approx((len(paid) / 3, len(paid) / 3))
     assert judged.ess == pytest.approx(9.0)
 
 
@@ -157,7 +157,7 @@ def test_what_the_log_cannot_judge_serves_with_a_small_share_and_then_with_twice
 ) -> None:
     """Item 25 was never shown."""
     decision = gate.check(peaked(25, 9.0), FLAT, share, batch(1.0), RATES, settings)
-    assert (decision.passed, decision.share) == (True, pytest.approx(next_share))
+    assert decision.passed and decision.share == pytest.approx(next_share)
     assert (decision.numbers["off_policy_low"], decision.numbers["off_policy_high"]) == pytest.approx((-1, 1), abs=0.05)
     bolder = settings.model_copy(update={"gate_trial_share": 0.9})
     assert gate.check(peaked(25, 9.0), FLAT, share, batch(1.0), RATES, bolder).share == max(0.9, next_share)

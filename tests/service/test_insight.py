@@ -33,6 +33,7 @@ from tests.service.service_examples import (
     shown,
     talk,
     until,
+    until_ready,
     working,
 )
 
@@ -199,7 +200,7 @@ def test_the_stream_begins_with_the_history_and_goes_on(settings: Settings, redi
             return set(report_of(redis, settings).arms) == {"adaptive", "control"} and told() > 0
 
         def told() -> int:
-            return redis.xlen(Keys(settings.key_prefix).history)
+            return int(redis.xlen(Keys(settings.key_prefix).history))
 
         until(is_told, "a moment of the history")
         before = told()
@@ -228,15 +229,20 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
 
         def trouble() -> dict[str, str]:
             (_, _), (_, now) = events_of(client, 2)
+            assert isinstance(now, dict)
             return {one["kind"]: one["text"] for one in now["trouble"]}
 
         with working(quick):
             until(lambda: "waiting" in trouble(), "a word of what is waited for")
             assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
-            until(lambda: talk(client, 1) or "trial" in trouble(), "the first version")
+            until(lambda: "trial" in trouble(), "the first version", lambda: talk(client, 1))
             assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
             assert "each arm needs users of at least 6 of 64 groups" in trouble()["unwatched"]
-            until(lambda: talk(client, 1, start=next(users)) or "more slates" in trouble()["unwatched"], "its numbers")
+            until(
+                lambda: "more slates" in trouble()["unwatched"],
+                "its numbers",
+                lambda: talk(client, 1, start=next(users)),
+            )
             power = client.get("/evaluation").json()["power"]
             assert power["groups"] >= 6 and power["control"] > 0
         with serving(quick.model_copy(update={"control_share": 0.0})) as without_control:
@@ -244,16 +250,16 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
             assert isinstance(now, dict)
             assert "IALP_CONTROL_SHARE" in {one["kind"]: one["text"] for one in now["trouble"]}["unwatched"]
         with working(quick.model_copy(update={"gate_margin": -100.0})):
-            until(lambda: talk(client, 1) or "refused" in trouble(), "a refusal")
+            until(lambda: "refused" in trouble(), "a refusal", lambda: talk(client, 1))
             assert "would have earned less than what served" in trouble()["refused"]
             assert "goes on serving" in trouble()["refused"]
-            until(lambda: talk(client, 1) or "restarted" in trouble(), "the learner to start again")
+            until(lambda: "restarted" in trouble(), "the learner to start again", lambda: talk(client, 1))
             assert "started again from version" in trouble()["restarted"] and "refused" not in trouble()
 
 
 def test_a_process_that_stops_ends_its_streams(settings: Settings) -> None:
     with Server(settings.model_copy(update={"stop_timeout_s": 5})) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         stream = client.stream("GET", "/dashboard/stream")
         lines = stream.__enter__().iter_lines()
         next(lines)

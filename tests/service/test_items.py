@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.settings import Settings
-from tests.service.service_examples import Server, problem_of, recommend, respond, shown, until
+from tests.service.service_examples import Server, problem_of, recommend, respond, shown, until, until_ready
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def two(settings: Settings) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     slow = settings.model_copy(update={"refresh_interval_s": 0.5})
     with Server(slow) as one, Server(slow) as other:
         for client in (one, other):
-            until(lambda client=client: client.get("/readyz").status_code == 200, "readiness")  # type: ignore[misc]
+            until_ready(client)
         yield one, other
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis as syncredis
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from service.__main__ import app
 from service.cli import keys as keys_command
@@ -99,7 +98,7 @@ def test_a_key_revoked_while_it_is_rotated_stays_revoked(
     run: Command, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id = run(*MAKE).stdout.split("_")[1]
-    rotated = keys_command.rotated
+    rotated = api_keys.rotated
 
     def meanwhile(record: KeyRecord, secret: str, now: float, grace_s: float) -> KeyRecord:
         redis.hdel(keys.api_keys, key_id)

@@ -20,7 +20,17 @@ from service.serving import loader
 from service.settings import Settings
 from service.store.events import Impression
 from service.store.registry import Gate, folder_of
-from tests.service.service_examples import WAIT_S, Server, logged, make_settings, published, recommend, serving, until
+from tests.service.service_examples import (
+    WAIT_S,
+    Server,
+    logged,
+    make_settings,
+    published,
+    recommend,
+    serving,
+    until,
+    until_ready,
+)
 
 pytestmark = pytest.mark.exclusive
 
@@ -45,6 +55,11 @@ def sources(client: httpx.Client, n: int = 20) -> dict[str, set[str]]:
 
 FROZEN = {"adaptive": {"pretrained"}, "control": {"pretrained"}}
 LEARNED = {"adaptive": {"learned"}, "control": {"pretrained"}}
+
+
+def until_from(client: httpx.Client, wanted: dict[str, set[str]], what: str) -> None:
+    """Wait until each arm is served from there."""
+    until(lambda: sources(client) == wanted, what)
 
 
 @dataclass
@@ -76,7 +91,7 @@ def test_it_waits_for_no_load(settings: Settings, held_up: HeldUp, redis: syncre
         clients = (quick_client, slow_client)
         publish(redis, settings, 2)
         for client in clients:
-            until(lambda client=client: sources(client) == LEARNED, "version 2")  # type: ignore[misc]
+            until_from(client, LEARNED, "version 2")
         publish(redis, settings, 3)
         until(lambda: quick_client.get("/readyz").json()["policy_version"] == 3, "version 3")
         until(held_up.loading.is_set, "a load that takes its time")
@@ -88,7 +103,7 @@ def test_it_waits_for_no_load(settings: Settings, held_up: HeldUp, redis: syncre
             "shadow_version": None,
         }
         for client in clients:
-            until(lambda client=client: sources(client) == FROZEN, "the kill switch")  # type: ignore[misc]
+            until_from(client, FROZEN, "the kill switch")
         before = len(logged(redis, settings))
         for client in clients:
             assert sources(client) == FROZEN
@@ -99,13 +114,13 @@ def test_it_waits_for_no_load(settings: Settings, held_up: HeldUp, redis: syncre
         held_up.released.set()
         assert quick_client.post("/policies/3:activate").json()["mode"] == "auto"
         for client in clients:
-            until(lambda client=client: sources(client) == LEARNED, "its end")  # type: ignore[misc]
+            until_from(client, LEARNED, "its end")
             assert client.get("/readyz").json()["policy_version"] == 3
 
 
 def test_it_can_be_thrown_where_a_version_loads(settings: Settings, held_up: HeldUp, redis: syncredis.Redis) -> None:
     with serving(settings), Server(held_up.settings) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         publish(redis, settings, 2)
         until(lambda: sources(client) == LEARNED, "version 2")
         publish(redis, settings, 3)
@@ -121,7 +136,7 @@ def test_what_was_frozen_stays_so_until_the_next_version_is_here(
 ) -> None:
     """Lifting it by activating another version must not give the frozen one back in the meantime."""
     with serving(settings) as quick_client, Server(held_up.settings) as slow_client:
-        until(lambda: slow_client.get("/readyz").status_code == 200, "readiness")
+        until_ready(slow_client)
         publish(redis, settings, 2)
         until(lambda: sources(slow_client) == LEARNED, "version 2")
         quick_client.post("/policies:freeze")
@@ -148,7 +163,7 @@ def test_what_became_of_the_pointer_while_a_version_loaded(
 ) -> None:
     """An operator who activates another version must not get this one; the worker, who is soon ahead again, may."""
     with serving(settings) as quick_client, Server(held_up.settings) as slow_client, caplog.at_level("INFO"):
-        until(lambda: slow_client.get("/readyz").status_code == 200, "readiness")
+        until_ready(slow_client)
         publish(redis, settings, 2)
         until(lambda: sources(slow_client) == LEARNED, "version 2")
         publish(redis, settings, 3)
@@ -171,7 +186,7 @@ def test_it_stays_thrown_while_redis_is_away(snapshot_folder: Path, tmp_path: Pa
     with embedded.serving(tmp_path / "redis") as url:
         settings = make_settings(url, snapshot_folder, tmp_path / "service")
         with Server(settings) as client, syncredis.from_url(url) as redis:
-            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            until_ready(client)
             publish(redis, settings, 2)
             until(lambda: sources(client) == LEARNED, "version 2")
             client.post("/policies:freeze")

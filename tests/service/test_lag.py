@@ -54,11 +54,11 @@ def test_feedback_is_refused_until_the_learner_has_caught_up(
             assert respond(client, EVENT)["duplicates"] == 1, "the refused one counts once"
             assert recommend(client, "carl")["warnings"] == []
             until(lambda: sum(report_of(redis, settings).events.values()) == redis.xlen(keys.events), "the end")
-        told = report_of(redis, settings).events
+        counts = report_of(redis, settings).events
         log = logged(redis, settings)
-        assert told["impression"] == sum(isinstance(event, Impression) for event in log)
-        feedback = sum(count for kind, count in told.items() if kind.startswith("feedback_"))
-        assert feedback == sum(isinstance(event, Feedback) for event in log) and "poison" not in told
+        assert counts["impression"] == sum(isinstance(event, Impression) for event in log)
+        feedback = sum(count for kind, count in counts.items() if kind.startswith("feedback_"))
+        assert feedback == sum(isinstance(event, Feedback) for event in log) and "poison" not in counts
 
 
 def test_without_a_limit_nothing_is_refused(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:

@@ -49,7 +49,7 @@ def rows(learning: Learning) -> Batch:
 
 
 def histories(learning: Learning) -> list[list[tuple[int, float]]]:
-    return [[tuple(past) for past in history] for history in unpack_states(rows(learning).state)]
+    return [[(past.item, past.response) for past in history] for history in unpack_states(rows(learning).state)]
 
 
 def n_events(learning: Learning, kind: str) -> int:

@@ -10,9 +10,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from service.api.app import connect
 from service.policy import item_index
-from service.policy.adaptive import Query
+from service.policy.adaptive import Query, ServingPolicy
+from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot
 from service.policy.text import HashingEncoder
 from service.serving.live import PolicyWatch
@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.store.bootstrap import bootstrap
 from service.store.catalogue import Catalogue, ItemRecord, pack_embedding
 from service.store.circuit import Circuit
+from service.store.connect import connect
 from service.store.keys import Keys
 from service.store.registry import folder_of
 from tests.service.service_examples import make_settings, make_snapshot
@@ -50,9 +51,9 @@ async def watching(settings: Settings) -> AsyncIterator[PolicyWatch]:
     await probe.aclose()
 
 
-def record(text: str, **changes: object) -> ItemRecord:
+def record(text: str, categories: tuple[str, ...] = ()) -> ItemRecord:
     row = HashingEncoder().encode([text])[0]
-    return ItemRecord(text, pack_embedding(row), **changes)  # type: ignore[arg-type]
+    return ItemRecord(text, pack_embedding(row), categories)
 
 
 def current_of(watch: PolicyWatch) -> LivePolicy:
@@ -118,8 +119,8 @@ async def test_items_that_come_while_a_version_is_loaded_are_in_it(large: Settin
     async with watching(large) as watch:
         loading = watch._loader._build
 
-        async def slowly(*args: object, **kwargs: object) -> object:
-            policy = await loading(*args, **kwargs)  # type: ignore[arg-type]
+        async def slowly(snapshot: Snapshot, catalogue: Catalogue, urgent: bool = False) -> ServingPolicy:
+            policy = await loading(snapshot, catalogue, urgent)
             await watch.store.put([("meanwhile", record("Came meanwhile"))])
             await watch.sync_catalogue()
             return policy

@@ -11,14 +11,15 @@ import pytest
 import redis as syncredis
 import typer
 
-from service.api.app import connect
 from service.cli import processes
 from service.policy.snapshot import SnapshotError
 from service.settings import Settings
 from service.store.bootstrap import bootstrap
+from service.store.connect import connect
 from service.store.keys import Keys
 from service.store.registry import folder_of
 from tests.service.service_examples import (
+    Server,
     learning_settings,
     make_snapshot,
     recommend,
@@ -28,14 +29,14 @@ from tests.service.service_examples import (
     until,
     working,
 )
-from tests.service.test_insight import Server, events_of
+from tests.service.test_insight import events_of
 
 
 def learn(settings: Settings, redis: syncredis.Redis, versions: int = 2) -> None:
     """A deployment that has published some versions."""
     with working(settings), serving(settings) as client:
         users = iter(range(10**6))
-        until(lambda: talk(client, 5, next(users)) or report_of(redis, settings).version >= versions, "versions")
+        until(lambda: report_of(redis, settings).version >= versions, "versions", lambda: talk(client, 5, next(users)))
 
 
 def begin(settings: Settings) -> None:
@@ -64,7 +65,9 @@ def test_lost_versions_are_brought_back_from_the_snapshot(
     with caplog.at_level(logging.INFO), serving(settings) as client, working(settings):
         assert recommend(client, "ann")["policy_version"] == 1
         users = iter(range(10**6))
-        until(lambda: talk(client, 5, next(users)) or report_of(redis, settings).version > known, "the next version")
+        until(
+            lambda: report_of(redis, settings).version > known, "the next version", lambda: talk(client, 5, next(users))
+        )
         until(lambda: recommend(client, "ann")["policy_version"] > known, "it to serve")
     assert lines(caplog, "the first is brought back from") == 1
     assert lines(caplog, "cannot be served") <= 2, "of each version once"

@@ -14,7 +14,7 @@ import pytest
 
 from service.api import server as http_server
 from service.settings import Settings
-from tests.service.service_examples import Server, api_process, recommend, until
+from tests.service.service_examples import Server, api_process, recommend, until, until_ready
 from tests.service.test_connections import GET, dial, talk_raw
 
 pytestmark = pytest.mark.exclusive
@@ -77,7 +77,7 @@ def test_more_connections_than_there_are_files_are_turned_away(
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     monkeypatch.setattr(http_server, "_SPARE_FILES", soft - 5)
     with Server(settings) as client, contextlib.ExitStack() as stack:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        until_ready(client)
         for _ in range(4):
             connection = stack.enter_context(dial(client))
             connection.sendall(GET)

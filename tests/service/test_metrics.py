@@ -36,7 +36,7 @@ def test_the_contracts_metrics_are_there_and_move(settings: Settings) -> None:
         recommend(client, "ann")
         with working(learning_settings(settings, gate_margin=-100.0)):
             talk(client, 60)
-            until(lambda: talk(client, 1) or "gate_rejections_total{" in client.get("/metrics").text, "a refusal")
+            until(lambda: "gate_rejections_total{" in client.get("/metrics").text, "a refusal", lambda: talk(client, 1))
         recommend(client, "bob")  # the last slate is not of one who has seen it all
         found = samples(client)
     for name in NAMES:

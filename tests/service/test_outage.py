@@ -23,6 +23,7 @@ from tests.service.service_examples import (
     shown,
     talk,
     until,
+    until_ready,
     working,
 )
 
@@ -57,12 +58,12 @@ def test_an_outage_is_survived_by_api_and_worker(snapshot_folder: Path, tmp_path
         assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
 
         with embedded.serving(tmp_path / "redis"):
-            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            until_ready(client)
             assert redis.xlen(Keys(settings.key_prefix).events) == events, "nothing lost, nothing half done"
             assert recommend(client, "ann", k=1)["warnings"] == []
             assert respond(client, EVENT)["accepted"] == 1
             talk(client, 60, start=20)
-            until(lambda: talk(client, 1) or report_of(redis, settings).version >= 2, "the worker's next version")
+            until(lambda: report_of(redis, settings).version >= 2, "the worker's next version", lambda: talk(client, 1))
 
 
 def test_a_server_left_behind_is_used_again_and_its_data_survive_kill_9(tmp_path: Path) -> None:

@@ -41,7 +41,17 @@ from tests.service.personalizer_examples import (
     rank,
     reward,
 )
-from tests.service.service_examples import N_ITEMS, Server, logged, make_settings, problem_of, respond, serving, until
+from tests.service.service_examples import (
+    N_ITEMS,
+    Server,
+    logged,
+    make_settings,
+    problem_of,
+    respond,
+    serving,
+    until,
+    until_ready,
+)
 
 
 @pytest.fixture
@@ -217,11 +227,13 @@ def test_lone_surrogates_in_features_hurt_nobody(api: httpx.Client) -> None:
 
 def test_scopes(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
     """A key that may serve makes no items; the header is the one that Azure's clients send."""
-    tokens = {scopes: add_key(redis, keys, *scopes) for scopes in (("serve",), ("feedback",), ("serve", "admin"))}
+    tokens: dict[tuple[str, ...], str] = {
+        scopes: add_key(redis, keys, *scopes) for scopes in (("serve",), ("feedback",), ("serve", "admin"))
+    }
     with serving(settings.model_copy(update={"auth": "on"})) as client:
 
         def post(scopes: tuple[str, ...], path: str, body: object) -> httpx.Response:
-            headers = {"Ocp-Apim-Subscription-Key": tokens[scopes]}  # type: ignore[index]
+            headers = {"Ocp-Apim-Subscription-Key": tokens[scopes]}
             return client.post(f"/personalizer/v1.0/{path}", json=body, headers=headers)
 
         new = body_of("film-1", "new-1", "film-2", "new-2")
@@ -327,5 +339,5 @@ def test_without_redis_known_actions_are_ranked_from_memory(snapshot_folder: Pat
                 answer = client.post(f"/personalizer/events/{event}/{path}", json=body)
                 assert problem_of(answer, 503)["code"] == "storage_unavailable"
         with embedded.serving(tmp_path / "redis"):
-            until(lambda: client.get("/readyz").status_code == 200, "readiness")
+            until_ready(client)
             assert (reward(client, before), reward(client, during["eventId"])) == (204, 404)

@@ -174,8 +174,11 @@ def test_of_activations_at_once_one_counts(http_api: httpx.Client, redis: syncre
 def test_what_is_forgotten_or_unreadable_is_unknown(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
     event = rank(api, *FILMS)["eventId"]
     assert 90 <= redis.ttl(keys.ranked(event)) <= 91, "the reward window, and no less"
-    for damage in (lambda: redis.set(keys.ranked(event), b"\xc1"), lambda: redis.delete(keys.ranked(event))):
-        damage()
+    for damaged in (b"\xc1", None):
+        if damaged is None:
+            redis.delete(keys.ranked(event))
+        else:
+            redis.set(keys.ranked(event), damaged)
         for path, body in (("reward", {"value": 1.0}), ("activate", None)):
             problem = problem_of(api.post(f"/personalizer/v1.0/events/{event}/{path}", json=body), 404)
             assert problem["code"] == "unknown_event" and "90.5 s" in problem["detail"]
@@ -213,7 +216,8 @@ def test_an_erased_user_does_not_come_back_by_their_events(
     assert (reward(api, shown), activate(api, later), reward(api, bobs)) == (404, 404, 204)
     names = [name.decode() for name in redis.scan_iter(f"{settings.key_prefix}*")]
     assert not [name for name in names if "ann" in name]
-    assert {event.user for event in [*impressions(redis, settings), *rewards(redis, settings)]} == {"u:bob"}
+    left: list[Impression | Feedback] = [*impressions(redis, settings), *rewards(redis, settings)]
+    assert {event.user for event in left} == {"u:bob"}
     assert reward(api, rank(api, *FILMS, **ann)["eventId"]) == 204, "ann may come again"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import pytest
 import redis as syncredis
 import torch
 
-from service.api.app import connect
 from service.policy.snapshot import Snapshot, SnapshotError
 from service.policy.snapshot_files import load_snapshot
 from service.policy.variants import Arm, ServingConfig, Variant
 from service.settings import Settings
 from service.store import registry
 from service.store.bootstrap import bootstrap
+from service.store.connect import connect
 from service.store.keys import Keys
 from service.store.registry import Gate, folder_of
 from tests.service.service_examples import (
@@ -33,6 +34,7 @@ from tests.service.service_examples import (
     serving,
     shown,
     until,
+    until_ready,
 )
 
 LIKES = {2: "film-2", 3: "film-3", 4: "film-4"}  # version -> the item that it shows to everybody
@@ -215,7 +217,7 @@ def test_no_request_fails_while_versions_and_items_change(
         for version in range(2, 12):
             publish(redis, settings, version)
             assert http_api.put(f"/items/new-{version}", json={"text": f"New film {version}"}).status_code == 201
-            until(lambda version=version: version in versions, "the new version")  # type: ignore[misc]
+            until(partial(versions.__contains__, version), "the new version")
     finally:
         done.set()
         for thread in threads:
@@ -272,7 +274,7 @@ def damage(settings: Settings, version: int) -> None:
 def test_two_servers_bring_in_the_first_version_once(settings: Settings, redis: syncredis.Redis) -> None:
     with Server(settings) as one, Server(settings) as two:
         for client in (one, two):
-            until(lambda client=client: client.get("/readyz").status_code == 200, "readiness")  # type: ignore[misc]
+            until_ready(client)
         assert shown(recommend(one, "ann", k=3)) and shown(recommend(two, "ann", k=3))
     keys = Keys(settings.key_prefix)
     assert redis.lrange(keys.activations, 0, -1) == [b"1"]

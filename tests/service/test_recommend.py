@@ -173,10 +173,23 @@ def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.Te
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["reasons"]) == (503, ["no_policy"])
         assert client.get("/healthz").json()["status"] == "ok"
-        empty = {"live_version": None, "mode": None, "shadow_version": None, "policies": [], "rollbacks": []}
+        empty: dict[str, object] = {
+            "live_version": None,
+            "mode": None,
+            "shadow_version": None,
+            "policies": [],
+            "rollbacks": [],
+        }
         assert client.get("/policies").json() == empty
         assert problem_of(client.post("/policies:freeze"), 409)["code"] == "conflict"
-        nothing = {"arms": {}, "off_policy": {}, "shadow": None, "watch": [], "power": None, "alignment": {}}
+        nothing: dict[str, object] = {
+            "arms": {},
+            "off_policy": {},
+            "shadow": None,
+            "watch": [],
+            "power": None,
+            "alignment": {},
+        }
         assert client.get("/evaluation").json() == nothing
         assert client.get("/metrics").status_code == 200
 

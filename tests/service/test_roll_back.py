@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import redis as syncredis
 
-from service.api.app import connect
 from service.settings import Settings
 from service.store import events, sessions
 from service.store.bootstrap import bootstrap
+from service.store.connect import connect
 from service.store.events import Feedback, Impression
 from service.store.keys import Keys
 from tests.service.service_examples import learning_settings, recommend, report_of, serving, until, working

@@ -120,7 +120,7 @@ def test_its_value_is_estimated_as_the_gate_would(settings: Settings, redis: syn
         until_shadow(client, redis, settings, 1)
         with working(settings):
             talk(client, 60)
-            until(lambda: talk(client, 1) or report_of(redis, settings).closed > 60, "closed slates")
+            until(lambda: report_of(redis, settings).closed > 60, "closed slates", lambda: talk(client, 1))
             told = client.get("/evaluation").json()["shadow"]
     assert told["version"] == 1 and told["impressions"] > 40
     assert told["low"] < told["value"] < told["high"] and 0 < told["ess"] <= 3 * told["impressions"]

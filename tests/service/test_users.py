@@ -63,8 +63,7 @@ def test_nothing_that_can_be_read_names_an_erased_user(settings: Settings, redis
                 respond(client, event | {"recommendation_id": slate["recommendation_id"]})
             talk(client, 20)
             redis.xadd(keys.events, {events.FIELD: b"no event of u:mallory-doe"})
-            read = lambda: sum(report_of(redis, settings).events.values())  # noqa: E731
-            until(lambda: read() == redis.xlen(keys.events), "the log's end")
+            until(lambda: sum(report_of(redis, settings).events.values()) == redis.xlen(keys.events), "the log's end")
             others = redis.xlen(keys.events) - 7
             erased = client.delete("/users/mallory-doe").json()
             assert (erased["impressions"], erased["feedback"], erased["dead_letters"]) == (3, 4, 1)

@@ -40,8 +40,13 @@ def send(client: httpx.Client, method: str, path: str, body: object, **headers: 
     return client.request(method, path, content=content, headers={"content-type": "application/json", **headers})
 
 
-WRONG_RECOMMEND = [("k", value) for value in ("5", 1.5, True, 0, -1, 101, None, [], 10**30, float("nan"), float("inf"))]
-WRONG_RECOMMEND += [("user_id", value) for value in ("", LONG, 7, ["u"], {"a": 1}, "\ud800" + SECRET, "é" * 200, True)]
+def wrong(field: str, *values: object) -> list[tuple[str, object]]:
+    """That field with each of these values."""
+    return [(field, value) for value in values]
+
+
+WRONG_RECOMMEND = wrong("k", "5", 1.5, True, 0, -1, 101, None, [], 10**30, float("nan"), float("inf"))
+WRONG_RECOMMEND += wrong("user_id", "", LONG, 7, ["u"], {"a": 1}, "\ud800" + SECRET, "é" * 200, True)
 WRONG_RECOMMEND += [("unknown_field", SECRET), ("context", []), ("context", {"a": [SECRET]}), ("context", {"a": 1e999})]
 WRONG_RECOMMEND += [("context", {str(n): n for n in range(33)}), ("candidate_item_ids", SECRET)]
 WRONG_RECOMMEND += [("candidate_item_ids", ["a"] * 1001), ("exclude_item_ids", [""]), ("exclude_item_ids", None)]
@@ -65,14 +70,12 @@ def test_recommend_refuses(client: httpx.Client, field: str, value: object) -> N
     assert SECRET not in answer.text
 
 
-WRONG_EVENTS: list[tuple[str, object]] = [
-    ("reward", value) for value in (float("nan"), float("inf"), -float("inf"), "1", True, 1e7, int("9" * 400), {})
-]
-WRONG_EVENTS += [("type", value) for value in (SECRET + " ", "", 5, "x" * 65, "like\n")]
+WRONG_EVENTS = wrong("reward", float("nan"), float("inf"), -float("inf"), "1", True, 1e7, int("9" * 400), {})
+WRONG_EVENTS += wrong("type", SECRET + " ", "", 5, "x" * 65, "like\n")
 WRONG_EVENTS += [
     (name, bad) for name in ("event_id", "item_id", "recommendation_id") for bad in ("", LONG, 5, "\udfff")
 ]
-WRONG_EVENTS += [("occurred_at", value) for value in ("now", -1e12, float("nan"), 1e300)] + [("unknown", SECRET)]
+WRONG_EVENTS += wrong("occurred_at", "now", -1e12, float("nan"), 1e300) + wrong("unknown", SECRET)
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG_EVENTS, ids=lambda v: repr(v)[:24])
@@ -123,8 +126,8 @@ def test_a_preview_is_of_one_user_or_one_session(client: httpx.Client) -> None:
     assert "exactly one of user_id and session_id" in problem["errors"][0]["message"]
 
 
-WRONG_ITEMS = [("text", value) for value in ("", "x" * 4001, 5, None, "\ud800")] + [("extra", SECRET), ("hidden", "no")]
-WRONG_ITEMS += [("categories", value) for value in ("Drama", [""], ["x" * 300], ["c"] * 101, [None])]
+WRONG_ITEMS = wrong("text", "", "x" * 4001, 5, None, "\ud800") + wrong("extra", SECRET) + wrong("hidden", "no")
+WRONG_ITEMS += wrong("categories", "Drama", [""], ["x" * 300], ["c"] * 101, [None])
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG_ITEMS, ids=lambda v: repr(v)[:24])

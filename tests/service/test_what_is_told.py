@@ -39,7 +39,8 @@ def comedies(client: httpx.Client, user: str) -> float:
     """Probability of films that are Comedies, as 1, 4 and 7 are."""
     asked = {"user_id": user, "k": 5, "exclude_item_ids": ["film-1", "film-4"]}
     told = client.post("/preview", json=asked).json()
-    return sum(one["share"] for one in told["categories"] if one["category"] == "Comedy")
+    share: float = sum(one["share"] for one in told["categories"] if one["category"] == "Comedy")
+    return share
 
 
 def test_late_events_find_their_place_in_time_one_request_each(api: httpx.Client) -> None:
@@ -91,7 +92,7 @@ def test_types_may_be_explicit(settings: Settings) -> None:
 @pytest.mark.parametrize("name", ["explicit_types", "ending_types"])
 def test_a_type_that_has_no_reward_is_named_at_the_start(name: str) -> None:
     with pytest.raises(ValueError, match=f"IALP_{name.upper()}: nod has no reward"):
-        Settings(**{name: ["like", "nod"]})
+        Settings.model_validate({name: ["like", "nod"]})
 
 
 def test_likes_count_as_their_rewards_say(settings: Settings) -> None:

@@ -45,7 +45,7 @@ def test_versions_are_learned_published_and_served(settings: Settings, redis: sy
     settings = learning_settings(settings, variant=variant)
     with serving(settings) as client, working(settings):
         talk(client, 60)
-        until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+        until(lambda: version_of(client) >= 2, "version 2 in service", lambda: talk(client, 1))
         listed = client.get("/policies").json()
         assert listed["live_version"] == version_of(client)
         newest = listed["policies"][0]
@@ -58,10 +58,16 @@ def test_versions_are_learned_published_and_served(settings: Settings, redis: sy
     assert report_of(redis, settings).version >= 2
 
 
+def refused(redis: syncredis.Redis, settings: Settings, reason: str) -> int:
+    """How many versions the gate has refused for a reason."""
+    return report_of(redis, settings).gate_rejections.get(reason, 0)
+
+
 def share_of_comedies(client: httpx.Client, user: str) -> float:
     """Of a slate of one, for a user."""
     told = client.post("/preview", json={"user_id": user, "k": 1}).json()["categories"]
-    return sum(one["share"] for one in told if one["category"] == "Comedy")
+    share: float = sum(one["share"] for one in told if one["category"] == "Comedy")
+    return share
 
 
 def test_a_shop_that_only_sends_likes_gets_versions_that_know_its_people(
@@ -97,7 +103,7 @@ def test_the_frozen_variant_publishes_nothing(settings: Settings, redis: syncred
     settings = learning_settings(settings, variant="frozen")
     with serving(settings) as client, working(settings):
         talk(client, 50)
-        until(lambda: talk(client, 1) or report_of(redis, settings).closed >= 45, "closed impressions")
+        until(lambda: report_of(redis, settings).closed >= 45, "closed impressions", lambda: talk(client, 1))
         assert [p["version"] for p in client.get("/policies").json()["policies"]] == [1]
 
 
@@ -124,7 +130,7 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_live_version(settings: 
     with serving(settings) as client:
         with working(settings):
             talk(client, 60)
-            until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+            until(lambda: version_of(client) >= 2, "version 2 in service", lambda: talk(client, 1))
         if differs == "settings":
             settings = settings.model_copy(update={"replay_capacity": settings.replay_capacity + 1})
         else:
@@ -143,7 +149,11 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_live_version(settings: 
             assert worker.learning is not None
             assert worker.learning.snapshot.manifest.version == live
             closed = worker.learning.counters.closed
-            until(lambda: talk(client, 1) or worker.learning.counters.closed > closed + 10, "learning that goes on")
+
+            def goes_on() -> bool:
+                return worker.learning is not None and worker.learning.counters.closed > closed + 10
+
+            until(goes_on, "learning that goes on", lambda: talk(client, 1))
 
 
 def test_new_items_reach_the_learner_and_the_next_version(settings: Settings) -> None:
@@ -166,7 +176,7 @@ def test_new_items_reach_the_learner_and_the_next_version(settings: Settings) ->
             },
         )
         talk(client, 40, start=20)
-        until(lambda: talk(client, 1) or version_of(client) >= 2, "a version that knows the new items")
+        until(lambda: version_of(client) >= 2, "a version that knows the new items", lambda: talk(client, 1))
         assert len(shown(recommend(client, "carl", k=33))) == 33
 
 
@@ -202,12 +212,11 @@ def test_a_learner_that_diverged_is_refused_and_starts_again_from_live(
         with torch.no_grad():
             worker.learning.learner.actor.id_bias.fill_(float("nan"))
         talk(client, 50)
-        refused = lambda: report_of(redis, settings).gate_rejections.get("not_finite", 0) >= 1  # noqa: E731
-        until(lambda: talk(client, 1) or refused(), "the refusal")
+        until(lambda: refused(redis, settings, "not_finite") >= 1, "the refusal", lambda: talk(client, 1))
         assert client.get("/metrics").status_code == client.get("/evaluation").status_code == 200
         assert 'ialp_gate_rejections_total{reason="not_finite"} 1.0' in client.get("/metrics").text
         talk(client, 50, start=50)
-        until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
+        until(lambda: version_of(client) >= 2, "a sane version after that", lambda: talk(client, 1))
         published = [record["version"] for record in client.get("/policies").json()["policies"]]
     tensors = [load_snapshot(folder_of(settings.data_dir, version)).tensors for version in published]
     assert all(tensor.isfinite().all() for version in tensors for tensor in version.values())
@@ -223,15 +232,14 @@ def test_a_learning_step_that_fails_is_no_events_fault(
         failing = worker.learning.learner
 
         def update(*_: object) -> None:
-            raise torch.linalg.LinAlgError("not positive definite")
+            torch.linalg.cholesky(-torch.eye(2))  # not positive definite
 
         monkeypatch.setattr(failing, "update", update)
         talk(client, 50)
-        refused = lambda: report_of(redis, settings).gate_rejections.get("learning_failed", 0) >= 1  # noqa: E731
-        until(lambda: talk(client, 1) or refused(), "the refusal")
+        until(lambda: refused(redis, settings, "learning_failed") >= 1, "the refusal", lambda: talk(client, 1))
         assert worker.learning.learner is not failing and redis.xlen(Keys(settings.key_prefix).dead) == 0
         talk(client, 50, start=50)
-        until(lambda: talk(client, 1) or version_of(client) >= 2, "a sane version after that")
+        until(lambda: version_of(client) >= 2, "a sane version after that", lambda: talk(client, 1))
         assert "poison" not in report_of(redis, settings).events
 
 
@@ -241,10 +249,9 @@ def test_a_learner_that_is_refused_again_and_again_starts_again(settings: Settin
         until(lambda: worker.learning is not None, "the learner")
         assert worker.learning is not None
         hopeless = worker.learning.learner
-        refused = lambda: report_of(redis, settings).gate_rejections.get("off_policy", 0)  # noqa: E731
-        until(lambda: talk(client, 1) or refused() == 1, "one refusal")
+        until(lambda: refused(redis, settings, "off_policy") == 1, "one refusal", lambda: talk(client, 1))
         assert worker.learning.learner is hopeless
-        until(lambda: talk(client, 1) or refused() >= 2, "another")
+        until(lambda: refused(redis, settings, "off_policy") >= 2, "another", lambda: talk(client, 1))
         until(lambda: worker.learning is not None and worker.learning.learner is not hopeless, "another learner")
         assert worker.learning.counters.refused == 0
         assert version_of(client) == 1
@@ -253,14 +260,14 @@ def test_a_learner_that_is_refused_again_and_again_starts_again(settings: Settin
 def test_a_damaged_live_version_does_not_stop_the_worker(settings: Settings, redis: syncredis.Redis) -> None:
     settings = learning_settings(settings)
     with serving(settings) as client, working(settings):
-        until(lambda: talk(client, 1) or version_of(client) >= 2, "version 2 in service")
+        until(lambda: version_of(client) >= 2, "version 2 in service", lambda: talk(client, 1))
         live = report_of(redis, settings).version
         path = folder_of(settings.data_dir, live) / "policy.safetensors"
         blob = bytearray(path.read_bytes())
         blob[-1] ^= 1
         path.write_bytes(blob)
-        until(lambda: talk(client, 1) or report_of(redis, settings).version > live, "the next version")
-        until(lambda: talk(client, 1) or version_of(client) > live, "its service")
+        until(lambda: report_of(redis, settings).version > live, "the next version", lambda: talk(client, 1))
+        until(lambda: version_of(client) > live, "its service", lambda: talk(client, 1))
 
 
 def test_a_worker_can_be_driven_to_an_entry_of_the_log(settings: Settings, redis: syncredis.Redis) -> None:

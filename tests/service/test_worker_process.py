@@ -11,12 +11,12 @@ import pytest
 import redis as syncredis
 import torch
 
-from service.api.app import connect
 from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store import events
 from service.store.bootstrap import bootstrap
 from service.store.checkpoint import CheckpointStore
+from service.store.connect import connect
 from service.store.events import Event, Feedback, Impression
 from service.store.keys import Keys
 from service.store.registry import folder_of
@@ -94,6 +94,10 @@ def events_read(redis: syncredis.Redis, settings: Settings) -> int:
     return sum(report_of(redis, settings).events.values())
 
 
+def until_read(redis: syncredis.Redis, settings: Settings, n: int) -> None:
+    until(lambda: events_read(redis, settings) >= n, f"{n} events")
+
+
 def kill_now_and_then(redis: syncredis.Redis, settings: Settings, log: list[Event], kills: int, folder: Path) -> None:
     """The log grows in parts; in each but the last the worker is killed at a random moment after a random event."""
     rng = np.random.default_rng(1)
@@ -105,7 +109,7 @@ def kill_now_and_then(redis: syncredis.Redis, settings: Settings, log: list[Even
             break
         with running(preloaded_process("worker", settings, folder / "killed.log")) as worker:
             target = int(rng.integers(start + 1, end))
-            until(lambda target=target: events_read(redis, settings) >= target, "some progress")  # type: ignore[misc]
+            until_read(redis, settings, target)
             time.sleep(rng.uniform(0, 0.1))  # reports follow checkpoints: a kill must not
             worker.kill()
 
@@ -124,7 +128,8 @@ async def test_kill_9_loses_and_repeats_nothing(
 
     for settings in deployments:
         with running(preloaded_process("worker", settings, tmp_path / "undisturbed.log")) as worker:
-            until(lambda settings=settings: events_read(redis, settings) == len(log), "the log's end")  # type: ignore[misc]
+            until_read(redis, settings, len(log))
+            assert events_read(redis, settings) == len(log)
             worker.stop()
 
     reports = [report_of(redis, settings) for settings in deployments]

@@ -65,7 +65,7 @@ def record(
         "novelty_last_1000": 9.0 * jitter,
         "cpu_seconds": 100.0 * jitter,
     }
-    metrics |= {name: value for name, value in changes.items() if name in metrics}  # type: ignore[misc]
+    metrics |= {name: value for name, value in changes.items() if name in metrics}
     configuration = configuration_of(method, environment, sessions)
     return Record(
         environment=environment,
@@ -80,7 +80,7 @@ def record(
     )
 
 
-def configuration_of(method: str, environment: str, sessions: int) -> dict[str, object]:
+def configuration_of(method: str, environment: str, sessions: int) -> dict[str, dict[str, object]]:
     prefix, _, variant = method.partition("_")
     kind = method if GROUPS.get(method) or method.startswith("lin") else "learned"
     group = GROUPS.get(method) or ("ialp" if prefix == "ialp" else "control" if variant in _VARIANTS else "baseline")
@@ -88,7 +88,7 @@ def configuration_of(method: str, environment: str, sessions: int) -> dict[str, 
     place: dict[str, object] = {"title": TITLES[base], "n_items": 1000, "rules": {"slate_size": 5, "max_turn": 10}}
     if world:
         place |= {"title": f"{TITLES[base]}, {world}", "world": world, "base": base}
-    configuration: dict[str, object] = {
+    configuration: dict[str, dict[str, object]] = {
         "environment": place,
         "method": {"title": method.replace("_", " ").title(), "kind": kind, "group": group, "options": {}},
         "protocol": {"sessions": sessions, "concurrent": 100},
@@ -96,7 +96,7 @@ def configuration_of(method: str, environment: str, sessions: int) -> dict[str, 
     if prefix == "synthetic":
         accuracy = int(variant.partition("_")[0]) / 100
         configuration["judge"] = {"kind": "synthetic", "accuracy": accuracy}
-        configuration["method"]["group"] = "control"  # type: ignore[index]
+        configuration["method"] |= {"group": "control"}
     elif prefix in ("ialp", "item", "shuffled"):
         configuration["judge"] = {"kind": "gguf", "accuracy": 1.0}
     return configuration

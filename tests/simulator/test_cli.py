@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -118,7 +119,7 @@ def test_a_service_that_asks_for_a_key(dataset: Path, tmp_path: Path) -> None:
     assert key not in said + "".join(path.read_text() for path in out.iterdir() if path.suffix != ".png")
 
 
-def _by_number(path: Path) -> list[dict[str, object]]:
+def _by_number(path: Path) -> list[dict[str, Any]]:
     return sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: line["n"])
 
 

@@ -26,8 +26,8 @@ def test_tastes_swing_to_another_truth_and_back() -> None:
     np.testing.assert_array_equal(half.item_vectors, users.item_vectors)
     for step in (300, 1_000, 2_000):
         now = drift.population(step)
-        norms = (np.linalg.norm(truth.user_factors, axis=1) for truth in (now, users))
-        np.testing.assert_allclose(*norms, rtol=1e-4)
+        norms, at_first = (np.linalg.norm(truth.user_factors, axis=1) for truth in (now, users))
+        np.testing.assert_allclose(norms, at_first, rtol=1e-4)
         np.testing.assert_allclose(now.affinity.mean(axis=1), users.affinity.mean(axis=1), rtol=1e-3)
 
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from offline.__main__ import app
-from offline.benchmark import data, judged, run
+from offline.benchmark import data, judged, methods, run
 from offline.benchmark.collected import Collected
 from offline.benchmark.command import chosen_names
 from offline.benchmark.data import SOURCES, Loaded, user_logs
@@ -121,7 +121,7 @@ def test_dislikes_are_a_variant_of_their_own(toy: list[str], tmp_path: Path, mon
         return lambda logs: Ranker()
 
     monkeypatch.setitem(judged.METHODS, "pretrained", replace(judged.METHODS["pretrained"], open=open_pretrained))
-    monkeypatch.setattr("offline.benchmark.run.METHODS", {**run.METHODS, **judged.METHODS})
+    monkeypatch.setattr("offline.benchmark.run.METHODS", {**methods.METHODS, **judged.METHODS})
     benchmark(tmp_path, "--methods", "pretrained", "--protocols", "held-out")
     found = {line["variant"]: line for line in lines(tmp_path)}
     assert set(found) == {"likes", "answers"} and len(opened) == 1

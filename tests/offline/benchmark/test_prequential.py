@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from offline.benchmark.baselines.item_knn import ItemKnn, KnnConfig
+from offline.benchmark.metrics import Scores
 from offline.benchmark.prequential import Events, evaluate, events_of
 from tests.offline.benchmark.benchmark_examples import TOY, Oracle, two_camps
 
@@ -88,7 +90,7 @@ def test_a_learner_that_can_know_gets_better() -> None:
 
 def test_what_was_liked_is_no_candidate() -> None:
     class Constant(Oracle):
-        def rank(self, histories):  # type: ignore[no-untyped-def]
+        def rank(self, histories: Sequence[Sequence[int]]) -> Scores:
             return np.tile(np.arange(N_ITEMS, 0, -1.0), (len(histories), 1))
 
     events = Events(np.zeros(3, np.int64), np.array([0, 1, 2]), np.arange(3))

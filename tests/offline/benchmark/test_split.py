@@ -10,6 +10,7 @@ import pytest
 
 from offline.benchmark import heldout
 from offline.benchmark.data import Ints, UserLog, user_logs
+from offline.benchmark.metrics import Scores
 from offline.benchmark.ranker import Ranker
 from offline.benchmark.split import FOLDS, folds_of_users, split_user, split_users, unbiased_cases, without_random
 from offline.datasets import Interactions
@@ -136,5 +137,5 @@ def test_a_ranker_that_knows_is_measured_so(seed: int) -> None:
 
 
 class _Opposite(Oracle):
-    def rank(self, histories: Sequence[Sequence[int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return -np.asarray(super().rank(histories))
+    def rank(self, histories: Sequence[Sequence[int]]) -> Scores:
+        return -super().rank(histories)

@@ -20,7 +20,7 @@ BEYOND_THE_SCHEMA = {
 
 
 @schemathesis.check
-def refusals_are_explained(ctx: CheckContext, response: Response, case: Case) -> None:
+def refusals_are_explained(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """A 422 to what the schema allows names one of the reasons above; every problem document is whole."""
     if response.status_code < 400 or response.headers["content-type"] != ["application/problem+json"]:
         return

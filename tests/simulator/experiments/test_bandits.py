@@ -60,7 +60,7 @@ def test_scores_are_of_the_posterior(kind: str) -> None:
     if kind == "linucb":
         np.testing.assert_allclose(agent._bound(some)[0], mean + deviation, rtol=1e-3, atol=1e-5)
         return
-    draws = agent._draw(Sessions(*(np.repeat(column, 4000, axis=0) for column in some)))
+    draws = agent._draw(Sessions._make(np.repeat(column, 4000, axis=0) for column in some))
     np.testing.assert_allclose(draws.mean(axis=0), mean, atol=5 * deviation.max() / 4000**0.5)
     np.testing.assert_allclose(draws.std(axis=0), deviation, rtol=0.08)
 

@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from simulator.experiments.analysis.comparison import (
-    BIN,
     ONE_SIDED,
     WINDOW,
     average,
@@ -21,6 +20,7 @@ from simulator.experiments.analysis.comparison import (
     worse,
     worse_by_holm,
 )
+from simulator.experiments.runs.record import BIN
 from simulator.statistics import Interval, mean_interval
 
 
@@ -130,8 +130,8 @@ def test_alone_gives_the_false_alarms_that_holm_prevents() -> None:
     for seed in range(100):
         rng = np.random.default_rng(seed)
         windows = window_differences(rng.normal(0, 1, (10, 100)), rng.normal(0, 1, (10, 100)))
-        alone += worse(windows).any()
-        corrected += worse_by_holm(windows).any()
+        alone += int(worse(windows).any())
+        corrected += int(worse_by_holm(windows).any())
     assert 0.25 < alone / 100 < 0.55  # 1 - 0.975^20 = 0.40
     assert corrected / 100 < 0.08
 

@@ -26,7 +26,8 @@ def prior_vector(preferences: Preferences) -> np.ndarray[tuple[int, ...], np.dty
 def test_texts_say_nothing_of_items_and_prefer_what_reads_like_the_history() -> None:
     preferences = text_preferences(DATASET, EMBEDDINGS, CONFIG)
     assert not prior_vector(preferences).any()
-    like, unlike = [], []
+    like: list[float] = []
+    unlike: list[float] = []
     for p in preferences.personal:
         liked = {INDEX[i] % N_TOPICS for i, r in p.judgement.history if r > 0}
         (like if INDEX[p.judgement.item_id] % N_TOPICS in liked else unlike).append(p.personal_z)
@@ -49,7 +50,8 @@ def test_of_two_simulated_judges_the_better_one_tells_users_apart() -> None:
     gaps = []
     for accuracy in (0.0, 0.5, 1.0):
         preferences = synthetic_preferences(DATASET, EMBEDDINGS, USERS, accuracy, CONFIG)
-        like, unlike = [], []
+        like: list[float] = []
+        unlike: list[float] = []
         for p in preferences.personal:
             liked = {INDEX[i] % N_TOPICS for i, r in p.judgement.history if r > 0}
             (like if INDEX[p.judgement.item_id] % N_TOPICS in liked else unlike).append(p.personal_z)

@@ -14,7 +14,7 @@ from simulator.experiments.runs.play import Played, play_agent
 from tests.simulator.baseline_examples import KINDS, Watched, make_agent, make_catalogue, make_toy_world
 
 WORLD = make_toy_world()
-ONLINE = {
+ONLINE: dict[str, dict[str, float]] = {
     "popularity": {},
     "linucb": {"dim": 3},
     "linear_ts": {"dim": 3},
@@ -22,14 +22,14 @@ ONLINE = {
     "sb3_ppo": {"dim": 3, "learning_rate": 3e-3, "epochs": 2},
     "sb3_dqn": {"dim": 3, "exploration_sessions": 300, "gradient_steps": 2, "learning_rate": 1e-3},
 }
-FROZEN = {
+FROZEN: dict[str, dict[str, float]] = {
     "text_similarity": {"dim": 3},
     "behaviour_cloning": {"dim": 3, "epochs": 8, "learning_rate": 5e-3},
     "sasrec": {"dim": 16, "epochs": 12, "learning_rate": 5e-3},
     "cql": {"dim": 3, "steps": 200},
 }
-QUICK = {"behaviour_cloning": {"epochs": 1}, "sasrec": {"epochs": 1}, "cql": {"steps": 10}}
-ALL = {"random": {}, **ONLINE, **FROZEN}
+QUICK: dict[str, dict[str, float]] = {"behaviour_cloning": {"epochs": 1}, "sasrec": {"epochs": 1}, "cql": {"steps": 10}}
+ALL: dict[str, dict[str, float]] = {"random": {}, **ONLINE, **FROZEN}
 
 
 @pytest.fixture(scope="module")

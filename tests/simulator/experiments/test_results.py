@@ -14,7 +14,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from simulator.errors import SimulatorError
-from simulator.experiments.analysis.results import collect
+from simulator.experiments.analysis.results import ALL, collect
 from simulator.experiments.commands.results import results as results_command
 from simulator.experiments.pages import figures
 from simulator.experiments.pages.plot_style import _apart, colour_of
@@ -62,7 +62,7 @@ def test_an_older_environment_is_left_out() -> None:
 def test_pairs_are_by_seed_whatever_the_order() -> None:
     runs = [record("random", seed, level=float(seed)) for seed in (3, 1, 2)]
     rivals = [record("linucb", seed, level=10.0 + seed) for seed in (2, 3, 4)]
-    pair = collect([*runs, *rivals]).pair("lfm", "random", "linucb", figures.ALL)
+    pair = collect([*runs, *rivals]).pair("lfm", "random", "linucb", ALL)
     assert pair.seeds == (2, 3)
     np.testing.assert_allclose(pair.b - pair.a, 10.0, atol=0.1)
 

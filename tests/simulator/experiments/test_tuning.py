@@ -15,7 +15,7 @@ from simulator.experiments.analysis.results import ENVIRONMENTS
 from simulator.experiments.commands.tune import tuning_page
 from simulator.experiments.runs.config import Protocol, read_experiments
 from simulator.experiments.runs.record import Record, read_records
-from simulator.experiments.runs.tuning import Tuning, candidates, read_tuning, tried, winners
+from simulator.experiments.runs.tuning import Options, Tuning, candidates, read_tuning, tried, winners
 from simulator.experiments.seam.agent import Setting
 from tests.simulator.baseline_examples import KINDS, make_catalogue, make_toy_world
 from tests.simulator.experiment_examples import FAST_METHODS, experiments_file, prepare
@@ -85,7 +85,7 @@ def played(tuning: Tuning, rewards: dict[str, dict[str, list[float]]]) -> list[R
 
 
 def test_the_best_by_environment_or_one_for_all() -> None:
-    settings = ({}, {"variety": 1.0}, {"variety": 2.0})
+    settings: tuple[Options, ...] = ({}, {"variety": 1.0}, {"variety": 2.0})
     protocol = Protocol(sessions=1000, seeds=2, first_seed=100)
     tuning = Tuning(protocol, {"popularity": settings, "linucb": ({}, {"dim": 8}, {"dim": 9})}, ("popularity",))
     # Relative to the first: 1, 1.5, 1 in one environment, and 1, 0.9, 1.2 in the other; on average 1, 1.2, 1.1.

@@ -1,0 +1,162 @@
+"""A start from logs: likes are learned before anybody comes, old ones by less, and the learner knows how sure it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from offline.__main__ import app
+from offline.datasets import Dataset, Interactions, save_dataset
+from offline.errors import OfflineError
+from offline.pretrain_command import learn_logs, make_snapshot
+from offline.warm_start import BLOCK, Likes, WarmStart, warm_start
+from service.policy.networks import ItemScorer
+from service.policy.snapshot import Snapshot
+from service.policy.snapshot_files import load_snapshot, save_snapshot
+from service.policy.types import Interaction, Response, pack_states
+from service.policy.variants import Variant
+from service.settings import Settings
+from service.worker.learning import Learning
+from tests.offline.fake_llm import MOVIES, make_items
+from tests.offline.pretrain_examples import CONFIG, N_ITEMS, NOTHING, embeddings, made
+
+DAY_S = 86_400
+SECRET = 4  # kinds of users, of which no text tells
+
+
+def interactions(n_users: int = 150, per_user: int = 10, seed: int = 0) -> Interactions:
+    """Users of kind c like items whose number is c modulo SECRET; one like a user and day, everyone at once."""
+    rng = np.random.default_rng(seed)
+    users = np.tile(np.arange(n_users, dtype=np.int32), per_user)
+    of_kind = [rng.permutation(np.arange(u % SECRET, N_ITEMS, SECRET))[:per_user] for u in range(n_users)]
+    items = np.array(of_kind).T.ravel().astype(np.int32)
+    days = np.repeat(np.arange(per_user), n_users)
+    ones = np.ones(len(users))
+    return Interactions(users, items, ones.astype(np.float32), ones.astype(bool), days * DAY_S, n_users)
+
+
+def scores(network: ItemScorer, *histories: list[int]) -> np.ndarray:
+    states = pack_states([tuple(Interaction(i, Response.POSITIVE) for i in h) for h in histories], 30)
+    with torch.no_grad():
+        return network.scores(states, network.table()).numpy()
+
+
+@pytest.fixture(scope="module")
+def warm() -> WarmStart:
+    torch.set_num_threads(1)
+    return warm_start(made(NOTHING).actor, Likes.of(interactions(), None, 10_000), 0)
+
+
+def test_what_no_text_tells_is_learned_from_likes(warm: WarmStart) -> None:
+    before = made(NOTHING).actor
+    kinds = np.arange(N_ITEMS) % SECRET
+    histories = [[c, c + SECRET, c + 2 * SECRET] for c in range(SECRET)]
+
+    def advantage_of_own_kind(network: ItemScorer) -> float:
+        found = scores(network, *histories)
+        return float(np.mean([row[kinds == c].mean() - row[kinds != c].mean() for c, row in enumerate(found)]))
+
+    assert advantage_of_own_kind(warm.actor) > advantage_of_own_kind(before) + 1
+    foretold = warm.foretold
+    assert foretold["ndcg_with_logs"] > 1.5 * max(foretold["ndcg_popularity"], foretold["ndcg_pretrained"])
+
+
+def test_the_same_seed_gives_the_same_start(warm: WarmStart) -> None:
+    again = warm_start(made(NOTHING).actor, Likes.of(interactions(), None, 10_000), 0)
+    for name, tensor in warm.actor.state_dict().items():
+        assert torch.equal(tensor, again.actor.state_dict()[name]), name
+
+
+def test_progress_hears_of_every_like_once() -> None:
+    heard: list[int] = []
+    likes = Likes.of(interactions(60, 4), None, 10_000)
+    warm_start(made(NOTHING).actor, likes, 0, heard.append)
+    assert sum(heard) == len(likes) == 240 and max(heard) <= BLOCK
+
+
+def test_old_likes_count_less_and_the_oldest_not_at_all() -> None:
+    found = interactions(n_users=2, per_user=10)
+    likes = Likes.of(found, 2.0 * DAY_S, 10_000)
+    ages = 9 - np.repeat(np.arange(10), 2)
+    expected = 0.5 ** (ages / 2)
+    assert likes.strengths.tolist() == pytest.approx(expected[expected >= 0.05].tolist())
+    assert Likes.of(found, None, 6).users.tolist() == found.user[-6:].tolist()
+    assert np.all(Likes.of(found, None, 100).strengths == 1)
+
+
+def test_what_was_not_liked_is_no_like() -> None:
+    found = interactions(n_users=2, per_user=10)
+    found.liked[::2] = False
+    assert len(Likes.of(found, None, 100)) == 10
+
+
+def snapshot_of(warm: WarmStart) -> Snapshot:
+    dataset = Dataset("toy", MOVIES, make_items(N_ITEMS), interactions())
+    return make_snapshot(dataset, "fake", replace(CONFIG, encoder="hashing"), made(NOTHING), {}, warm)
+
+
+@pytest.mark.parametrize("variant", [Variant.FT, Variant.AP])
+def test_the_worker_goes_on_as_sure_as_the_logs_made_it(tmp_path: Path, warm: WarmStart, variant: Variant) -> None:
+    save_snapshot(snapshot_of(warm), tmp_path / "snapshot")
+    read = load_snapshot(tmp_path / "snapshot")
+    settings = Settings(
+        variant=variant, policy_folder=tmp_path / "policies", checkpoint_folder=tmp_path / "checkpoints"
+    )
+    learning = Learning(read, torch.from_numpy(embeddings().astype(np.float32)), settings)
+    learner = cast(Any, learning.learner)
+    assert torch.equal(learner.posterior.shared, warm.known.shared)
+    assert torch.equal(learner.posterior.by_item, warm.known.by_item)
+    assert torch.equal(learner.actor.information, warm.known.information)
+    assert learner.actor.information.min() > 0
+    histories = [[0, 4], [1], []]
+    served = learning.serving_policy()
+    everything = np.ones(N_ITEMS, bool)
+    for history in histories:
+        past = tuple(Interaction(i, Response.POSITIVE) for i in history)
+        learned = served.distribution(past, everything).learned
+        order = np.argsort(-scores(warm.actor, history)[0])
+        assert learned[order[:10]].sum() > 5 * learned[order[-10:]].sum()
+    # A new item is one of which the logs know nothing.
+    learner.grow(torch.cat([learner.actor.text, learner.actor.text[:1]]))
+    assert learner.actor.information[-1] == 0 and len(learner.posterior.by_item) == N_ITEMS + 1
+
+
+def test_the_frozen_policy_does_not_explore(warm: WarmStart) -> None:
+    assert not snapshot_of(warm).tensors["pretrained.information"].any()
+
+
+def test_a_data_set_without_likes_is_told() -> None:
+    dataset = Dataset("toy", MOVIES, make_items(N_ITEMS), None)
+    silent = cast(Any, SimpleNamespace(print=lambda *args, **options: None))
+    with pytest.raises(OfflineError, match="--logs: the data set has no likes"):
+        learn_logs(dataset, made(NOTHING), 0, None, 100, silent)
+
+
+def test_the_command_tells_what_logs_are_worth(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from offline.distil import DistilConfig
+    from offline.distil_command import run_stage
+    from offline.judge import Budget
+    from offline.states import StateConfig
+    from tests.offline.fake_llm import FakeScorer
+
+    dataset = Dataset("toy", MOVIES, make_items(N_ITEMS), interactions())
+    save_dataset(dataset, tmp_path / "dataset")
+    config = DistilConfig(n_states=5, encoder="hashing", states=StateConfig(candidates=8))
+    run_stage(dataset, tmp_path, FakeScorer(), Budget(), config, Console(quiet=True), {})
+    arguments = ["pretrain", "--run", str(tmp_path), "--logs", "--half-life", "100"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.stderr.splitlines() if line.startswith("logs: "))
+    assert line.startswith("logs: 1,500 likes of 150 users learned; the last tenth, before it was learned: NDCG@10 ")
+    metrics = load_snapshot(tmp_path / "snapshot").manifest.metrics
+    assert f"{metrics['ndcg_with_logs']:.3f} with the likes before" in line
+    assert metrics["ndcg_with_logs"] > metrics["ndcg_pretrained"]
