@@ -6,13 +6,14 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin
 
 import httpx
 import pytest
 import redis as syncredis
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from service.api.app import create_app
 from service.settings import Settings
@@ -22,7 +23,13 @@ from tests.service.prefix_examples import Stripping
 from tests.service.service_examples import problem_of, serving, serving_http, until
 
 SHOP = "https://shop.example"
-HOST = "http://127.0.0.1"
+
+
+@contextlib.contextmanager
+def inside(app: ASGIApp) -> Iterator[httpx.Client]:
+    """A client of an application in this process."""
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
+        yield cast(httpx.Client, client)
 
 
 def asked(api: httpx.Client, path: str, method: str, origin: str = SHOP, headers: str = "") -> httpx.Response:
@@ -34,8 +41,7 @@ def asked(api: httpx.Client, path: str, method: str, origin: str = SHOP, headers
 @pytest.fixture
 def shop(settings: Settings) -> Iterator[httpx.Client]:
     """An API with keys whose only origin is the shop's."""
-    with TestClient(create_app(settings.model_copy(update={"cors_origins": [SHOP], "auth": "on"})), HOST) as client:
-        until(lambda: client.get("/readyz").status_code == 200, "readiness")
+    with serving(settings.model_copy(update={"cors_origins": [SHOP], "auth": "on"})) as client:
         yield client
 
 
@@ -89,7 +95,8 @@ def test_a_page_may_read_answers_and_problems(shop: httpx.Client, settings: Sett
 
 def test_a_page_may_read_503_and_500(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(settings.model_copy(update={"cors_origins": [SHOP], "snapshot": None}))
-    with TestClient(app, HOST, raise_server_exceptions=False, headers={"origin": SHOP}) as client:
+    with inside(app) as client:
+        client.headers["origin"] = SHOP
         answers = {503: client.put("/items/a", json={"text": "A"})}
         monkeypatch.setattr("service.api.items.no_policy", lambda: ValueError("a bug"))
         answers[500] = client.put("/items/a", json={"text": "A"})
@@ -101,7 +108,7 @@ def test_a_page_may_read_503_and_500(settings: Settings, monkeypatch: pytest.Mon
 
 def test_any_origin_is_a_choice_that_is_told(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings.model_copy(update={"cors_origins": ["*"], "auth": "on"})
-    with caplog.at_level(logging.WARNING), TestClient(create_app(settings), HOST) as client:
+    with caplog.at_level(logging.WARNING), inside(create_app(settings)) as client:
         assert "IALP_CORS_ORIGINS=*" in caplog.text
         assert asked(client, "/recommend", "POST").headers["access-control-allow-origin"] == "*"
         assert client.get("/users/a", headers={"origin": SHOP}).headers["access-control-allow-origin"] == "*"
@@ -146,9 +153,9 @@ def test_origins_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert (settings.cors_origins, settings.root_path) == ([SHOP, "http://localhost:3000"], "/shop/ialp")
 
 
-GETS = ("/healthz", "/readyz", "/items", "/items/film-1", "/items/nowhere", "/", "/dashboard/app.js", "/docs")
-GETS += ("/openapi.json", "/metrics", "/users/nobody", "/policies", "/v1/policies", "/evaluation", "/dead-letters")
-GETS += ("/impressions", "/recommend", "/nowhere")
+GETS = ["/healthz", "/readyz", "/items", "/items/film-1", "/items/nowhere", "/", "/dashboard/app.js", "/docs"]
+GETS += ["/openapi.json", "/metrics", "/users/nobody", "/policies", "/v1/policies", "/evaluation", "/dead-letters"]
+GETS += ["/impressions", "/recommend", "/nowhere"]
 
 
 @pytest.mark.parametrize("path", GETS)
@@ -176,9 +183,9 @@ def test_the_head_of_a_stream_ends(http_api: httpx.Client) -> None:
 
 
 @contextlib.contextmanager
-def behind(settings: Settings, prefix: str, strips: bool = True) -> Iterator[TestClient]:
+def behind(settings: Settings, prefix: str, strips: bool = True) -> Iterator[httpx.Client]:
     app = create_app(settings.model_copy(update={"root_path": prefix}))
-    with TestClient(Stripping(app, prefix, strips), HOST) as client:
+    with inside(Stripping(app, prefix, strips)) as client:
         until(lambda: client.get(f"{prefix}/readyz").status_code == 200, "readiness")
         yield client
 
