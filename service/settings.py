@@ -16,6 +16,7 @@ from service.policy.variants import Mixture, ServingConfig, Variant
 
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s?#@*,A-Z]+)$")]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -43,6 +44,16 @@ class Settings(BaseSettings):
         "on", description="on: requests need an API key. off: they do not; allowed only where `host` is loopback."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port the API binds to.")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path at which a reverse proxy shows the service, such as /ialp; it may strip it or leave it.",
+    )
+    cors_origins: list[Origin] = Field(
+        [],
+        description='Origins whose pages may call the API from a browser, as JSON: `["https://shop.example"]`. Empty: '
+        'none but its own. `["*"]`: any, which needs `IALP_AUTH=on`.',
+    )
     seed: int | None = Field(None, description="Seed of slate sampling; if unset, a random one.")
 
     # What it tells of itself
@@ -178,9 +189,7 @@ class Settings(BaseSettings):
         600.0, gt=0, description="How long feedback to a slate is waited for. Raised, the learner gets slates later."
     )
     reward_window_entries: int = Field(
-        1_000_000,
-        ge=1,
-        description="Log entries after which a slate closes even if the log's clock stands still.",
+        1_000_000, ge=1, description="Log entries after which a slate closes even if the log's clock stands still."
     )
     replay_capacity: int = Field(
         50_000, ge=1, description="Transitions that the learner remembers. Raised, it learns longer from old ones."
@@ -311,6 +320,13 @@ class Settings(BaseSettings):
         if auth == "off" and host not in LOOPBACK:
             raise ValueError(f"IALP_AUTH=off needs IALP_HOST to be one of {', '.join(LOOPBACK)}, and it is {host!r}")
         return auth
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _any_needs_keys(cls, origins: list[str], info: ValidationInfo) -> list[str]:
+        if "*" in origins and info.data.get("auth") == "off":
+            raise ValueError('"*" needs IALP_AUTH=on: any page in a browser on this machine could do everything')
+        return origins
 
     @model_validator(mode="after")
     def _rewards_make_sense(self) -> Settings:

@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from service.api import errors
+from service.api.application import Application
 from service.api.edge import Edge
 from service.api.fast_path import FastPath
 from service.api.metrics import Metrics
-from service.api.openapi import DocumentedAPI, problems
+from service.api.openapi import problems
 from service.api.routes import (
     dashboard,
     dead_letters,
@@ -124,6 +125,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             tasks.add(asyncio.create_task(state.key_ring.watch()))
         else:
             log.warning("IALP_AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
+        if "*" in settings.cors_origins:
+            log.warning(
+                "IALP_CORS_ORIGINS=*: pages of any site may send requests with a key that they have got hold of"
+            )
         try:
             yield
         finally:
@@ -135,7 +140,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for client in (redis, quick, probe):
                 await client.aclose()
 
-    app = DocumentedAPI(
+    app = Application(
+        settings,
         title="ialp",
         description=_DESCRIPTION,
         version="1",

@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, limits that cost no memory, and the latency metric (plain ASGI)."""
+"""The outermost layer: request ids, limits that cost no memory, HEAD, and the latency metric (plain ASGI)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import bodies
 from service.api.errors import MEDIA_TYPE, Problem, document
 from service.api.metrics import Metrics
 from service.runtime import process_log
@@ -37,6 +39,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = request_id = uuid4().hex
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        if method == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         process_log.request_id.set(request_id)  # uvicorn runs each request in a context of its own
         started = time.perf_counter()
         status = 500
@@ -52,41 +57,40 @@ class Edge:
             await send(message)
 
         try:
-            problem = self._refusal(scope)
-            if problem is None:
-                await self._app(scope, self._counted(receive), send_with_id)
-            else:
+            try:
+                receive = self._read(dict(scope["headers"]), receive)
+            except Problem as problem:
                 await _answer(problem, scope, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             duration = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
             self._metrics.requests.labels(method, route, str(status)).observe(duration)
             if route == "/recommend":
                 self._metrics.recent.append((started + duration, duration))
 
-    def _refusal(self, scope: Scope) -> Problem | None:
-        headers = dict(scope["headers"])
+    def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
+        """Return a `receive` that gives JSON in UTF-8, within limits.
+
+        Raises:
+            Problem: the head says that it cannot be.
+        """
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            return Problem(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length is not a number.")
+            raise Problem(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length is not a number.")
         if int(length) > self._max_body:
-            return self._too_large()
-        has_body = int(length) > 0 or b"transfer-encoding" in headers
+            raise bodies.too_large(self._max_body)
+        receive = self._counted(receive)
+        if int(length) == 0 and b"transfer-encoding" not in headers:
+            return receive
         content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        is_json = content_type == b"application/json" or (
+        if content_type != b"application/json" and not (
             content_type.startswith(b"application/") and content_type.endswith(b"+json")
-        )
-        if has_body and not is_json:
+        ):
             detail = "Send the body as application/json."
-            return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
-        return None
-
-    def _too_large(self) -> Problem:
-        detail = f"The body is larger than {self._max_body} bytes."
-        # The rest of the body is not read, so the connection is of no more use.
-        headers = {"Connection": "close"}
-        return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail, headers=headers)
+            raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        return bodies.plain(headers, receive, self._max_body)
 
     def _too_slow(self) -> Problem:
         detail = f"The body was not complete {self._body_timeout_s:g} s after its head."
@@ -108,7 +112,7 @@ class Edge:
             total += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if total > self._max_body:
-                raise self._too_large()
+                raise bodies.too_large(self._max_body)
             return message
 
         return counted
@@ -119,7 +123,27 @@ async def _answer(problem: Problem, scope: Scope, send: Send) -> None:
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
-        _CLOSE,  # the rest of the body is not read
+        *((name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()),
     ]
+    if _CLOSE not in headers:
+        headers.append(_CLOSE)  # the rest of the body is not read
     await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _without_body(send: Send) -> Send:
+    """Return a `send` for HEAD: the answer to a GET without its body, over as soon as a body would begin.
+
+    A stream would never end by itself; that its answer is over looks to it as if the client had gone away.
+    """
+    ended = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.body" and not ended:
+            ended = True
+            await send({"type": "http.response.body", "body": b""})
+        elif message["type"] != "http.response.body":
+            await send(message)
+
+    return send_head

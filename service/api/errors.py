@@ -92,6 +92,15 @@ def no_policy() -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers=headers)
 
 
+def not_in_charset(charset: str, position: int) -> Problem:
+    """400 for a body that is not in its charset, from the byte at `position` on."""
+    detail = (
+        f"The body is not {charset.upper()}: the byte at position {position}, from 0 on, is wrong. Send UTF-8, or name "
+        "another charset: `Content-Type: application/json; charset=iso-8859-1`, windows-1252 or utf-16."
+    )
+    return Problem(HTTPStatus.BAD_REQUEST, "malformed_charset", detail)
+
+
 def _invalid(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
@@ -109,11 +118,12 @@ def invalid(errors: Sequence[FieldError]) -> Problem:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes of this path; the router names those of the first."""
-    methods = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+    """The methods of all routes of this path; the router names those of the first. HEAD comes with GET (see `edge`)."""
+    methods = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
     scopes = {method: {**request.scope, "method": method} for method in methods}
     routes = request.app.router.routes
-    return ", ".join(m for m, s in scopes.items() if any(route.matches(s)[0] is Match.FULL for route in routes))
+    allowed = [m for m, s in scopes.items() if any(route.matches(s)[0] is Match.FULL for route in routes)]
+    return ", ".join(sorted([*allowed, "HEAD"] if "GET" in allowed else allowed))
 
 
 def install(app: FastAPI) -> None:
@@ -129,6 +139,8 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(cause := error.__cause__, UnicodeDecodeError):  # FastAPI could not read the body
+            return answer(request, not_in_charset(cause.encoding, cause.start))
         status = HTTPStatus(error.status_code)
         code = status.phrase.lower().replace(" ", "_").replace("-", "_")
         headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers

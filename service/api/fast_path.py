@@ -65,7 +65,7 @@ class FastResponse(msgspec.Struct, frozen=True):
     policy_version: int
     arm: str
     items: list[slates.Slot]
-    warnings: list[str]
+    warnings: list[slates.SlateWarning]
 
 
 def fast_request(request: RecommendRequest) -> FastRequest:
@@ -85,7 +85,7 @@ class FastPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of any kind."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _PATHS:
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in _PATHS:
             await self._app(scope, receive, send)
             return
         state: State = scope["app"].state.ialp
@@ -105,6 +105,12 @@ class FastPath:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+
+
+def _path(scope: Scope) -> str:
+    """The path without the prefix of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class _Route(NamedTuple):

@@ -51,13 +51,14 @@ _TELLING = ("title", "name", "headline", "text", "description")  # what a person
 def text_of(item_id: str, features: Features) -> str:
     """Build a text that stands for an item: what its features call a title, then the others as `key: value`.
 
-    Without any it is the item's id.
+    Without any it is the item's id, in quotes if that is white space.
     """
     found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
     telling = [value for word in _TELLING for key, value in found if _last_word(key) == word]
     others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
     text = "; ".join(dict.fromkeys([*telling, *others]))[:MAX_TEXT]
-    return text.encode(errors="ignore").decode() or item_id  # half of a surrogate pair is JSON, but no text
+    text = text.encode(errors="ignore").decode()  # half of a surrogate pair is JSON, but no text
+    return next((name for name in (text, item_id) if name.strip()), f'"{item_id}"')
 
 
 def _last_word(key: str) -> str:

@@ -67,7 +67,7 @@ def _token(headers: Headers) -> str:
 async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> None:
     """Raise Problem unless the request's headers hold a key with one of `scopes` that has not used up its rate."""
     if state.key_ring is None:
-        _refuse_foreign(headers)
+        _refuse_foreign(headers, state.settings.cors_origins)
         return
     if not state.key_ring.loaded:
         raise redis_away()
@@ -81,15 +81,19 @@ async def admit(state: State, headers: Headers, scopes: tuple[Scope, ...]) -> No
         await _take(state, key, key.rate)
 
 
-def _refuse_foreign(headers: Headers) -> None:
-    """Refuse pages of other sites where no key is asked for: in the operator's browser they could do what they like."""
+def _refuse_foreign(headers: Headers, allowed: Sequence[str]) -> None:
+    """Refuse pages of other sites where no key is asked for: in the operator's browser they could do what they like.
+
+    `allowed`: origins that the settings name.
+    """
     found = {name: value for name, value in headers if name in (b"origin", b"host")}
     origin, host = found.get(b"origin"), found.get(b"host", b"localhost")
     # A name of the other site's own may lead to this machine as well, and then it is no foreign origin.
-    if (origin is not None and origin.partition(b"://")[2] != host) or not _is_of_this_machine(host.decode("latin-1")):
+    is_foreign = origin is not None and origin.partition(b"://")[2] != host and origin.decode("latin-1") not in allowed
+    if is_foreign or not _is_of_this_machine(host.decode("latin-1")):
         detail = (
             "Without API keys (IALP_AUTH=off) this service answers requests to localhost or an IP address only, and of "
-            "its own page."
+            "its own page or those in IALP_CORS_ORIGINS."
         )
         raise Problem(HTTPStatus.FORBIDDEN, "cross_origin", detail)
 

@@ -3,8 +3,18 @@
 Imports `service.contract` alone, so that it installs without the service.
 """
 
-from service.client.calls import ServiceError
-from service.client.clients import AsyncClient, Client
-from service.contract.schemas import BatchItem, FeedbackEvent, PastInteraction
+from service.client.async_client import AsyncClient
+from service.client.calls import ServiceError, Slate
+from service.client.sync_client import Client
+from service.contract.schemas import BatchItem, FeedbackEvent, PastInteraction, RecommendRequest
 
-__all__ = ["AsyncClient", "BatchItem", "Client", "FeedbackEvent", "PastInteraction", "ServiceError"]
+__all__ = [
+    "AsyncClient",
+    "BatchItem",
+    "Client",
+    "FeedbackEvent",
+    "PastInteraction",
+    "RecommendRequest",
+    "ServiceError",
+    "Slate",
+]

@@ -1,18 +1,15 @@
-"""Parts that both clients share: what each call sends and gets, when it is sent again, and what its answer means."""
+"""Calls of both clients: what each sends and gets, and when it may be sent again."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
 from service.contract.operator import ExplainResponse, ItemsResponse, LiveResponse
 from service.contract.preview import PreviewRequest, PreviewResponse
@@ -30,9 +27,7 @@ from service.contract.schemas import (
 )
 
 NO_CONNECTION = "no connection"
-KEPT_S = 2.0  # an idle connection: the service ends it after 5 s, and a call that is sent just then is lost
-_RETRIED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
+_ITEM_S = 0.15  # for an item of a batch: a title is embedded in 13 ms, a long text in 120, on a busy core
 Model = TypeVar("Model", bound=BaseModel)
 _events = TypeAdapter(list[FeedbackEvent])
 
@@ -40,12 +35,24 @@ _events = TypeAdapter(list[FeedbackEvent])
 class ServiceError(Exception):
     """The service did not answer with success, after all attempts; no message holds the API key.
 
-    `status` is its last answer ("503", or "no connection"), `code` the problem's code if there is one.
+    `status` is its last answer ("503", or "no connection"), `code` the problem's code if there is one. `in_doubt`: the
+    request was sent and no answer came, so that the service may have carried it out, or may still be working on it.
     """
 
-    def __init__(self, message: str, status: str, code: str | None = None) -> None:
+    def __init__(self, message: str, status: str, code: str | None = None, in_doubt: bool = False) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.in_doubt = status, code, in_doubt
+
+
+class Slate(RecommendResponse):
+    """A slate of the service or, if that did not answer in time, one of the fallback."""
+
+    fallback_reason: str | None = Field(None, description="Why it is the fallback's; None: it is the service's.")
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether the service did not answer, and these items are the fallback's."""
+        return self.fallback_reason is not None
 
 
 class RecommendFields(TypedDict, total=False):
@@ -102,7 +109,9 @@ class Call(Generic[Model]):
     path: str
     model: type[Model] | None = None
     body: bytes | None = None
-    repeatable: bool = True  # made again where nobody knows what became of it
+    repeatable: bool = True
+    sent_once: bool = False  # repeated only as long as the service cannot be at work on it
+    extra_s: float = 0.0  # by which its answer may take longer than others
 
     @property
     def route(self) -> str:
@@ -110,15 +119,15 @@ class Call(Generic[Model]):
         return self.path.partition("?")[0]
 
 
-def recommending(user_id: str | None, fields: RecommendFields) -> Call[RecommendResponse]:
-    """POST /recommend."""
+def request_of(user_id: str | None, fields: RecommendFields) -> RecommendRequest:
+    """Make the request for a slate; raises ValueError if it is not valid."""
     named = {} if user_id is None else {"user_id": user_id}
-    return asking(RecommendRequest.model_validate({**named, **fields}))
+    return RecommendRequest.model_validate({**named, **fields})
 
 
-def asking(request: RecommendRequest) -> Call[RecommendResponse]:
+def asking(request: RecommendRequest) -> Call[Slate]:
     """POST /recommend."""
-    return Call("POST", "/recommend", RecommendResponse, _json(request))
+    return Call("POST", "/recommend", Slate, _json(request))
 
 
 def previewing(user_id: str | None, fields: PreviewFields) -> Call[PreviewResponse]:
@@ -146,9 +155,11 @@ def putting(item_id: str, text: str, fields: ItemFields) -> Call[ItemResponse]:
 
 
 def putting_all(items: Iterable[BatchItem]) -> Call[ItemBatchResponse]:
-    """POST /items:batch."""
-    body = b'{"items":[%s]}' % b",".join(map(_json, items))
-    return Call("POST", "/items:batch", ItemBatchResponse, body)
+    """POST /items:batch. The service goes on with it when its client gave up: sent again, it is more work still."""
+    bodies = [_json(item) for item in items]
+    body = b'{"items":[%s]}' % b",".join(bodies)
+    extra_s = _ITEM_S * len(bodies)
+    return Call("POST", "/items:batch", ItemBatchResponse, body, sent_once=True, extra_s=extra_s)
 
 
 def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResponse]:
@@ -168,75 +179,6 @@ def activating(version: int, follow: bool, force: bool) -> Call[LiveResponse]:
     """POST /policies/{version}:activate."""
     body = json.dumps({"follow": follow, "force": force}).encode()
     return Call("POST", f"/policies/{version}:activate", LiveResponse, body)
-
-
-class Attempts:
-    """Connection options and retries that both clients share."""
-
-    def __init__(
-        self,
-        url: str,
-        api_key: str | None,
-        timeout_s: float,
-        attempts: int,
-        seed: int | None,
-        observe: Callable[[str, str], None] | None,
-    ) -> None:
-        if attempts < 1:
-            raise ValueError(f"attempts: {attempts}, expected at least 1")
-        headers = {"Accept": "application/json"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self.options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout_s}
-        self._attempts, self._random, self._observe = attempts, random.Random(seed), observe
-
-    def report(self, call: Call[Any], answer: httpx.Response | None) -> None:
-        """Report an attempt to the observer, if there is one; `answer` is None if there was no connection."""
-        if self._observe is not None:
-            self._observe(call.route, NO_CONNECTION if answer is None else str(answer.status_code))
-
-    def wait_s(self, call: Call[Any], attempt: int, answer: httpx.Response | None) -> float | None:
-        """Return the seconds to wait before trying again after `attempt` attempts; None: the answer stands."""
-        if answer is not None and answer.status_code not in _RETRIED:
-            return None
-        if attempt >= self._attempts or not call.repeatable:
-            return None
-        retry_after = answer.headers.get("Retry-After") if answer is not None else None
-        if retry_after is not None and retry_after.isdigit():
-            return min(float(retry_after), _LONGEST_WAIT_S)
-        # Random, so that callers turned away together do not come back together.
-        return self._random.uniform(0.5, 1.0) * min(_FIRST_WAIT_S * 2.0**attempt, _LONGEST_WAIT_S)
-
-
-def answered(call: Call[Model], answer: httpx.Response | None, attempt: int, broke: str) -> Model:
-    """Decode a call's last answer; raises ServiceError if it is not a success."""
-    where = f"{call.method} {call.route}"
-    if answer is None:
-        raise ServiceError(f"{where}: {NO_CONNECTION} after {attempt} attempt(s): {broke}", NO_CONNECTION)
-    if call.method == "DELETE" and call.model is None and attempt > 1 and answer.status_code == HTTPStatus.NOT_FOUND:
-        return None  # type: ignore[return-value]  # gone by an attempt before, whose answer was lost
-    if not answer.is_success:
-        status, (code, detail) = str(answer.status_code), _problem(answer)
-        raise ServiceError(f"{where}: {status} after {attempt} attempt(s): {detail}", status, code)
-    if call.model is None:
-        return None  # type: ignore[return-value]
-    try:
-        return call.model.model_validate_json(answer.content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        message = f"the service's answer is not a {call.model.__name__}: {field}: {first['msg']}"
-        raise ServiceError(message, str(answer.status_code)) from None
-
-
-def _problem(answer: httpx.Response) -> tuple[str | None, str]:
-    """Code and detail of a problem document, with the fields that it names; the beginning of anything else."""
-    try:
-        document = answer.json()
-        fields = [f"{error['field']}: {error['message']}" for error in document.get("errors", [])]
-        return document["code"], " ".join([document["detail"], *fields])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None, answer.text[:300]
 
 
 def _json(model: BaseModel) -> bytes:

@@ -1274,8 +1274,11 @@ export interface components {
              * @description One that could be shown, by slot.
              */
             slate: components["schemas"]["PreviewedItem"][];
-            /** Warnings */
-            warnings: string[];
+            /**
+             * Warnings
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has.
+             */
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category")[];
         };
         /**
          * PreviewedCategory
@@ -1548,8 +1551,11 @@ export interface components {
             policy_version: number;
             /** Recommendation Id */
             recommendation_id: string;
-            /** Warnings */
-            warnings: string[];
+            /**
+             * Warnings
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has.
+             */
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category")[];
         };
         /**
          * RecommendedItem

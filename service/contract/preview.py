@@ -18,6 +18,7 @@ from service.contract.schemas import (
     Whole,
     whole,
 )
+from service.contract.slate_warnings import SlateWarnings
 
 
 class PreviewRequest(Strict):
@@ -105,4 +106,4 @@ class PreviewResponse(BaseModel):
         description="By number of items, most first; at most 1,000. An item counts for each of its categories."
     )
     comparison: Comparison | None = Field(description="Null without a `baseline`.")
-    warnings: list[str]
+    warnings: SlateWarnings

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from service.contract.slate_warnings import SlateWarnings
+
 MAX_ID_BYTES = 256
 MAX_K = 100
 MAX_IDS = 1_000
@@ -30,6 +32,12 @@ def _checked_id(value: str) -> str:
     return value
 
 
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be only white space")
+    return value
+
+
 def whole(value: object) -> object:
     """Convert 5.0 to 5: JSON Schema, and some clients, write whole numbers so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -38,6 +46,8 @@ def whole(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(whole)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+# Kept as it was put, with white space at its ends: what is read is what was sent.
+NotBlank = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
 FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
 
 
@@ -150,7 +160,7 @@ class RecommendResponse(BaseModel):
     policy_version: int = Field(description="0 when no policy is loaded.")
     arm: Literal["control", "adaptive", "fallback"]
     items: list[RecommendedItem]
-    warnings: list[str]
+    warnings: SlateWarnings
 
 
 def _unix_seconds(value: object) -> object:
@@ -249,10 +259,8 @@ class ItemBody(Strict):
         json_schema_extra={"examples": [{"text": "Heat (1995)", "categories": ["Action", "Crime"]}]}
     )
 
-    text: str = Field(min_length=1, max_length=MAX_TEXT, description="What a person would read first: a title.")
-    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] = Field(
-        [], max_length=MAX_CATEGORIES
-    )
+    text: NotBlank = Field(max_length=MAX_TEXT, description="What a person would read first: a title.")
+    categories: list[Annotated[NotBlank, Field(max_length=MAX_ID_BYTES)]] = Field([], max_length=MAX_CATEGORIES)
     hidden: bool = Field(False, description="Kept, but never shown.")
 
 

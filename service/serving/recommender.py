@@ -90,7 +90,7 @@ class Recommender:
             slate = slates.fall_back(catalogue, chosen, await self._popular() if redis_answers else [], k)
         else:
             slate, _ = await self.draw(user, live, catalogue, chosen, history, k)
-        warnings = [] if redis_answers else ["session_unavailable"]
+        warnings: list[slates.SlateWarning] = [] if redis_answers else ["session_unavailable"]
         if slate.impression is not None and (self._lag.too_far or not (redis_answers and await self._log(slate))):
             warnings.append("impression_not_logged")
         return replace(slate, warnings=[*warnings, *slate.warnings]) if warnings else slate

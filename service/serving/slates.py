@@ -21,6 +21,17 @@ from service.store.slate_ids import new_id, unlogged_id
 History = Sequence[tuple[str, float]]
 
 Repeat = Literal["never", "when_empty", "freely"]
+SlateWarning = Literal[  # each with its meaning in `contract.slate_warnings`
+    "catalogue_empty",
+    "fewer_items_than_k",
+    "impression_not_logged",
+    "no_items_left",
+    "no_policy",
+    "repeated_items",
+    "session_unavailable",
+    "unknown_candidates",
+    "unknown_category",
+]
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -41,7 +52,7 @@ class Slate:
     policy_version: int
     arm: str
     items: list[Slot]
-    warnings: list[str]
+    warnings: list[SlateWarning]
     impression: Impression | None
     places: Sequence[int] = ()  # of the items in the catalogue
 
@@ -53,7 +64,7 @@ class Candidates:
     available: Mask  # [A]
     masked: tuple[str, ...]  # seen or excluded by id
     allowed: tuple[str, ...] | None  # set when the request or its filters named the only ones
-    warnings: tuple[str, ...]
+    warnings: tuple[SlateWarning, ...]
 
 
 def candidates(
@@ -61,7 +72,7 @@ def candidates(
     seen: Sequence[str],
     only: Sequence[str] | None = None,
     excluded: Iterable[str] = (),
-    categories: Iterable[str] | None = None,
+    categories: Sequence[str] | None = None,
     repeat: Repeat = "never",
     k: int = 0,
 ) -> Candidates:
@@ -71,19 +82,11 @@ def candidates(
     """
     index, ids = catalogue.index, catalogue.ids
     available = catalogue.available.copy()
-    warnings: list[str] = []
+    warnings: list[SlateWarning] = []
     if not available.any():
         warnings.append("catalogue_empty")
     allowed = None
-    if only is not None:
-        named_rows = [index[i] for i in only if i in index]
-        if len(named_rows) < len(only):
-            warnings.append("unknown_candidates")
-        named = np.zeros_like(available)
-        named[named_rows] = True
-        available &= named
-    if categories is not None:
-        available &= catalogue.in_categories(categories)
+    warnings += _restrict(available, catalogue, only, categories)
     if only is not None or categories is not None:
         allowed = tuple([ids[i] for i in np.flatnonzero(available)])
     excluded = [item for item in dict.fromkeys(excluded) if item in index]
@@ -103,6 +106,25 @@ def candidates(
     if not available.any() and not warnings:
         warnings.append("no_items_left")
     return Candidates(available, tuple(masked), allowed, tuple(warnings))
+
+
+def _restrict(
+    available: Mask, catalogue: Catalogue, only: Sequence[str] | None, categories: Sequence[str] | None
+) -> list[SlateWarning]:
+    """Take from `available` what a request's own candidates and categories leave out; warn of those unknown."""
+    warnings: list[SlateWarning] = []
+    if only is not None:
+        named_rows = [catalogue.index[i] for i in only if i in catalogue.index]
+        if len(named_rows) < len(only):
+            warnings.append("unknown_candidates")
+        named = np.zeros_like(available)
+        named[named_rows] = True
+        available &= named
+    if categories is not None:
+        if catalogue.unknown_categories(categories):
+            warnings.append("unknown_category")
+        available &= catalogue.in_categories(categories)
+    return warnings
 
 
 class Draw(NamedTuple):
@@ -241,9 +263,9 @@ def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], 
         )
         for slot, item_id in enumerate(ids)
     ]
-    warnings = ["no_policy", *_with_shortage(chosen, len(items), k)]
+    warnings: list[SlateWarning] = ["no_policy", *_with_shortage(chosen, len(items), k)]
     return Slate(unlogged_id(), 0, "fallback", items, warnings, None)
 
 
-def _with_shortage(chosen: Candidates, shown: int, k: int) -> list[str]:
-    return [*chosen.warnings, *(["fewer_items_than_k"] if shown < k else [])]
+def _with_shortage(chosen: Candidates, shown: int, k: int) -> list[SlateWarning]:
+    return [*chosen.warnings, "fewer_items_than_k"] if shown < k else list(chosen.warnings)

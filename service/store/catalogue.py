@@ -108,6 +108,15 @@ class Catalogue:
         fits = np.fromiter((not requested.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
         return np.asarray(fits[self.kind_of.array[: len(self)]])
 
+    def unknown_categories(self, categories: Iterable[str]) -> set[str]:
+        """Return those of the categories that no item has, or had while this process knew it."""
+        unknown = set(categories)
+        for kind in self.kinds:
+            if not unknown:
+                break
+            unknown.difference_update(kind)
+        return unknown
+
     def nearest(self, embedding: Embeddings, n: int) -> list[int]:
         """Places of the `n` available items whose texts are closest to one [TEXT_DIM], closest first."""
         closeness = np.empty(len(self), np.float32)

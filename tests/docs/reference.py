@@ -54,7 +54,8 @@ def settings() -> str:
         elif (field := Settings.model_fields.get(found["field"])) is not None:
             name = "REDIS_URL" if found["field"] == "redis_url" else f"IALP_{found['field'].upper()}"
             default = json.dumps(field.default) if not isinstance(field.default, str | Path) else str(field.default)
-            rows.append([f"`{name}`", f"`{default}`", _values(schema[found["field"]]), field.description or ""])
+            default = f"`{default}`" if default else "empty"
+            rows.append([f"`{name}`", default, _values(schema[found["field"]]), field.description or ""])
     introduction = (
         "Environment variables of `python -m service`, read at the start of each process; a value that cannot be used "
         "stops the start with a line that names it. `null` is no value: leave the variable out. Objects are written as "
@@ -107,9 +108,10 @@ def api() -> str:
     introduction = (
         "The contract, from the OpenAPI document that a running service has at `/openapi.json` (and, to try it, at "
         "`/docs`). All paths but those of health, Personalizer and the dashboard also work under `/v1`. Unknown fields "
-        "and wrong types are refused with the field's name; errors are [problem documents](#problemdocument) "
-        "(RFC 9457), whose `code` is stable. TypeScript types are in `service/client/client.d.ts`, the client in "
-        "Python in `service.client`."
+        "and wrong types are refused with the field's name. HEAD works wherever GET does. Bodies may be compressed "
+        "(gzip or deflate) and in another charset than UTF-8, if the request's head says so. Errors are "
+        "[problem documents](#problemdocument) (RFC 9457), whose `code` is stable. TypeScript types are in "
+        "`service/client/client.d.ts`, the client in Python in `service.client`."
     )
     return page("HTTP API", introduction, *parts)
 

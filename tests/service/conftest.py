@@ -75,3 +75,9 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
     monkeypatch.setenv("IALP_KEY_PREFIX", settings.key_prefix)
     monkeypatch.setenv("IALP_REWARD_WINDOW_S", str(settings.reward_window_s))
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which of the SDK's clients a test takes; see `client_examples.Both`."""
+    return str(request.param)

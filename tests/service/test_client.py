@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -16,40 +14,13 @@ from service.client import AsyncClient, BatchItem, Client, FeedbackEvent, Servic
 from service.policy.snapshot_files import load_snapshot
 from service.settings import Settings
 from service.store.registry import Gate
+from tests.service.client_examples import Both
 from tests.service.service_examples import N_ITEMS, Server, published
-
-Call = Callable[..., Any]
-
-
-class Both:
-    """Either client, called alike."""
-
-    def __init__(self, kind: str, url: str, **options: Any) -> None:
-        self._kind, self._url, self._options = kind, url, options
-
-    def __getattr__(self, name: str) -> Call:
-        def call(*args: Any, **fields: Any) -> Any:
-            if self._kind == "sync":
-                with Client(self._url, **self._options) as client:
-                    return getattr(client, name)(*args, **fields)
-
-            async def ask() -> Any:
-                async with AsyncClient(self._url, **self._options) as client:
-                    return await getattr(client, name)(*args, **fields)
-
-            return asyncio.run(ask())
-
-        return call
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
 def client(kind: str, http_api: httpx.Client) -> Both:
-    return Both(kind, str(http_api.base_url))
+    return Both(kind, str(http_api.base_url), recommend_budget_s=30.0)
 
 
 def test_a_user_from_stranger_to_forgotten(client: Both) -> None:
@@ -129,7 +100,7 @@ class Flaky:
 
 
 def test_the_same_event_is_sent_until_it_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.attempts._FIRST_WAIT_S", 0.0)
     flaky, seen = Flaky({"accepted": 1, "duplicates": 0, "rejected": []}), []
     transport = httpx.MockTransport(flaky)
     client = Both(kind, "http://service", transport=transport, observe=lambda *told: seen.append(told), seed=1)
@@ -146,7 +117,7 @@ def test_a_roll_back_is_never_made_twice(kind: str) -> None:
 
 
 def test_what_an_attempt_deleted_whose_answer_was_lost_is_deleted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.attempts._FIRST_WAIT_S", 0.0)
     asked: list[str] = []
 
     def lose(request: httpx.Request) -> httpx.Response:
@@ -163,7 +134,7 @@ def test_what_an_attempt_deleted_whose_answer_was_lost_is_deleted(kind: str, mon
 
 
 def test_it_gives_up_and_tells_no_key(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client.calls._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("service.client.attempts._FIRST_WAIT_S", 0.0)
 
     def refuse(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer hush-hush"

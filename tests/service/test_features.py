@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.api.features import find_user, text_of
-from service.contract.schemas import MAX_TEXT
+from service.contract.schemas import MAX_TEXT, ItemBody
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,9 @@ for _ in range(20_000):
 )
 def test_a_text_is_made_from_features(features: list[dict[str, Any]] | None, text: str) -> None:
     assert text_of("the id", features) == text
+
+
+@pytest.mark.parametrize("features", [None, [{"title": "\ud83d \ud83d"}], [{"title": " "}]])
+def test_a_text_is_never_white_space_alone(features: list[dict[str, Any]] | None) -> None:
+    assert text_of("\t", features) == '"\t"'
+    assert ItemBody(text=text_of(" ", features))

@@ -134,3 +134,26 @@ def test_items_need_a_policy_to_be_embedded(settings: Settings) -> None:
         answer = client.put("/items/a", json={"text": "t"})
         assert problem_of(answer, 503)["code"] == "no_policy"
         assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\r\n", "\u00a0\u3000\u2028", "\x1c"])
+def test_a_text_or_category_of_white_space_is_refused_and_its_place_named(api: httpx.Client, blank: str) -> None:
+    answers = {
+        "text": api.put("/items/a", json={"text": blank}),
+        "categories.1": api.put("/items/a", json={"text": "A", "categories": ["x", blank]}),
+        "items.1.text": api.post("/items:batch", json={"items": [item("a", "A"), item("b", blank)]}),
+    }
+    for field, answer in answers.items():
+        (error,) = problem_of(answer, 422)["errors"]
+        assert (error["field"], error["message"]) == (field, "Value error, must not be only white space")
+    assert api.get("/items/a").status_code == 404
+
+
+def item(item_id: str, text: str) -> dict[str, str]:
+    return {"item_id": item_id, "text": text}
+
+
+def test_white_space_at_the_ends_of_a_text_is_kept(api: httpx.Client) -> None:
+    """What is read is what was put: who compares both, as a synchronisation does, would put it again for ever."""
+    assert api.put("/items/a", json={"text": " A film\n"}).json()["text"] == " A film\n"
+    assert api.get("/items/a").json()["text"] == " A film\n"

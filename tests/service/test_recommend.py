@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
 import redis as syncredis
 
+from service.serving import slates
 from service.settings import Settings
 from service.store.keys import Keys
 from tests.service.service_examples import (
@@ -190,3 +192,30 @@ def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.Te
         }
         assert client.get("/evaluation").json() == nothing
         assert client.get("/metrics").status_code == 200
+
+
+def test_a_category_that_no_item_has_is_told_from_one_that_is_used_up(api: httpx.Client) -> None:
+    def warnings(user: str, *categories: str, **fields: Any) -> list[str]:
+        found: list[str] = recommend(api, user, k=30, filters={"categories": [*categories]}, **fields)["warnings"]
+        return found
+
+    assert warnings("ann", "Nowhere") == ["unknown_category", "fewer_items_than_k"]
+    assert warnings("ann", "Drama", "Nowhere") == ["unknown_category", "fewer_items_than_k"]
+    assert warnings("ann", "Drama", repeat="never") == ["no_items_left", "fewer_items_than_k"]
+    assert warnings("ben", "Drama") == ["fewer_items_than_k"]
+    api.put("/items/new", json={"text": "New", "categories": ["Nowhere"]})
+    assert warnings("eve", "Nowhere") == ["fewer_items_than_k"]
+    preview = api.post("/preview", json={"user_id": "ann", "filters": {"categories": ["drama"]}})
+    assert preview.json()["warnings"] == ["unknown_category", "fewer_items_than_k"]
+
+
+def test_every_warning_that_a_slate_may_have_is_in_the_document_with_its_meaning(api: httpx.Client) -> None:
+    """mypy holds the code to `SlateWarning`: it can send no other."""
+    can_be_sent = list(get_args(slates.SlateWarning))
+    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("RecommendResponse", "PreviewResponse"):
+        field = schemas[name]["properties"]["warnings"]
+        assert field["items"]["enum"] == sorted(can_be_sent)
+        for code in can_be_sent:
+            assert re.search(rf"`{code}`: [A-Z].+?\.", field["description"]), code
+    assert get_type_hints(slates.Slate)["warnings"] == list[slates.SlateWarning]

@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parents[1] / "dashboard"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    " connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -40,9 +40,14 @@ _POINTS = 1_500  # of the history, when a page opens
 
 
 @router.get("/")
-async def page() -> Response:
-    """The page."""
-    return _file("index.html")
+async def page(request: Request) -> Response:
+    """The page. Behind a prefix it names its base: a proxy may show it without a slash at the end."""
+    prefix = request.scope.get("root_path", "")  # of the settings, which allow nothing in it that HTML would notice
+    answer = _file("index.html")
+    if prefix:
+        base = b'<head>\n  <base href="%s/">' % prefix.encode()
+        answer = Response(bytes(answer.body).replace(b"<head>", base, 1), media_type="text/html", headers=_HEADERS)
+    return answer
 
 
 @router.get("/dashboard/{name:path}")

@@ -53,7 +53,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     records = await state.watch.store.get_many([catalogue.ids[row] for row in every])
     items = _items(dict(zip(every, records, strict=True)), found, catalogue)
     lists = {name: [items[row] for row in some] for name, some in rows.items()}
-    short = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
+    short: list[slates.SlateWarning] = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
     return PreviewResponse(
         arm=arm.value,
         policy_version=live.version,
