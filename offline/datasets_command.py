@@ -147,6 +147,54 @@ def command(
             --item-columns id=Artikelnummer,text=Bezeichnung --out runs/shop/dataset
         python -m offline datasets --source lfm --folder data/lfm --out runs/lfm
     """
+    _check_inputs(source, folder, items, interactions)
+    words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
+    scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
+    forms = (liked_at, liked_types, item_columns, interaction_columns, category_separator, encoding)
+    if source != "catalogue" and any(value is not None for value in (interactions, *forms, *words.values())):
+        raise OfflineError("--interactions, options of your files, and the words are for --source catalogue only")
+    reading = _reading(*forms)
+    if items is not None:
+        dataset = load_catalogue(items, interactions, scenario=scenario, reading=reading)
+    else:
+        dataset = movielens() if folder is None else FOLDER_SOURCES[source](folder)
+    console = Console(stderr=True)
+    if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
+        raise _unusable(dataset, console)
+    told = asdict(reading) | {"liked_types": sorted(reading.liked_types)}
+    config = {"source": source, **told, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
+    inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
+    save_dataset(dataset, out, config=config, inputs=inputs)
+    _tell(dataset, out, console)
+
+
+def _reading(
+    liked_at: float | None,
+    liked_types: str | None,
+    item_columns: str | None,
+    interaction_columns: str | None,
+    category_separator: str | None,
+    encoding: str | None,
+) -> Reading:
+    return Reading(
+        _chosen(item_columns, ITEM_COLUMNS, "--item-columns"),
+        _chosen(interaction_columns, INTERACTION_COLUMNS, "--interaction-columns"),
+        "" if category_separator == "none" else category_separator,
+        encoding,
+        liked_at,
+        frozenset(part.strip() for part in liked_types.split(",")) if liked_types else frozenset(),
+    )
+
+
+def _tell(dataset: Dataset, out: Path, console: Console) -> None:
+    console.print(_summary(dataset, out))
+    for note in dataset.notes:
+        console.print(escape(note), highlight=False, soft_wrap=True)
+    _list_problems(dataset, console)
+
+
+def _check_inputs(source: Source, folder: Path | None, items: Path | None, interactions: Path | None) -> None:
+    """Refuse a source without the files that it needs, and files that are not there."""
     for option, value, needed in (
         ("--folder", folder, source in FOLDER_SOURCES),
         ("--items", items, source == "catalogue"),
@@ -156,36 +204,6 @@ def command(
     for option, path in (("--items", items), ("--interactions", interactions)):
         if path is not None and not path.is_file():
             raise OfflineError(f"{option} {path}: there is no such file; check the path")
-    words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
-    scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
-    forms = (liked_at, liked_types, item_columns, interaction_columns, category_separator, encoding)
-    if source != "catalogue" and any(value is not None for value in (interactions, *forms, *words.values())):
-        raise OfflineError("--interactions, options of your files, and the words are for --source catalogue only")
-    reading = Reading(
-        _chosen(item_columns, ITEM_COLUMNS, "--item-columns"),
-        _chosen(interaction_columns, INTERACTION_COLUMNS, "--interaction-columns"),
-        "" if category_separator == "none" else category_separator,
-        encoding,
-        liked_at,
-        frozenset(part.strip() for part in liked_types.split(",")) if liked_types else frozenset(),
-    )
-    if items is not None:
-        dataset = load_catalogue(items, interactions, scenario=scenario, reading=reading)
-    elif folder is not None:
-        dataset = FOLDER_SOURCES[source](folder)
-    else:
-        dataset = movielens()
-    console = Console(stderr=True)
-    if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
-        raise _unusable(dataset, console)
-    told = asdict(reading) | {"liked_types": sorted(reading.liked_types)}
-    config = {"source": source, **told, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
-    inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
-    save_dataset(dataset, out, config=config, inputs=inputs)
-    console.print(_summary(dataset, out))
-    for note in dataset.notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
-    _list_problems(dataset, console)
 
 
 def _chosen(given: str | None, meanings: Meanings, option: str) -> dict[str, str]:

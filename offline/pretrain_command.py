@@ -121,15 +121,9 @@ def command(
         raise OfflineError(f"{target}: exists; use --overwrite to replace it")
     dataset = read_dataset(run / "dataset")
     distilled = read_manifest(run / "distil", "distil")
-    default = PretrainConfig()
-    config = replace(
-        default,
-        seed=seed,
-        encoder=distilled["config"]["encoder"],
-        network=default.network if temperature is None else replace(default.network, temperature=temperature),
-        prior_weight=prior_weight,
-        personal_weight=personal_weight,
-    )
+    network = PretrainConfig().network
+    network = network if temperature is None else replace(network, temperature=temperature)
+    config = PretrainConfig(seed, distilled["config"]["encoder"], network, prior_weight, personal_weight)
     started = time.monotonic()
     console = Console(stderr=True)
     preferences = recorded_preferences(run, dataset, distilled)
@@ -158,17 +152,17 @@ def learn_logs(
     Raises:
         OfflineError: it has no likes.
     """
-    from offline.warm_start import Likes, warm_start
+    from offline.warm_start import likes_of, warm_start
 
     found = dataset.interactions
-    likes = found and Likes.of(found, None if half_life is None else half_life * _DAY_S, most)
-    if found is None or not likes:
+    if found is None or not found.liked.any():
         raise OfflineError("--logs: the data set has no likes; give `datasets` the --interactions of your users")
-    with progress("learning from logs", len(likes), "likes", console=console) as bar:
+    likes = likes_of(found, None if half_life is None else half_life * _DAY_S, most)
+    with progress("learning from logs", len(likes.users), "likes", console=console) as bar:
         warm = warm_start(result.actor, likes, seed, bar.advance)
-    left_out = int(found.liked.sum()) - len(likes)
+    left_out = int(found.liked.sum()) - len(likes.users)
     console.print(
-        f"logs: {len(likes):,} likes of {len(set(likes.users.tolist())):,} users learned"
+        f"logs: {len(likes.users):,} likes of {len(set(likes.users.tolist())):,} users learned"
         + (f", {left_out:,} older ones left out" if left_out else "")
         + "; the last tenth, before it was learned: NDCG@10 "
         + ", ".join(

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from offline.benchmark.metrics import NextItem
 from offline.datasets import Interactions
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
+from service.policy.co_likes import Likes
 from service.policy.networks import ItemScorer
 from service.policy.organic import organic_batch
 from service.policy.posterior import Known
@@ -58,29 +57,16 @@ class LikesLearner:
         self.boltzmann.update(self._replay, len(items), self._generator)
 
 
-@dataclass(frozen=True)
-class Likes:
-    """Likes of all users, oldest first."""
-
-    users: npt.NDArray[np.int64]  # [N]
-    items: npt.NDArray[np.int64]  # [N] rows of the catalogue
-    strengths: npt.NDArray[np.float64]  # [N] in (0, 1], less for old ones
-
-    @classmethod
-    def of(cls, interactions: Interactions, half_life_s: float | None, most: int) -> Likes:
-        """Take the likes of a data set, the latest `most` of them. One as old as `half_life_s` counts by half, the
-        latest of all in full; those that would count next to nothing are left out."""
-        rows = np.flatnonzero(interactions.liked)
-        rows = rows[np.argsort(interactions.time[rows], kind="stable")]
-        times = interactions.time[rows].astype(np.float64)
-        ages = times[-1:] - times
-        strengths = np.ones(len(rows)) if half_life_s is None else 0.5 ** (ages / half_life_s)
-        kept = np.flatnonzero(strengths >= _LEAST_STRENGTH)[-most:]
-        rows = rows[kept]
-        return cls(interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64), strengths[kept])
-
-    def __len__(self) -> int:
-        return len(self.users)
+def likes_of(interactions: Interactions, half_life_s: float | None, most: int) -> Likes:
+    """Take the likes of a data set, oldest first, the latest `most` of them. One as old as `half_life_s` counts by
+    half, the latest of all in full; those that would count next to nothing are left out."""
+    rows = np.flatnonzero(interactions.liked)
+    rows = rows[np.argsort(interactions.time[rows], kind="stable")]
+    times = interactions.time[rows].astype(np.float64)
+    strengths = np.ones(len(rows)) if half_life_s is None else 0.5 ** ((times[-1:] - times) / half_life_s)
+    kept = np.flatnonzero(strengths >= _LEAST_STRENGTH)[-most:]
+    rows = rows[kept]
+    return Likes(interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64), strengths[kept])
 
 
 class WarmStart(NamedTuple):
@@ -96,13 +82,14 @@ def warm_start(
 ) -> WarmStart:
     """Learn from likes on top of what a network knows already; `advance` hears of the likes learned."""
     learner = LikesLearner(deepcopy(network), seed)
-    tested = len(likes) - len(likes) // 10
+    n = len(likes.users)
+    tested = n - n // 10
     foretold: dict[str, float] = {}
-    for start in [*range(0, tested, BLOCK), *range(tested, len(likes), BLOCK)]:
+    for start in [*range(0, tested, BLOCK), *range(tested, n, BLOCK)]:
         if start == tested:
             foretold = _foretold(network, learner, likes, tested)
-        block = slice(start, min(start + BLOCK, tested if start < tested else len(likes)))
-        users, items, strengths = (part[block].tolist() for part in (likes.users, likes.items, likes.strengths))
+        block = slice(start, min(start + BLOCK, tested if start < tested else n))
+        users, items, strengths = (part[block].tolist() for part in likes)
         learner.learn(users, items, strengths)
         advance(len(users))
     actor = learner.boltzmann.actor
@@ -116,7 +103,7 @@ def _foretold(before: ItemScorer, learner: LikesLearner, likes: Likes, start: in
     """NDCG@10 of likes from `start` on, each ranked among the items that its user had not liked until `start`."""
     measure = NextItem(before.n_items)
     popularity = np.bincount(likes.items[:start], likes.strengths[:start], minlength=before.n_items)
-    chosen = np.random.default_rng(0).permutation(np.arange(start, len(likes)))[:_TESTED].tolist()
+    chosen = np.random.default_rng(0).permutation(np.arange(start, len(likes.users)))[:_TESTED].tolist()
     rankers = {"pretrained": before, "with_logs": learner.boltzmann.actor}
     tables = {name: network.table() for name, network in rankers.items()}
     found: dict[str, list[float]] = {"popularity": [], **{name: [] for name in rankers}}

@@ -36,7 +36,6 @@ from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
 _FEWEST_LIKES = 500  # between two times that vectors are found anew
-_RIDGE = 1.0
 _BESIDE_TASTE = 0.1  # strength that a taste starts with beside the prior's
 _LEAST_LIKELY = 0.02  # so that one dislike counts as fifty answers at most
 
@@ -118,6 +117,7 @@ class Boltzmann:
         self._origin = deepcopy(actor).requires_grad_(False) if origin is None else origin
         self._due = 0.0
         self._likes = self._likes_due = 0  # organic ones so far, and until when vectors wait
+        self._placed: Tensor | None = None  # [A, d] vectors as last found
         self._make_optimizer()
 
     @property
@@ -240,21 +240,26 @@ class Boltzmann:
 
     @torch.no_grad()
     def _find_vectors(self, replay: Replay) -> None:
-        """Place items by who liked them of their own accord (`co_likes`); a new item's place follows from its text."""
-        actor, origin = self.actor, self._origin
-        before = origin.project(origin.text) + origin.id_vectors
-        share = LEARNED_SHARE if origin.id_vectors.any() else TEXT_SHARE
-        vectors = co_like_vectors(replay.likes(), before, share, actor.project(actor.text) + actor.id_vectors)
-        text = actor.text
-        by_text = torch.linalg.solve(text.T @ text + _RIDGE * torch.eye(text.shape[1]), text.T @ vectors)
-        actor.project.weight.copy_(by_text.T)
-        actor.id_vectors.copy_(vectors - text @ by_text)
+        """Move items to where those who liked them of their own accord place them (`co_likes`), each by as much as that
+        place has moved; what gradient steps have learned of them stays."""
+        start = self._origin_vectors()
+        before = start if self._placed is None else self._placed
+        share = LEARNED_SHARE if self._origin.id_vectors.any() else TEXT_SHARE
+        self._placed = co_like_vectors(replay.likes(), start, share, before)
+        self.actor.id_vectors.add_(self._placed - before)
+
+    def _origin_vectors(self) -> Tensor:
+        origin = self._origin
+        vectors: Tensor = origin.project(origin.text) + origin.id_vectors
+        return vectors
 
     def grow(self, text: Tensor) -> None:
         """Take in a longer catalogue; see Learner.grow."""
         optimizer = optimizer_tensors(self._optimizer)
         self.actor = self.actor.with_text(text)
         self._origin = self._origin.with_text(text).requires_grad_(False)
+        if self._placed is not None:  # an item's place is still that of its text
+            self._placed = torch.cat([self._placed, self._origin_vectors()[len(self._placed) :]]).detach()
         self.posterior.grow(len(text))
         if self.prior is not None:
             self.prior, self._prior_table = self.prior.with_text(text).requires_grad_(False), None
@@ -266,6 +271,7 @@ class Boltzmann:
         return {
             "due": torch.tensor(self._due, dtype=torch.float64),
             "likes": torch.tensor([self._likes, self._likes_due]),
+            "placed": torch.zeros(0, 0) if self._placed is None else self._placed.clone(),
             "hazard.counts": self.hazard.counts.clone(),
             "hazard.curvature": self.hazard.curvature.clone(),
             **prefixed("actor", self.actor.state_dict()),
@@ -279,6 +285,7 @@ class Boltzmann:
         self.posterior.load_state_dict(under("posterior", state))
         self._due = state["due"].item()
         self._likes, self._likes_due = map(int, state["likes"].tolist())
+        self._placed = state["placed"].clone() if len(state["placed"]) else None
         self.hazard.counts = state["hazard.counts"].clone()
         self.hazard.curvature = state["hazard.curvature"].clone()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))

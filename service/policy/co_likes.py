@@ -63,7 +63,7 @@ def co_like_vectors(likes: Likes, before: Tensor, share: float, start: Tensor | 
     left, _, right = torch.linalg.svd(vectors.T @ known, full_matrices=False)
     vectors = vectors @ (left @ right)
     length = known.norm(dim=1).mean() / vectors.norm(dim=1).mean().clamp_min(1e-9)
-    placed = before * (share**0.5 * length).clamp_max(1.0).to(before.dtype)
+    placed: Tensor = before * (share**0.5 * length).clamp_max(1.0).to(before.dtype)
     placed[liked] = (vectors * length).to(before.dtype)
     return placed
 

@@ -120,11 +120,9 @@ class Learning:
     @property
     def fingerprint(self) -> str:
         """Settings, and a layout of networks, that a checkpoint must have been written with to be resumed."""
-        s = self.settings
-        network = self.snapshot.manifest.network
-        return repr(
-            (FORMAT, _LAYOUT, s.variant, s.learner, s.hyper_parameters, s.replay_capacity, s.replay_slots, network)
-        )
+        s, network = self.settings, self.snapshot.manifest.network
+        sizes = (s.replay_capacity, s.replay_slots)
+        return repr((FORMAT, _LAYOUT, s.variant, s.learner, s.hyper_parameters, *sizes, network))
 
     @property
     def _most_allowed(self) -> float:

@@ -16,7 +16,7 @@ from offline.__main__ import app
 from offline.datasets import Dataset, Interactions, save_dataset
 from offline.errors import OfflineError
 from offline.pretrain_command import learn_logs, make_snapshot
-from offline.warm_start import BLOCK, Likes, WarmStart, warm_start
+from offline.warm_start import BLOCK, WarmStart, likes_of, warm_start
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot, save_snapshot
@@ -51,7 +51,7 @@ def scores(network: ItemScorer, *histories: list[int]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def warm() -> WarmStart:
     torch.set_num_threads(1)
-    return warm_start(made(NOTHING).actor, Likes.of(interactions(), None, 10_000), 0)
+    return warm_start(made(NOTHING).actor, likes_of(interactions(), None, 10_000), 0)
 
 
 def test_what_no_text_tells_is_learned_from_likes(warm: WarmStart) -> None:
@@ -69,32 +69,32 @@ def test_what_no_text_tells_is_learned_from_likes(warm: WarmStart) -> None:
 
 
 def test_the_same_seed_gives_the_same_start(warm: WarmStart) -> None:
-    again = warm_start(made(NOTHING).actor, Likes.of(interactions(), None, 10_000), 0)
+    again = warm_start(made(NOTHING).actor, likes_of(interactions(), None, 10_000), 0)
     for name, tensor in warm.actor.state_dict().items():
         assert torch.equal(tensor, again.actor.state_dict()[name]), name
 
 
 def test_progress_hears_of_every_like_once() -> None:
     heard: list[int] = []
-    likes = Likes.of(interactions(60, 4), None, 10_000)
+    likes = likes_of(interactions(60, 4), None, 10_000)
     warm_start(made(NOTHING).actor, likes, 0, heard.append)
-    assert sum(heard) == len(likes) == 240 and max(heard) <= BLOCK
+    assert sum(heard) == len(likes.users) == 240 and max(heard) <= BLOCK
 
 
 def test_old_likes_count_less_and_the_oldest_not_at_all() -> None:
     found = interactions(n_users=2, per_user=10)
-    likes = Likes.of(found, 2.0 * DAY_S, 10_000)
+    likes = likes_of(found, 2.0 * DAY_S, 10_000)
     ages = 9 - np.repeat(np.arange(10), 2)
     expected = 0.5 ** (ages / 2)
     assert likes.strengths.tolist() == pytest.approx(expected[expected >= 0.05].tolist())
-    assert Likes.of(found, None, 6).users.tolist() == found.user[-6:].tolist()
-    assert np.all(Likes.of(found, None, 100).strengths == 1)
+    assert likes_of(found, None, 6).users.tolist() == found.user[-6:].tolist()
+    assert np.all(likes_of(found, None, 100).strengths == 1)
 
 
 def test_what_was_not_liked_is_no_like() -> None:
     found = interactions(n_users=2, per_user=10)
     found.liked[::2] = False
-    assert len(Likes.of(found, None, 100)) == 10
+    assert len(likes_of(found, None, 100).users) == 10
 
 
 def snapshot_of(warm: WarmStart) -> Snapshot:

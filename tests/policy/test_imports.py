@@ -111,7 +111,7 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
     "service.cli": ("service",),
     "service.__main__": ("service",),
-    "offline": ("service.policy", DURABLE, COMMAND_LINE),
+    "offline": ("service.policy", "service.contract", DURABLE, COMMAND_LINE),
     ERRORS: (),
     STATISTICS: (),
     PAGES: (),
