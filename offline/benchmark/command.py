@@ -58,7 +58,7 @@ _Datasets = Annotated[
 _Protocols = Annotated[
     str,
     typer.Option(
-        help="Only these of held-out, prequential and sameness.",
+        help="Only these of held-out, prequential, warm-start and sameness.",
         rich_help_panel=_CHOICE,
         autocompletion=_complete(PROTOCOLS),
     ),

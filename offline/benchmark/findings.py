@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from offline.benchmark.bootstrap import Interval
-from offline.benchmark.collected import Collected, dataset_title, difference, metric, title_of
-from offline.benchmark.records import Record
+from offline.benchmark.collected import Collected, dataset_title, difference, group_of, metric, title_of
+from offline.benchmark.records import Protocol, Record
 
 # The newest first: the page describes the pre-training that is in the code, or the last that was.
 _OURS = ("pretrained", "pretrained_old")
@@ -24,12 +24,19 @@ def judged_in_words(collected: Collected) -> str:
     return "The pre-trained policy (no logs):\n\n" + "".join(lines) if lines else ""
 
 
-def learner_in_words(collected: Collected) -> str:
+_LEARNED: Mapping[Protocol, str] = {
+    "prequential": "The learner (each like is ranked, then learned)",
+    "warm-start": "A start from logs (the first half is learned, the second half ranked)",
+}
+
+
+def learner_in_words(collected: Collected, protocol: Protocol) -> str:
     """A bullet a data set: where the learner stands against the best of the others and against item-kNN."""
     lines = []
-    for dataset in collected.datasets("prequential"):
-        ours = collected.find(dataset, "prequential", "live")
-        rivals = [r for r in collected.of_protocol(dataset, "prequential") if r.method != "live"]
+    for dataset in collected.datasets(protocol):
+        ours = collected.find(dataset, protocol, "live")
+        others = [r for r in collected.of_protocol(dataset, protocol) if r.method != "live"]
+        rivals = [r for r in others if group_of(r) != "live"]
         if ours is None or not rivals:
             continue
         value = ours.metrics["ndcg"][0]
@@ -39,7 +46,7 @@ def learner_in_words(collected: Collected) -> str:
         )
         against = _against(ours, "item_knn", "item-kNN", "ndcg", "NDCG@10")
         lines.append(f"- **{dataset_title(dataset)}**: {'; '.join([gain, *against])}.\n")
-    return "\nThe learner (each like is ranked, then learned):\n\n" + "".join(lines) if lines else ""
+    return f"\n{_LEARNED[protocol]}:\n\n" + "".join(lines) if lines else ""
 
 
 def _standing(record: Record) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from offline.benchmark.collected import Collected, dataset_title, method_of, title_of
 from offline.benchmark.findings import judged_in_words, learner_in_words, sameness_in_words
-from offline.benchmark.records import Record, read_records
+from offline.benchmark.records import Protocol, Record, read_records
 from offline.benchmark.tables import (
     AUCS,
     HELD_OUT,
@@ -63,6 +63,8 @@ READING = """\
   and does not count. Where only the order within users is known (Industry), users are interleaved at random. Item-kNN
   and popularity learn every block, EASE and iALS are fitted again every 10 blocks, SASRec trains on every 40. A user
   without any history is a cold start; methods that know only items get popularity's ranking there.
+- **A start from logs**: the same likes in the same order (LFM's in a random one). Every method is fitted to the first
+  half once, and learns nothing of the second half; users' histories grow. What was popular may have changed by then.
 - **Intervals** are 95%, by a bootstrap over users (1,000 draws), each drawn with all their cases. "x ± y" shows half
   of the interval's width. **Differences** are paired: taken user by user (event by event), then averaged; bold ones
   have an interval that leaves out 0. The intervals are not corrected for the number of comparisons.
@@ -113,6 +115,7 @@ def people_page(collected: Collected, images: Mapping[str, str]) -> str:
         *(_held_out(collected, name) for name in collected.datasets("held-out")),
         _dislikes(collected),
         _prequential(collected, images),
+        _warm_start(collected),
         _sameness(collected, images),
         READING,
         "## What was run\n\n" + _what_was_run(collected),
@@ -130,7 +133,8 @@ def _in_short(collected: Collected, images: Mapping[str, str]) -> str:
     return (
         "## In short\n\n"
         + judged_in_words(collected)
-        + learner_in_words(collected)
+        + learner_in_words(collected, "prequential")
+        + learner_in_words(collected, "warm-start")
         + "\nHeld-out likes: AUC against unrated / equally popular items / NDCG@10 of all held out; Coat: AUC / P@3 on"
         " items drawn at random.\n\n"
         + summary_table(collected)
@@ -176,16 +180,28 @@ def _prequential(collected: Collected, images: Mapping[str, str]) -> str:
     if not names:
         return ""
     parts = ["## Event by event\n", _image(images, "prequential")]
-    for name in names:
-        records = collected.of_protocol(name, "prequential")
-        parts += [
+    return "\n".join(parts + [_by_event(collected, name, "prequential", "after the warm-up") for name in names])
+
+
+def _warm_start(collected: Collected) -> str:
+    names = collected.datasets("warm-start")
+    if not names:
+        return ""
+    head = "## A start from logs\n\nThe first half of the likes is learned, then the second half is ranked.\n"
+    return "\n".join([head, *(_by_event(collected, name, "warm-start", "in the second half") for name in names)])
+
+
+def _by_event(collected: Collected, name: str, protocol: Protocol, which: str) -> str:
+    records = collected.of_protocol(name, protocol)
+    return "\n".join(
+        [
             f"### {dataset_title(name)}\n",
-            f"{records[0].n:,} events of {records[0].n_users:,} users after the warm-up.\n",
-            metric_table(collected, name, "prequential", PREQUENTIAL),
+            f"{records[0].n:,} events of {records[0].n_users:,} users {which}.\n",
+            metric_table(collected, name, protocol, PREQUENTIAL),
             "Paired differences, in the same order.\n",
-            difference_table(collected, name, "prequential", {"ndcg": "NDCG@10"}),
+            difference_table(collected, name, protocol, {"ndcg": "NDCG@10"}),
         ]
-    return "\n".join(parts)
+    )
 
 
 def _sameness(collected: Collected, images: Mapping[str, str]) -> str:

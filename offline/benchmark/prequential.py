@@ -2,7 +2,7 @@
 
 Events are likes of all users in order of time, without impressions. A user's history is what they liked before, also a
 moment before, as a service's sessions know it; what happened at the same second is not known. What a method has learned
-grows by blocks.
+grows by blocks. Of a warm start, the first half is learned and the second half judges it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from offline.benchmark.data import INTERLEAVING_STREAM, Bools, Floats, Ints, Source, ordered
 from offline.benchmark.metrics import NextItem
-from offline.benchmark.ranker import Learner
+from offline.benchmark.ranker import Learner, Ranker
 from offline.datasets import Interactions
 
 BLOCK = 100
@@ -29,6 +29,10 @@ class Events(NamedTuple):
     items: Ints  # [N]
     times: Ints  # [N] what a user did at the same time happened at once
 
+    def part(self, start: int, end: int) -> Events:
+        """Events from `start` to before `end`."""
+        return Events(*(column[start:end] for column in self))
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -40,8 +44,8 @@ class Ranked:
 
 
 def events_of(interactions: Interactions, source: Source, seed: int) -> Events:
-    """All likes by time; where only the order within users is known, users are interleaved at random."""
-    assert source.order != "none", "the log does not say what came first"
+    """All likes by time; where only the order within users is known, users are interleaved at random, and where nothing
+    is known all likes."""
     rows = ordered(interactions, source, seed, by_user=source.order == "order")
     rows = rows[interactions.liked[rows]]
     if source.order == "order":
@@ -51,9 +55,8 @@ def events_of(interactions: Interactions, source: Source, seed: int) -> Events:
         ordered_rows = np.empty_like(rows)
         ordered_rows[places] = rows
         rows = ordered_rows
-    return Events(
-        interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64), interactions.time[rows]
-    )
+    times = np.arange(len(rows)) if source.order == "none" else interactions.time[rows]
+    return Events(interactions.user[rows].astype(np.int64), interactions.item[rows].astype(np.int64), times)
 
 
 def evaluate(
@@ -66,28 +69,58 @@ def evaluate(
     progress: Callable[[int], None] = lambda n: None,
 ) -> Ranked:
     """Rank, then learn, block by block. An item that the user has liked already is no candidate."""
-    measure = NextItem(n_items).measure
-    past: dict[int, list[tuple[int, int]]] = {}
-    rows: list[dict[str, float]] = []
-    cold: list[bool] = []
+    ranking = _Ranking(n_items)
     n = len(events.users)
     for start in range(0, n, block):
-        users, items, times = (column[start : start + block].tolist() for column in events)
-        before = [
-            _history(past.setdefault(user, []), item, at) for user, item, at in zip(users, items, times, strict=True)
-        ]
-        scores = learner.rank(before)
+        part = events.part(start, start + block)
+        ranking.add(learner, part)
+        learner.learn(part.users.tolist(), part.items.tolist())
+        progress(len(part.users))
+    return ranking.result(events, round(warm_up * n))
+
+
+def evaluate_warm_start(fit: Callable[[Events], Ranker], events: Events, n_items: int) -> Ranked:
+    """Rank the second half of the events by what was made of the first half, which learns nothing more: a user's
+    history grows, as a service's sessions do."""
+    n, half = len(events.users), len(events.users) // 2
+    first = events.part(0, half)
+    ranker, ranking = fit(first), _Ranking(n_items)
+    ranking.remember(first)
+    for start in range(half, n, BLOCK):
+        ranking.add(ranker, events.part(start, start + BLOCK))
+    return ranking.result(events.part(half, n), 0)
+
+
+class _Ranking:
+    """Metrics of events ranked so far, and what users liked before."""
+
+    def __init__(self, n_items: int) -> None:
+        self._n_items, self._measure = n_items, NextItem(n_items).measure
+        self._past: dict[int, list[tuple[int, int]]] = {}
+        self._rows: list[dict[str, float]] = []
+        self._cold: list[bool] = []
+
+    def remember(self, events: Events) -> list[tuple[int, ...]]:
+        """Add events to what users liked; returns each one's history."""
+        each = zip(events.users.tolist(), events.items.tolist(), events.times.tolist(), strict=True)
+        return [_history(self._past.setdefault(user, []), item, at) for user, item, at in each]
+
+    def add(self, ranker: Ranker, events: Events) -> None:
+        """Rank a block of events."""
+        before = self.remember(events)
+        scores = ranker.rank(before)
         assert np.isfinite(scores).all(), "scores must be numbers"
-        for history, item, row in zip(before, items, scores, strict=True):
-            candidates = np.ones(n_items, np.bool_)
+        for history, item, row in zip(before, events.items.tolist(), scores, strict=True):
+            candidates = np.ones(self._n_items, np.bool_)
             candidates[list(history)] = False
-            rows.append(measure(row, item, candidates))
-            cold.append(not history)
-        learner.learn(users, items)
-        progress(len(users))
-    counted = slice(round(warm_up * n), n)
-    metrics = {name: np.array([row[name] for row in rows[counted]]) for name in (rows[0] if rows else ())}
-    return Ranked(events.users[counted], np.array(cold[counted], np.bool_), metrics)
+            self._rows.append(self._measure(row, item, candidates))
+            self._cold.append(not history)
+
+    def result(self, events: Events, start: int) -> Ranked:
+        """Metrics of the events ranked, from the one at `start` on."""
+        rows = self._rows
+        metrics = {name: np.array([row[name] for row in rows[start:]]) for name in (rows[0] if rows else ())}
+        return Ranked(events.users[start:], np.array(self._cold[start:], np.bool_), metrics)
 
 
 def _history(past: list[tuple[int, int]], item: int, at: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from offline.artefacts import keep_line
 from offline.errors import OfflineError
 
-Protocol = Literal["held-out", "prequential", "sameness"]
+Protocol = Literal["held-out", "prequential", "warm-start", "sameness"]
 Variant = Literal["likes", "answers"]
 Ends = list[float]  # mean, low, high
 _ROOT = Path(__file__).parents[2]

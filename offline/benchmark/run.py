@@ -15,7 +15,7 @@ from offline.benchmark import heldout, prequential, sameness
 from offline.benchmark.bootstrap import DRAWS, clustered_mean
 from offline.benchmark.data import Floats, Ints, Loaded, Source, find, load
 from offline.benchmark.methods import METHODS
-from offline.benchmark.ranker import Context, Fit, Method
+from offline.benchmark.ranker import Context, Fit, Method, Ranker
 from offline.benchmark.records import Protocol, Record, Variant, code_version, record_key
 from offline.benchmark.split import FOLDS
 from offline.distil import kept_embeddings
@@ -84,14 +84,22 @@ def _contenders(
             yield "likes", name, described
             if source.disliked_at is not None and method.takes_dislikes:
                 yield "answers", name, described
-        elif protocol == "prequential" and source.order != "none" and method.open_learner is not None:
+        elif _learns(protocol, source, method):
             yield "likes", name, described
+
+
+def _learns(protocol: Protocol, source: Source, method: Method) -> bool:
+    """Does the method have something to learn of this log by this protocol?"""
+    if protocol == "prequential":
+        return source.order != "none" and method.open_learner is not None
+    return protocol == "warm-start" and not source.unbiased and (method.open or method.open_learner) is not None
 
 
 def _described(protocol: Protocol) -> dict[str, Any]:
     of: dict[Protocol, dict[str, Any]] = {
         "held-out": {"folds": FOLDS, "matched": heldout.MATCHED},
         "prequential": {"block": prequential.BLOCK, "warm_up": prequential.WARM_UP},
+        "warm-start": {"learned": 0.5},
         "sameness": {"last": sameness.LAST, "a_user": sameness.A_USER, "matched": sameness.MATCHED},
     }
     return {**of[protocol], "draws": DRAWS}
@@ -147,6 +155,8 @@ class Bench:
                 users, metrics, curve = self._held_out(method, variant)
             elif protocol == "prequential":
                 users, metrics, curve = self._prequential(METHODS[method])
+            elif protocol == "warm-start":
+                users, metrics, curve = self._warm_start(METHODS[method])
             else:
                 kind = next(kind for kind in _SAMENESS_KINDS if kind == method)
                 found = sameness.measure(self._load().logs, self.context().embeddings, kind, self._options.seed)
@@ -170,12 +180,26 @@ class Bench:
         assert dataset.interactions is not None
         events = prequential.events_of(dataset.interactions, self.source, self._options.seed)
         ranked = prequential.evaluate(method.open_learner(self.context()), events, len(dataset.items))
-        metrics = dict(ranked.metrics)
-        for name, column in ranked.metrics.items():
-            metrics[f"{name}_cold"] = np.where(ranked.is_cold, column, np.nan)
-            metrics[f"{name}_known"] = np.where(ranked.is_cold, np.nan, column)
-        stretches = np.array_split(ranked.metrics["ndcg"], CURVE_POINTS)
-        return ranked.users, metrics, [round(float(stretch.mean()), 5) for stretch in stretches]
+        return _with_cold(ranked)
+
+    def _warm_start(self, method: Method) -> tuple[Ints, Mapping[str, Floats], list[float]]:
+        dataset = self._load().dataset
+        assert dataset.interactions is not None
+        events = prequential.events_of(dataset.interactions, self.source, self._options.seed)
+
+        def fit(first: prequential.Events) -> Ranker:
+            if method.open_learner is not None and method.open is None:
+                learner = method.open_learner(self.context())
+                for start in range(0, len(first.users), prequential.BLOCK):
+                    block = first.part(start, start + prequential.BLOCK)
+                    learner.learn(block.users.tolist(), block.items.tolist())
+                return learner
+            assert method.open is not None
+            order = np.argsort(first.users, kind="stable")
+            _, starts = np.unique(first.users[order], return_index=True)
+            return method.open(self.context())(np.split(first.items[order], starts[1:]))
+
+        return _with_cold(prequential.evaluate_warm_start(fit, events, len(dataset.items)))
 
     def context(self) -> Context:
         """Return the methods' inputs, prepared at the first call."""
@@ -191,6 +215,16 @@ class Bench:
         if self._loaded is None:
             self._loaded = load(self.source, self._options.data, self._options.seed)
         return self._loaded
+
+
+def _with_cold(ranked: prequential.Ranked) -> tuple[Ints, Mapping[str, Floats], list[float]]:
+    """Metrics also of cold starts and of others alone, and the course of NDCG@10."""
+    metrics = dict(ranked.metrics)
+    for name, column in ranked.metrics.items():
+        metrics[f"{name}_cold"] = np.where(ranked.is_cold, column, np.nan)
+        metrics[f"{name}_known"] = np.where(ranked.is_cold, np.nan, column)
+    stretches = np.array_split(ranked.metrics["ndcg"], CURVE_POINTS)
+    return ranked.users, metrics, [round(float(stretch.mean()), 5) for stretch in stretches]
 
 
 def judge_missing(

@@ -66,7 +66,7 @@ def metric_table(collected: Collected, dataset: str, protocol: Protocol, columns
 def difference_table(collected: Collected, dataset: str, protocol: Protocol, columns: dict[str, str]) -> str:
     """Paired differences from each reference, in the same order; bold where the interval leaves out 0."""
     rows = []
-    for record in _best_first(collected.of_protocol(dataset, protocol), "ndcg" if protocol == "prequential" else "auc"):
+    for record in _best_first(collected.of_protocol(dataset, protocol), "auc" if protocol == "held-out" else "ndcg"):
         cells = [signed(difference(record, reference, name)) for reference in REFERENCES for name in columns]
         rows.append([title_of(record), f"`{record.method}`", *cells])
     heads = [f"{title} − {_TITLES[reference]}" for reference in REFERENCES for title in columns.values()]

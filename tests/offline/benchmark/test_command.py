@@ -58,7 +58,7 @@ def test_every_result_is_kept_and_not_made_again(toy: list[str], tmp_path: Path)
     assert said.exit_code == 0 and "lfm: skipped" in said.stderr and "is not there" in said.stderr
     made = lines(tmp_path)
     names = {(line["protocol"], line["method"]) for line in made}
-    assert names == {(p, m) for p in ("held-out", "prequential") for m in METHODS.split(",")} | {
+    assert names == {(p, m) for p in ("held-out", "prequential", "warm-start") for m in METHODS.split(",")} | {
         ("sameness", "text"),
         ("sameness", "co_likes"),
     }

@@ -10,7 +10,7 @@ import pytest
 
 from offline.benchmark.baselines.item_knn import ItemKnn, KnnConfig
 from offline.benchmark.metrics import Scores
-from offline.benchmark.prequential import Events, evaluate, events_of
+from offline.benchmark.prequential import Events, evaluate, evaluate_warm_start, events_of
 from tests.offline.benchmark.benchmark_examples import TOY, Oracle, two_camps
 
 N_ITEMS = 20
@@ -98,6 +98,31 @@ def test_what_was_liked_is_no_candidate() -> None:
     assert ranked.metrics["mrr"].tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_log_without_an_order_is_refused() -> None:
-    with pytest.raises(AssertionError, match="what came first"):
-        events_of(two_camps(), replace(TOY, order="none"), seed=0)
+def test_likes_of_a_log_without_an_order_come_in_a_random_one() -> None:
+    source = replace(TOY, order="none")
+    first, again, other = (events_of(two_camps(), source, seed) for seed in (0, 0, 1))
+    assert first.items.tolist() == again.items.tolist() != other.items.tolist()
+    assert first.times.tolist() == list(range(len(first.users)))  # nothing happened at once
+    assert sorted(first.items.tolist()) == sorted(other.items.tolist())
+
+
+def test_a_warm_start_learns_the_first_half_and_no_more() -> None:
+    events = Events(np.array([0, 1, 0, 1]), np.array([2, 2, 3, 1]), np.arange(4))
+    fitted: list[Events] = []
+    asked: list[list[tuple[int, ...]]] = []
+
+    class Fixed:
+        def rank(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+            asked.append([tuple(history) for history in histories])
+            return np.tile([4.0, 3.0, 2.0, 1.0], (len(histories), 1))
+
+    def fit(first: Events) -> Fixed:
+        fitted.append(first)
+        return Fixed()
+
+    ranked = evaluate_warm_start(fit, events, 4)
+    assert [first.items.tolist() for first in fitted] == [[2, 2]]
+    assert asked == [[(2,), (2,)]]
+    # Of items 0, 1 and 3, item 3 comes third and item 1 second.
+    assert ranked.metrics["mrr"].tolist() == [1 / 3, 1 / 2]
+    assert ranked.users.tolist() == [0, 1] and not ranked.is_cold.any()
