@@ -25,6 +25,7 @@ from service.api.routes import (
     feedback,
     health,
     items,
+    lists,
     personalizer,
     policies,
     preview,
@@ -153,7 +154,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.stopping = False
     errors.install(app)
-    for module in (recommend, preview, feedback, items, users, policies, evaluation, explain, log_routes, dead_letters):
+    operating = (policies, evaluation, explain, log_routes, dead_letters)
+    for module in (recommend, preview, feedback, items, lists, users, *operating):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(personalizer.router)

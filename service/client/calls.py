@@ -21,6 +21,7 @@ from service.contract.schemas import (
     ItemBatchResponse,
     ItemBody,
     ItemResponse,
+    ListResponse,
     PastInteraction,
     RecommendRequest,
     RecommendResponse,
@@ -167,6 +168,12 @@ def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResp
     parameters = {"search": search, "after": after, "count": str(count)}
     query = urlencode({name: value for name, value in parameters.items() if value is not None})
     return Call("GET", f"/items?{query}", ItemsResponse)
+
+
+def showing(path: str, count: int, categories: Sequence[str]) -> Call[ListResponse]:
+    """GET a list that is the same for everybody."""
+    query = urlencode([("count", str(count)), *(("category", category) for category in categories)])
+    return Call("GET", f"{path}?{query}", ListResponse)
 
 
 def explaining(user_id: str, item_ids: Sequence[str]) -> Call[ExplainResponse]:

@@ -41,6 +41,7 @@ from service.client.calls import (
     putting_all,
     request_of,
     responding,
+    showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
 from service.contract.operator import (
@@ -60,6 +61,7 @@ from service.contract.schemas import (
     Health,
     ItemBatchResponse,
     ItemResponse,
+    ListResponse,
     UserResponse,
 )
 
@@ -180,6 +182,18 @@ class Client:
     def items(self, search: str | None = None, after: str | None = None, count: int = 20) -> ItemsResponse:
         """A page of the catalogue, or what is closest to a text."""
         return self.send(listing(search, after, count))
+
+    def similar(self, item_id: str, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+        """Get items like one, closest first."""
+        return self.send(showing(f"/similar/{path_of(item_id)}", count, categories))
+
+    def popular(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+        """Get the items that earned the most responses."""
+        return self.send(showing("/popular", count, categories))
+
+    def newest(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+        """Get the items that came last into the catalogue, the latest first."""
+        return self.send(showing("/new", count, categories))
 
     def delete_item(self, item_id: str) -> None:
         """Remove an item."""

@@ -1,0 +1,103 @@
+"""GET /similar/{item_id}, /popular and /new: lists that are the same for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Path, Query
+
+from service.api.errors import Problem
+from service.api.guard import needs
+from service.api.openapi import problems
+from service.api.state import Shared, State
+from service.contract.schemas import MAX_ID_BYTES, MAX_K, Id, ListedItem, ListResponse
+from service.policy.variants import Arm
+
+router = APIRouter(tags=["lists"], route_class=needs("serve"))
+_READ = 1_000  # most popular items that are looked at
+
+Count = Annotated[int, Query(ge=1, le=MAX_K, description="Number of items.")]
+Categories = Annotated[
+    list[Annotated[str, Query(min_length=1, max_length=MAX_ID_BYTES)]],
+    Query(max_length=100, description="Only items with any of these categories; may be repeated."),
+]
+
+
+@router.get("/similar/{item_id:opaque}", responses=problems(404))
+async def similar(
+    item_id: Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")],
+    state: Shared,
+    count: Count = 10,
+    category: Categories = [],  # noqa: B006  FastAPI copies it
+) -> ListResponse:
+    """Items like one: by what the policy has learned of both and by their texts, closest first."""
+    await _catch_up(state)
+    live, catalogue = state.watch.current, state.watch.catalogue
+    place = catalogue.index.get(item_id, len(catalogue))
+    if place >= len(catalogue) or await state.watch.store.get(item_id) is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
+    shown = _shown(state, category)
+    shown[place] = False
+    rows = np.flatnonzero(shown)
+
+    def closeness() -> npt.NDArray[np.floating]:
+        if live is not None:
+            return live.policy.closeness(rows, np.array([place]), Arm.ADAPTIVE)[:, 0]
+        texts = catalogue.embeddings.array
+        return np.asarray(texts[rows].astype(np.float32) @ texts[place].astype(np.float32))
+
+    close = await asyncio.to_thread(closeness)
+    best = np.argsort(-close, kind="stable")[:count]
+    return await _listed(state, rows[best].tolist(), [float(score) for score in close[best]])
+
+
+@router.get("/popular")
+async def popular(state: Shared, count: Count = 10, category: Categories = []) -> ListResponse:  # noqa: B006
+    """Items that earned the most responses, first the one with most."""
+    await _catch_up(state)
+    catalogue, shown = state.watch.catalogue, _shown(state, category)
+    ranked = await state.redis.zrevrange(state.keys.popularity, 0, _READ - 1, withscores=True)
+    found = [(catalogue.index.get(item.decode(), len(catalogue)), score) for item, score in ranked]
+    kept = [(place, score) for place, score in found if place < len(catalogue) and shown[place]][:count]
+    return await _listed(state, [place for place, _ in kept], [float(score) for _, score in kept])
+
+
+@router.get("/new")
+async def newest(state: Shared, count: Count = 10, category: Categories = []) -> ListResponse:  # noqa: B006
+    """Items in the order in which they came into the catalogue, the latest first."""
+    await _catch_up(state)
+    places = np.flatnonzero(_shown(state, category))[::-1][:count].tolist()
+    return await _listed(state, places, None)
+
+
+async def _catch_up(state: State) -> None:
+    """Take in the catalogue's changes, so that what was hidden is not listed any more."""
+    await state.watch.sync_catalogue(int(await state.redis.get(state.keys.item_seq) or 0))
+
+
+def _shown(state: State, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """[A] whether an item may be listed."""
+    catalogue = state.watch.catalogue
+    wanted = list(categories)
+    return catalogue.available & catalogue.in_categories(wanted) if wanted else catalogue.available.copy()
+
+
+async def _listed(state: State, places: list[int], scores: list[float] | None) -> ListResponse:
+    ids = [state.watch.catalogue.ids[place] for place in places]
+    records = await state.watch.store.get_many(ids)
+    items = [
+        ListedItem(
+            item_id=ids[n],
+            text=record.text,
+            categories=list(record.categories),
+            score=None if scores is None else scores[n],
+        )
+        for n, record in enumerate(records)
+    ]
+    live = state.watch.current
+    return ListResponse(items=items, policy_version=live.version if live is not None else 0)

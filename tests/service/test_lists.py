@@ -1,0 +1,69 @@
+"""Lists that are the same for everybody: similar, popular and new items, by category, without what is hidden."""
+
+from __future__ import annotations
+
+import httpx
+import numpy as np
+import pytest
+
+from service.client import Client, ServiceError
+from service.policy.snapshot_files import load_catalogue, load_snapshot
+from service.policy.variants import Arm
+from service.settings import Settings
+from tests.service.service_examples import problem_of
+
+
+def ids(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [item["item_id"] for item in response.json()["items"]]
+
+
+def test_similar_items_are_the_closest_in_the_policy_that_serves(api: httpx.Client, settings: Settings) -> None:
+    assert settings.snapshot is not None
+    catalogue = load_catalogue(settings.snapshot)
+    policy = load_snapshot(settings.snapshot).serving_policy(catalogue.embeddings)
+    names = [item.item_id for item in catalogue.items]
+    row = 3
+    close = policy.closeness(np.arange(len(names)), np.array([row]), Arm.ADAPTIVE)[:, 0]
+    close[row] = -np.inf
+    expected = [names[n] for n in np.argsort(-close, kind="stable")]
+    response = api.get(f"/similar/{names[row]}", params={"count": 5})
+    assert ids(response) == expected[:5]
+    body = response.json()
+    assert body["policy_version"] == 1
+    assert body["items"][0]["score"] == pytest.approx(float(close.max()), abs=1e-5)
+    hidden = next(item for item in catalogue.items if item.item_id == expected[0])
+    api.put(f"/items/{expected[0]}", json={"text": hidden.text, "hidden": True})
+    assert ids(api.get(f"/similar/{names[row]}", params={"count": 5})) == expected[1:6]
+    assert problem_of(api.get("/similar/nobody"), 404)["code"] == "unknown_item"
+    api.delete(f"/items/{names[row]}")
+    problem_of(api.get(f"/similar/{names[row]}"), 404)
+
+
+def test_popular_and_new_items_by_category(api: httpx.Client) -> None:
+    for name, kind in (("a/b", "Left"), ("c", "Right"), ("d", "Left")):
+        api.put(f"/items/{name}", json={"text": f"Item {name}", "categories": [kind]}).raise_for_status()
+    assert ids(api.get("/new", params={"count": 3})) == ["d", "c", "a/b"]
+    assert ids(api.get("/new", params={"count": 3, "category": "Left"})) == ["d", "a/b"]
+    assert ids(api.get("/new", params={"count": 2, "category": ["Left", "Right"]})) == ["d", "c"]
+    assert ids(api.get("/popular")) == []
+    events = [
+        {"event_id": f"e{n}", "user_id": user, "item_id": item, "type": "click"}
+        for n, (user, item) in enumerate([("u", "c"), ("v", "c"), ("u", "d")])
+    ]
+    api.post("/feedback", json=events).raise_for_status()
+    assert ids(api.get("/popular")) == ["c", "d"]
+    assert ids(api.get("/popular", params={"category": "Left"})) == ["d"]
+    problem_of(api.get("/popular", params={"count": 0}), 422)
+    assert ids(api.get("/similar/a/b", params={"category": "Right"})) == ["c"]
+
+
+def test_the_client_has_them(http_api: httpx.Client) -> None:
+    with Client(str(http_api.base_url)) as client:
+        client.put_item("x/y", "The last one", categories=["Left"])
+        assert [item.item_id for item in client.newest(count=1).items] == ["x/y"]
+        assert client.newest(categories=["Left"]).items[0].text == "The last one"
+        assert client.popular().items == []
+        assert len(client.similar("x/y", count=4).items) == 4
+        with pytest.raises(ServiceError, match="404"):
+            client.similar("nobody")
