@@ -5,12 +5,14 @@ from __future__ import annotations
 import httpx
 import numpy as np
 import pytest
+import redis as syncredis
 
 from service.client import Client, ServiceError
 from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.variants import Arm
 from service.settings import Settings
-from tests.service.service_examples import problem_of
+from service.store.keys import Keys
+from tests.service.service_examples import problem_of, until
 
 
 def ids(response: httpx.Response) -> list[str]:
@@ -38,6 +40,20 @@ def test_similar_items_are_the_closest_in_the_policy_that_serves(api: httpx.Clie
     assert problem_of(api.get("/similar/nobody"), 404)["code"] == "unknown_item"
     api.delete(f"/items/{names[row]}")
     problem_of(api.get(f"/similar/{names[row]}"), 404)
+
+
+def test_without_a_policy_texts_tell_what_is_similar(
+    settings: Settings, redis: syncredis.Redis, api: httpx.Client, keys: Keys
+) -> None:
+    assert settings.snapshot is not None
+    catalogue = load_catalogue(settings.snapshot)
+    redis.delete(keys.live)
+    until(lambda: api.get("/readyz").status_code == 503, "unreadiness")
+    texts = catalogue.embeddings.astype(np.float16).astype(np.float32)
+    close = texts[1:] @ texts[0]
+    response = api.get(f"/similar/{catalogue.items[0].item_id}", params={"count": 1})
+    assert ids(response) == [catalogue.items[1 + int(close.argmax())].item_id]
+    assert response.json()["policy_version"] == 0
 
 
 def test_popular_and_new_items_by_category(api: httpx.Client) -> None:
