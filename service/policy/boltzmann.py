@@ -36,6 +36,7 @@ from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
 _FEWEST_LIKES = 500  # between two times that vectors are found anew
+_ONCE_PLACED = 0.3  # of the learning rate of items' vectors, once co-likes have placed them
 _BESIDE_TASTE = 0.1  # strength that a taste starts with beside the prior's
 _LEAST_LIKELY = 0.02  # so that one dislike counts as fifty answers at most
 
@@ -128,7 +129,7 @@ class Boltzmann:
     def _make_optimizer(self) -> None:
         config, actor = self.config, self.actor
         groups = [
-            {"params": [actor.id_vectors], "lr": config.vector_learning_rate},
+            {"params": [actor.id_vectors], "lr": self._vector_rate},
             {"params": [actor.project.weight], "lr": config.shared_learning_rate},
             # No decay: part of it is the posterior's.
             {"params": [actor.mixing], "lr": config.shared_learning_rate, "weight_decay": 0.0},
@@ -137,6 +138,11 @@ class Boltzmann:
             {"params": [actor.taste_level], "lr": config.taste_level_learning_rate, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+    @property
+    def _vector_rate(self) -> float:
+        """Learning rate of items' own vectors: lower where co-likes have placed these."""
+        return self.config.vector_learning_rate * (1.0 if self._placed is None else _ONCE_PLACED)
 
     def step(self, batch: Batch, n_transitions: int) -> Metrics:
         """One gradient step, on a batch of the `n_transitions` that are kept."""
@@ -247,6 +253,7 @@ class Boltzmann:
         share = LEARNED_SHARE if self._origin.id_vectors.any() else TEXT_SHARE
         self._placed = co_like_vectors(replay.likes(), start, share, before)
         self.actor.id_vectors.add_(self._placed - before)
+        self._optimizer.param_groups[0]["lr"] = self._vector_rate
 
     def _origin_vectors(self) -> Tensor:
         origin = self._origin
@@ -286,6 +293,7 @@ class Boltzmann:
         self._due = state["due"].item()
         self._likes, self._likes_due = map(int, state["likes"].tolist())
         self._placed = state["placed"].clone() if len(state["placed"]) else None
+        self._optimizer.param_groups[0]["lr"] = self._vector_rate
         self.hazard.counts = state["hazard.counts"].clone()
         self.hazard.curvature = state["hazard.curvature"].clone()
         load_optimizer_tensors(self._optimizer, under("optimizer", state))
