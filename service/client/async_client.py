@@ -36,6 +36,7 @@ from service.client.calls import (
     showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
+from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
     EvaluationResponse,
@@ -53,7 +54,6 @@ from service.contract.schemas import (
     Health,
     ItemBatchResponse,
     ItemResponse,
-    ListResponse,
     UserResponse,
 )
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from service.contract.lists import ListResponse
 from service.contract.operator import ExplainResponse, ItemsResponse, LiveResponse
 from service.contract.preview import PreviewRequest, PreviewResponse
 from service.contract.schemas import (
@@ -21,7 +22,6 @@ from service.contract.schemas import (
     ItemBatchResponse,
     ItemBody,
     ItemResponse,
-    ListResponse,
     PastInteraction,
     RecommendRequest,
     RecommendResponse,

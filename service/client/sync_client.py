@@ -44,6 +44,7 @@ from service.client.calls import (
     showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
+from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
     EvaluationResponse,
@@ -61,7 +62,6 @@ from service.contract.schemas import (
     Health,
     ItemBatchResponse,
     ItemResponse,
-    ListResponse,
     UserResponse,
 )
 

@@ -285,24 +285,6 @@ class ItemResponse(BaseModel):
     hidden: bool
 
 
-class ListedItem(BaseModel):
-    """An item of a list that is the same for everybody."""
-
-    item_id: str
-    text: str
-    categories: list[str]
-    score: float | None = Field(
-        description="Cosine to the item asked about, or responses earned; null where the order is not by a number."
-    )
-
-
-class ListResponse(BaseModel):
-    """Items of a list, best first."""
-
-    items: list[ListedItem]
-    policy_version: int = Field(description="Version that tells what is similar; 0 when no policy is loaded.")
-
-
 class ItemBatchResponse(BaseModel):
     """Result of a batch."""
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-TEXT_SHARE = 0.2  # of texts in K
+TEXT_SHARE = 0.1  # of texts in K
 LEARNED_SHARE = 1.0  # of vectors that logs taught: as long as a cosine of items with many likes makes them
 SHRINKAGE = 10.0  # likes
 USER_POWER = 0.25

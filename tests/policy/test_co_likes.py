@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
-from service.policy.co_likes import SHRINKAGE, USER_POWER, Likes, co_like_vectors
+from service.policy.co_likes import SHRINKAGE, TEXT_SHARE, USER_POWER, Likes, co_like_vectors
 from service.policy.networks import NetworkConfig
 from service.policy.organic import organic_batch, organic_transition
 from service.policy.replay import Replay
@@ -118,14 +118,14 @@ def test_the_learner_finds_vectors_as_likes_come_and_new_items_follow_their_text
     assert torch.equal(vectors(), start)
     learn(slice(400, 600))
     placed = vectors()
-    expected = co_like_vectors(replay.likes(), start, 0.2, start)
+    expected = co_like_vectors(replay.likes(), start, TEXT_SHARE, start)
     torch.testing.assert_close(placed, expected, atol=1e-5, rtol=1e-4)
     learn(slice(600, 700))
     assert torch.equal(vectors(), placed)  # not so soon again
     with torch.no_grad():
         learner.actor.id_vectors.add_(1.0)  # as if gradient steps had
     learn(slice(700, 1_200))
-    expected = co_like_vectors(replay.likes(), start, 0.2, expected)
+    expected = co_like_vectors(replay.likes(), start, TEXT_SHARE, expected)
     torch.testing.assert_close(vectors(), expected + 1, atol=1e-5, rtol=1e-4)
     learner.grow(torch.cat([text, text[:1]]))
     assert torch.equal(learner.actor.id_vectors[-1], torch.zeros(D))

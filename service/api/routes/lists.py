@@ -15,7 +15,8 @@ from service.api.errors import Problem
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared, State
-from service.contract.schemas import MAX_ID_BYTES, MAX_K, Id, ListedItem, ListResponse
+from service.contract.lists import ListedItem, ListResponse
+from service.contract.schemas import MAX_ID_BYTES, MAX_K, Id
 from service.policy.variants import Arm
 
 router = APIRouter(tags=["lists"], route_class=needs("serve"))
