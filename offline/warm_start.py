@@ -100,19 +100,22 @@ def warm_start(
 
 @torch.no_grad()
 def _foretold(before: ItemScorer, learner: LikesLearner, likes: Likes, start: int) -> dict[str, float]:
-    """NDCG@10 of likes from `start` on, each ranked among the items that its user had not liked until `start`."""
+    """NDCG@10 of likes from `start` on, each ranked after all that its user liked before, among the other items."""
     measure = NextItem(before.n_items)
     popularity = np.bincount(likes.items[:start], likes.strengths[:start], minlength=before.n_items)
-    chosen = np.random.default_rng(0).permutation(np.arange(start, len(likes.users)))[:_TESTED].tolist()
+    chosen = set(np.random.default_rng(0).permutation(np.arange(start, len(likes.users)))[:_TESTED].tolist())
     rankers = {"pretrained": before, "with_logs": learner.boltzmann.actor}
     tables = {name: network.table() for name, network in rankers.items()}
     found: dict[str, list[float]] = {"popularity": [], **{name: [] for name in rankers}}
-    for place in chosen:
-        past, item = learner.history(int(likes.users[place])), int(likes.items[place])
-        candidates = np.ones(before.n_items, np.bool_)
-        candidates[[interaction.item for interaction in past]] = False
-        state = pack_states([past], learner.length)
-        scores = {name: network.scores(state, tables[name])[0].numpy() for name, network in rankers.items()}
-        for name, row in (scores | {"popularity": popularity}).items():
-            found[name].append(measure.measure(row, item, candidates)["ndcg"])
+    past = {user: list(learner.history(user)) for user in set(likes.users[start:].tolist())}
+    for place in range(start, len(likes.users)):
+        history, item = past[int(likes.users[place])], int(likes.items[place])
+        if place in chosen:
+            candidates = np.ones(before.n_items, np.bool_)
+            candidates[[interaction.item for interaction in history]] = False
+            state = pack_states([history], learner.length)
+            scores = {name: network.scores(state, tables[name])[0].numpy() for name, network in rankers.items()}
+            for name, row in (scores | {"popularity": popularity}).items():
+                found[name].append(measure.measure(row, item, candidates)["ndcg"])
+        history.append(Interaction(item, Response.POSITIVE))
     return {f"ndcg_{name}": float(np.mean(values)) for name, values in found.items() if values}
