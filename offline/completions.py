@@ -58,8 +58,8 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """A chat's answer after what the model thought aloud; empty if it only thought."""
-        said = str((self.message.content if self.message else None) or "")
-        return said.rpartition(_THOUGHT)[2] if _THOUGHT in said else "" if _THINKS in said else said
+        text = str((self.message.content if self.message else None) or "")
+        return text.rpartition(_THOUGHT)[2] if _THOUGHT in text else "" if _THINKS in text else text
 
     @property
     def word(self) -> str:

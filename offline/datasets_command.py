@@ -161,8 +161,8 @@ def command(
     console = Console(stderr=True)
     if len(dataset.problems) > max_bad_rows and not skip_bad_rows:
         raise _unusable(dataset, console)
-    told = asdict(reading) | {"liked_types": sorted(reading.liked_types)}
-    config = {"source": source, **told, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
+    settings = asdict(reading) | {"liked_types": sorted(reading.liked_types)}
+    config = {"source": source, **settings, "max_bad_rows": max_bad_rows, "skip_bad_rows": skip_bad_rows}
     inputs = {path.name: sha256_file(path) for path in (items, interactions) if path is not None}
     save_dataset(dataset, out, config=config, inputs=inputs)
     _tell(dataset, out, console)

@@ -1,4 +1,4 @@
-"""How one OpenAI-compatible server wants to be asked: learned from its refusals, and told as `given_up`."""
+"""Options and messages as one OpenAI-compatible server takes them: learned from its refusals, told as `given_up`."""
 
 from __future__ import annotations
 

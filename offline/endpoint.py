@@ -196,11 +196,11 @@ class EndpointLLM:
         """
         self.unclear += 1
         if self.unclear >= _UNUSABLE and self.clear < _FEW * (self.clear + self.unclear):
-            said = str((choice.message.content if choice.message else None) or "")
-            wanted = "A nor B" if self.style == "choose" else "Yes nor No"
+            text = str((choice.message.content if choice.message else None) or "")
+            words = "A nor B" if self.style == "choose" else "Yes nor No"
             raise OfflineError(
                 f"{self.unclear} of the first {self.clear + self.unclear} answers of {self.config.model} are neither"
-                f" {wanted}, the last one {said[:80]!r}; none of these is kept. Use a model that follows instructions,"
+                f" {words}, the last one {text[:80]!r}; none of these is kept. Use a model that follows instructions,"
                 " or --style likelihood with a server that echoes"
             )
 
@@ -264,7 +264,7 @@ class EndpointLLM:
         )
 
     def _adapted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The same question with the options that are left."""
+        """Build the same question with the options that are left."""
         messages = [Message(message["role"], message["content"]) for message in body["messages"]]
         return {"model": body["model"], "messages": self._dialect.messages(messages)} | self._dialect.options
 

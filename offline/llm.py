@@ -49,7 +49,7 @@ class Scorer(Protocol):
 
     @property
     def given_up(self) -> Sequence[str]:
-        """What the model or its server could not do, and what was done instead."""
+        """List what the model or its server could not do, and what was done instead."""
 
     def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the ask, one score per candidate) in order of completion; None where the cap was

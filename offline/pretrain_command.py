@@ -147,7 +147,7 @@ def command(
 def learn_logs(
     dataset: Dataset, result: Pretrained, seed: int, half_life: float | None, most: int, console: Console
 ) -> WarmStart:
-    """What the data set's likes make of the pre-trained policy, with progress and a summary.
+    """Learn from the data set's likes on top of the pre-trained policy, with progress and a summary.
 
     Raises:
         OfflineError: it has no likes.
@@ -243,5 +243,5 @@ def make_snapshot(
         learner={"name": "ialp", **json.loads(json.dumps(asdict(config)))},
         lineage={"dataset": dataset.name, "language_model": model},
         metrics=report,
-        known=warm.known if warm else None,
+        evidence=warm.evidence if warm else None,
     )

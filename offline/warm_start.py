@@ -19,7 +19,7 @@ from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.co_likes import Likes
 from service.policy.networks import ItemScorer
 from service.policy.organic import organic_batch
-from service.policy.posterior import Known
+from service.policy.posterior import Evidence
 from service.policy.replay import Replay
 from service.policy.types import Interaction, Response, pack_states
 
@@ -70,10 +70,10 @@ def likes_of(interactions: Interactions, half_life_s: float | None, most: int) -
 
 
 class WarmStart(NamedTuple):
-    """What logs made of a network, and how well it foretold the end of them."""
+    """Result of learning from logs, and how well it foretold the end of them."""
 
-    actor: ItemScorer  # without precision of its biases, which `known` has
-    known: Known
+    actor: ItemScorer  # without precision of its biases, which `evidence` has
+    evidence: Evidence
     foretold: dict[str, float]  # NDCG@10 of the last tenth of the likes, before they were learned
 
 
@@ -93,9 +93,9 @@ def warm_start(
         learner.learn(users, items, strengths)
         advance(len(users))
     actor = learner.boltzmann.actor
-    known = learner.boltzmann.posterior.known(actor)
+    evidence = learner.boltzmann.posterior.evidence(actor)
     actor.information.zero_()
-    return WarmStart(actor.requires_grad_(False), known, foretold)
+    return WarmStart(actor.requires_grad_(False), evidence, foretold)
 
 
 @torch.no_grad()

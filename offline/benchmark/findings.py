@@ -34,7 +34,7 @@ def learner_in_words(collected: Collected, protocol: Protocol) -> str:
     """A bullet a data set: where the learner stands against the best of the others and against item-kNN."""
     lines = []
     for dataset in collected.datasets(protocol):
-        ours = collected.find(dataset, protocol, "live")
+        ours = collected.find(dataset, protocol, "live") or collected.find(dataset, protocol, "live_texts")
         others = [r for r in collected.of_protocol(dataset, protocol) if r.method != "live"]
         rivals = [r for r in others if group_of(r) != "live"]
         if ours is None or not rivals:
@@ -45,7 +45,8 @@ def learner_in_words(collected: Collected, protocol: Protocol) -> str:
             f"NDCG@10 {value:.3f}, {value / best.metrics['ndcg'][0]:.2f} times that of the best other, {title_of(best)}"
         )
         against = _against(ours, "item_knn", "item-kNN", "ndcg", "NDCG@10")
-        lines.append(f"- **{dataset_title(dataset)}**: {'; '.join([gain, *against])}.\n")
+        which = "" if ours.method == "live" else " (without a language model)"
+        lines.append(f"- **{dataset_title(dataset)}**{which}: {'; '.join([gain, *against])}.\n")
     return f"\n{_LEARNED[protocol]}:\n\n" + "".join(lines) if lines else ""
 
 

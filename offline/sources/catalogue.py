@@ -20,7 +20,7 @@ _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0"
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read files that do not say it themselves; None and empty: as it is recognised."""
+    """Options for files that do not say themselves how they are meant; None and empty: as it is recognised."""
 
     item_columns: Mapping[str, str] = field(default_factory=dict)  # by meaning (`columns.ITEM_COLUMNS`)
     interaction_columns: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def _read_interactions(
     if table.columns:
         columns.require(table.columns, "user", "item")
     rows = list(table.rows)
-    order, is_told = cells.date_order(columns.cell(row, "time")[1] for _, row in rows)
+    order, is_certain = cells.date_order(columns.cell(row, "time")[1] for _, row in rows)
     index: dict[Hashable, int] = {item.item_id: n for n, item in enumerate(items)}
     observations, of_hidden = [], 0
     for line, row in rows:
@@ -154,7 +154,7 @@ def _read_interactions(
     notes = [*table.notes, *columns.notes()]
     if of_hidden:
         notes.append(f"{of_hidden:,} interactions with hidden items left out")
-    if not is_told and any(cells.is_date(columns.cell(row, "time")[1]) for _, row in rows):
+    if not is_certain and any(cells.is_date(columns.cell(row, "time")[1]) for _, row in rows):
         notes.append(f"dates read with the {order} first; none tells")
     return index_observations(observations, index), [f"{path.name}: {note}" for note in notes]
 

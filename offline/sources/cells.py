@@ -60,7 +60,7 @@ def as_number(cell: Any, has_decimal_commas: bool = False) -> float:
 
 
 def date_order(cells: Iterable[Any]) -> tuple[DateOrder, bool]:
-    """What comes first in the dates of a column, day or month, and whether any date tells."""
+    """Tell what comes first in the dates of a column, day or month, and whether any date shows it."""
     slashes = False
     for cell in cells:
         if isinstance(cell, str) and (found := _DATE.match(cell.strip())):

@@ -55,16 +55,16 @@ class Columns:
         Raises:
             OfflineError: it has not, or lacks a column that the user named.
         """
-        there = ", ".join(map(repr, columns)) or "none"
+        listed = ", ".join(map(repr, columns)) or "none"
         for meaning, column in self.chosen.items():
             if column not in columns:
-                raise OfflineError(f"{self.path}: {self.option} {meaning}={column}: its columns are {there}")
+                raise OfflineError(f"{self.path}: {self.option} {meaning}={column}: its columns are {listed}")
         found = self._found(tuple(columns))
         for meaning in needed:
             if not found[meaning]:
                 raise OfflineError(
                     f"{self.path}: no column for the {meaning} (such as {' or '.join(self.meanings[meaning][:3])});"
-                    f" its columns are {there}; name it with {self.option} {meaning}=COLUMN"
+                    f" its columns are {listed}; name it with {self.option} {meaning}=COLUMN"
                 )
 
     def cell(self, row: Mapping[str, Any], meaning: str) -> tuple[str, Any]:
@@ -76,7 +76,7 @@ class Columns:
         return (names[0], row[names[0]]) if names else (self.chosen.get(meaning, meaning), None)
 
     def notes(self) -> list[str]:
-        """Which columns were read as what, and which were not."""
+        """List which columns were read as what, and which were not."""
         read: dict[str, list[str]] = {}
         for column, meaning in self.seen.items():
             if meaning is not None:

@@ -83,7 +83,7 @@ Opener = Callable[[], IO[bytes]]
 
 
 def _unpacked(path: Path) -> tuple[Opener, str, str]:
-    """How to open what is in a file, what it is packed with, and the ending of the name without that."""
+    """Find a way to open what is in a file, what it is packed with, and the ending of the name without that."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-1] if suffixes else ""
     packed: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -121,7 +121,7 @@ class _Text:
         return () if self.encoding in ("utf-8", "utf-8-sig") else (f"encoding {self.encoding}",)
 
     def _recognised(self) -> str:
-        """By the byte order mark; else UTF-8 where nearly all lines are, else by what its letters look like."""
+        """Recognise it by the byte order mark; else UTF-8 where nearly all lines are, else by its letters."""
         good = bad = 0
         sample: list[bytes] = []
         with self._open() as file:

@@ -31,7 +31,7 @@ from service.policy.co_likes import LEARNED_SHARE, TEXT_SHARE, co_like_vectors
 from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
-from service.policy.posterior import Known, Posterior
+from service.policy.posterior import Evidence, Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
 
@@ -93,27 +93,27 @@ class Boltzmann:
         actor: ItemScorer,
         config: BoltzmannConfig,
         prior: ItemScorer | None = None,
-        known: Known | None = None,
+        evidence: Evidence | None = None,
         origin: ItemScorer | None = None,
     ) -> None:
         """Start to learn from a network on.
 
         Args:
             prior: the frozen policy whose f the network builds on, by `prior_gain` (A-iALP_ap); not changed.
-            known: what logs taught, of the network or, in A-iALP_ap, of its prior, whose features are the same.
+            evidence: precision that logs gave, of the network or, in A-iALP_ap, of its prior with the same features.
             origin: the pre-trained policy, of whose vectors co-likes make new ones; not changed. A copy of `actor` if
                 not given.
         """
         self.actor, self.config, self.prior = actor, config, prior
         # A network comes without the weights' precision, so that of its biases would say too much.
         actor.information.zero_()
-        if known is not None:
-            actor.information.copy_(known.information)
+        if evidence is not None:
+            actor.information.copy_(evidence.information)
         if not actor.taste_level.detach().any():
             # A prior that logs taught has a taste of its own: to start a second one would count each answer twice.
             share = 1.0 if prior is None or not prior.taste_level.any() else _BESIDE_TASTE
             actor.begin_taste(share * config.taste_start, share * config.taste_level_start)
-        self.posterior, self.hazard = Posterior(actor, known), Hazard()
+        self.posterior, self.hazard = Posterior(actor, evidence), Hazard()
         self._prior_table: ItemTable | None = None  # it does not change
         self._origin = deepcopy(actor).requires_grad_(False) if origin is None else origin
         self._due = 0.0

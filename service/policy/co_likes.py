@@ -53,16 +53,16 @@ def co_like_vectors(likes: Likes, before: Tensor, share: float, start: Tensor | 
     if not len(likes.users):
         return before.clone()
     liked, columns = np.unique(likes.items, return_inverse=True)
-    known = before[liked].double()
-    times = _Product(likes._replace(items=columns), known, share)
-    basis = _orthonormal(known if start is None else start[liked].double())
+    given = before[liked].double()
+    times = _Product(likes._replace(items=columns), given, share)
+    basis = _orthonormal(given if start is None else start[liked].double())
     for _ in range(_ITERATIONS):
         basis = _orthonormal(times(basis))
     values, turned = torch.linalg.eigh(basis.T @ times(basis))
     vectors = (basis @ turned) * values.clamp_min(0).sqrt()
-    left, _, right = torch.linalg.svd(vectors.T @ known, full_matrices=False)
+    left, _, right = torch.linalg.svd(vectors.T @ given, full_matrices=False)
     vectors = vectors @ (left @ right)
-    length = known.norm(dim=1).mean() / vectors.norm(dim=1).mean().clamp_min(1e-9)
+    length = given.norm(dim=1).mean() / vectors.norm(dim=1).mean().clamp_min(1e-9)
     placed: Tensor = before * (share**0.5 * length).clamp_max(1.0).to(before.dtype)
     placed[liked] = (vectors * length).to(before.dtype)
     return placed
@@ -71,7 +71,7 @@ def co_like_vectors(likes: Likes, before: Tensor, share: float, start: Tensor | 
 class _Product:
     """K basis, [A, d] -> [A, d]."""
 
-    def __init__(self, likes: Likes, known: Tensor, share: float) -> None:
+    def __init__(self, likes: Likes, given: Tensor, share: float) -> None:
         _, users = np.unique(likes.users, return_inverse=True)
         order = np.lexsort((-likes.strengths, likes.items, users))  # the strongest of each pair comes first
         pairs = np.stack([users[order], likes.items[order]])
@@ -82,12 +82,12 @@ class _Product:
         squares = weights**2
         by_item = torch.bincount(self._items, squares)
         self._weights = (weights * (by_item + SHRINKAGE * squares.mean())[self._items] ** -0.5).unsqueeze(1)
-        self._known, self._share = known, share
+        self._given, self._share = given, share
 
     def __call__(self, basis: Tensor) -> Tensor:
         by_user = basis.new_zeros(int(self._users.max()) + 1, basis.shape[1])
         by_user.index_add_(0, self._users, self._weights * basis[self._items])
-        product = self._share * (self._known @ (self._known.T @ basis))
+        product = self._share * (self._given @ (self._given.T @ basis))
         return product.index_add_(0, self._items, self._weights * by_user[self._users])
 
 

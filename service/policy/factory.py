@@ -11,7 +11,7 @@ from service.policy.a2c import A2C, A2CConfig
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.learner import Learner
 from service.policy.networks import ItemScorer
-from service.policy.posterior import Known
+from service.policy.posterior import Evidence
 from service.policy.variants import Variant
 
 Config = TypeVar("Config", A2CConfig, BoltzmannConfig)
@@ -42,13 +42,13 @@ def make_learner(
     learned: ItemScorer,
     critic: ItemScorer,
     overrides: Mapping[str, float],
-    known: Known | None = None,
+    evidence: Evidence | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
     """The learner `name` ("boltzmann" or "a2c") and its full description for manifests.
 
     It goes on from `learned` and `critic`, which it takes over. In A-iALP_ap boltzmann builds on the frozen
-    `pretrained`; `critic`, which may be `learned`, is used by a2c only. `known` is what logs taught, which boltzmann
-    takes in.
+    `pretrained`; `critic`, which may be `learned`, is used by a2c only. `evidence` is the precision that logs gave,
+    which boltzmann takes in.
 
     Raises:
         ValueError: no learner has that name, or an override is no hyper-parameter of it.
@@ -59,5 +59,5 @@ def make_learner(
     if name == "boltzmann":
         config = configured(BoltzmannConfig(), overrides)
         prior = pretrained if builds_on_pretrained(name, variant) else None
-        return Boltzmann(learned, config, prior, known, pretrained), {"name": name, **asdict(config)}
+        return Boltzmann(learned, config, prior, evidence, pretrained), {"name": name, **asdict(config)}
     raise ValueError(f"learner {name!r} is unknown; known are 'boltzmann' and 'a2c'")

@@ -31,27 +31,27 @@ _LARGEST_STEP = 1.0  # of any weight in one Newton step, in log odds: far from t
 _CLOSE = 1e-4  # a step below this is the last
 
 
-class Known(NamedTuple):
-    """What logs taught of how sure the weights are, before the first impression; the mode is in the network."""
+class Evidence(NamedTuple):
+    """Precision that logs gave the weights before the first impression; the mode is in the network."""
 
     shared: Tensor  # S [P, P], float64
     by_item: Tensor  # B [A, P], float64
     information: Tensor  # [A] of `ItemScorer`
 
-    def grown(self, n_items: int) -> Known:
+    def grown(self, n_items: int) -> Evidence:
         """Return the same with rows for appended items, of which nothing is known."""
         more = n_items - len(self.by_item)
         by_item = torch.cat([self.by_item, self.by_item.new_zeros(more, len(self.shared))])
-        return Known(self.shared, by_item, torch.cat([self.information, self.information.new_zeros(more)]))
+        return Evidence(self.shared, by_item, torch.cat([self.information, self.information.new_zeros(more)]))
 
 
 class Posterior:
     """Gaussian over (w, b): its mode is in the network's parameters, its precision here and in `information`."""
 
-    def __init__(self, network: ItemScorer, known: Known | None = None) -> None:
+    def __init__(self, network: ItemScorer, evidence: Evidence | None = None) -> None:
         """Start from what is known before the first impression, beside the `information` of the network."""
-        if known is not None:
-            self.shared, self.by_item = known.shared.clone(), known.by_item.clone()
+        if evidence is not None:
+            self.shared, self.by_item = evidence.shared.clone(), evidence.by_item.clone()
             return
         weights = network.linear_weights()
         parts = [
@@ -143,9 +143,9 @@ class Posterior:
             numbers |= {name: gain, f"{name}_low": gain - half, f"{name}_high": gain + half}
         return numbers
 
-    def known(self, network: ItemScorer) -> Known:
-        """What a learner that starts from this network can know."""
-        return Known(self.shared.clone(), self.by_item.clone(), network.information.clone())
+    def evidence(self, network: ItemScorer) -> Evidence:
+        """Precision for a learner that starts from this network."""
+        return Evidence(self.shared.clone(), self.by_item.clone(), network.information.clone())
 
     def grow(self, n_items: int) -> None:
         """Add rows for appended items, of which nothing is known."""

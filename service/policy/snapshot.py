@@ -20,7 +20,7 @@ from service.policy.exact_policy import ExactPolicy
 from service.policy.fast_scorer import FastScorer, is_curious, item_numbers, width_of
 from service.policy.learner import prefixed, under
 from service.policy.networks import ITEM_STATE, ItemScorer, NetworkConfig
-from service.policy.posterior import Known
+from service.policy.posterior import Evidence
 from service.policy.rows import Rows
 from service.policy.text import Embeddings, TextProjection
 from service.policy.variants import ServingConfig
@@ -91,19 +91,20 @@ class Snapshot:
         learner: dict[str, Any],
         lineage: dict[str, Any],
         metrics: dict[str, float],
-        known: Known | None = None,
+        evidence: Evidence | None = None,
     ) -> Snapshot:
         """Take copies of the weights as they are now; the nets' rows are `item_ids` in order.
 
-        A critic that is the learned network itself is stored once. `known` is what logs taught, of a first version.
+        A critic that is the learned network itself is stored once. `evidence` is what logs
+        taught, of a first version.
         """
         tensors = {"text.mean": projection.mean, "text.components": projection.components}
         nets = {"pretrained": pretrained, "learned": learned} | ({} if critic is learned else {"critic": critic})
         for name, net in nets.items():
             assert net.n_items == len(item_ids), f"{name} has {net.n_items} rows for {len(item_ids)} items"
             tensors |= prefixed(name, net.state_dict())
-        if known is not None:
-            tensors |= prefixed("known", known._asdict())
+        if evidence is not None:
+            tensors |= prefixed("evidence", evidence._asdict())
         manifest = Manifest(
             version=version,
             parent=parent,
@@ -130,10 +131,10 @@ class Snapshot:
         return bool(under("critic", self.tensors))
 
     @property
-    def known(self) -> Known | None:
-        """What logs taught, if this is a first version that has learned from any."""
-        tensors = under("known", self.tensors)
-        return Known(**tensors) if tensors else None
+    def evidence(self) -> Evidence | None:
+        """Precision that logs gave, if this is a first version that has learned from any."""
+        tensors = under("evidence", self.tensors)
+        return Evidence(**tensors) if tensors else None
 
     def network(self, name: str, text: Tensor) -> ItemScorer:
         """The network "pretrained", "learned" or "critic" for projected `text` [n_items, text_dim] in row order."""

@@ -139,9 +139,9 @@ def _check_tensors(tensors: dict[str, Tensor], manifest: Manifest, path: Path) -
     critic = ["critic"] if under("critic", tensors) else []
     for name in ("pretrained", "learned", *critic):
         shapes |= {key: tuple(tensor.shape) for key, tensor in prefixed(name, network.state_dict()).items()}
-    if under("known", tensors):
+    if under("evidence", tensors):
         n, width = manifest.n_items, sum(map(len, network.linear_weights()))
-        shapes |= {"known.shared": (width, width), "known.by_item": (n, width), "known.information": (n,)}
+        shapes |= {"evidence.shared": (width, width), "evidence.by_item": (n, width), "evidence.information": (n,)}
     _check_shapes(tensors, shapes, path)
 
 
@@ -149,7 +149,7 @@ def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ..
     if different := tensors.keys() ^ shapes.keys():
         raise SnapshotError(f"{path}: {min(different)!r} is missing, or is not a tensor of this network")
     for name, tensor in tensors.items():
-        exact = name in ("known.shared", "known.by_item")
+        exact = name in ("evidence.shared", "evidence.by_item")
         if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (_EXACT if exact else _NUMBERS):
             raise SnapshotError(f"{path}: {name}: {tensor.dtype} {tuple(tensor.shape)}, expected {shapes[name]}")
         if not torch.isfinite(tensor).all():

@@ -89,7 +89,7 @@ class Learning:
         learned = snapshot.network("learned", own_text).with_text(text)
         critic = snapshot.network("critic", own_text).with_text(text) if snapshot.has_critic else learned
         published = snapshot.manifest.parent is not None
-        manifest, known = snapshot.manifest, snapshot.known
+        manifest, evidence = snapshot.manifest, snapshot.evidence
         builds = builds_on_pretrained(self.settings.learner, self.settings.variant)
         if builds != (published and builds_on_pretrained(str(manifest.learner.get("name")), manifest.serving.variant)):
             # Straight from pre-training, or from another variant: the second policy starts as the first.
@@ -101,7 +101,7 @@ class Learning:
             learned.requires_grad_(True),
             critic.requires_grad_(True),
             self.settings.hyper_parameters,
-            known and known.grown(len(text)),
+            evidence and evidence.grown(len(text)),
         )
 
     @property

@@ -111,9 +111,9 @@ def test_the_worker_goes_on_as_sure_as_the_logs_made_it(tmp_path: Path, warm: Wa
     )
     learning = Learning(read, torch.from_numpy(embeddings().astype(np.float32)), settings)
     learner = cast(Any, learning.learner)
-    assert torch.equal(learner.posterior.shared, warm.known.shared)
-    assert torch.equal(learner.posterior.by_item, warm.known.by_item)
-    assert torch.equal(learner.actor.information, warm.known.information)
+    assert torch.equal(learner.posterior.shared, warm.evidence.shared)
+    assert torch.equal(learner.posterior.by_item, warm.evidence.by_item)
+    assert torch.equal(learner.actor.information, warm.evidence.information)
     assert learner.actor.information.min() > 0
     histories = [[0, 4], [1], []]
     served = learning.serving_policy()

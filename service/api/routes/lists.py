@@ -84,8 +84,8 @@ async def _catch_up(state: State) -> None:
 def _shown(state: State, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
     """[A] whether an item may be listed."""
     catalogue = state.watch.catalogue
-    wanted = list(categories)
-    return catalogue.available & catalogue.in_categories(wanted) if wanted else catalogue.available.copy()
+    chosen = list(categories)
+    return catalogue.available & catalogue.in_categories(chosen) if chosen else catalogue.available.copy()
 
 
 async def _listed(state: State, places: list[int], scores: list[float] | None) -> ListResponse:
