@@ -105,6 +105,7 @@ def execute(
 ) -> Iterator[tuple[Run, Record]]:
     """Play the runs, `processes` at a time; yields each as it ends."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker) as pool:
         waiting = iter(runs)
         running: dict[Future[Record], Run] = {}
@@ -123,6 +124,9 @@ def execute(
         finally:
             for future in running:
                 future.cancel()
+            if running:  # half a run is worth nothing; and who died waiting for one holds a lock that others wait for
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.kill()
 
 
 @contextlib.contextmanager
