@@ -132,8 +132,8 @@ def command(
 
     Needs: for MovieLens the extra `demo`, for a public data set its files, for your own catalogue ITEMS. An item has
     an id, a text and, optionally, categories. An interaction has a user, an item and, optionally, a value, `liked` and
-    a time; only evaluation and simulated users read it. Delimiters, encodings, the usual names of columns, forms of
-    lists, numbers and dates are recognised, and the summary says as what.
+    a time; `pretrain --logs`, evaluation and simulated users read it. Delimiters, encodings, the usual names of
+    columns, forms of lists, numbers and dates are recognised, and the summary says as what.
 
     Writes: OUT with items, interactions, rows that were left out, and a manifest.
 

@@ -88,7 +88,7 @@ class Sending(Generic[Model]):
 
     @property
     def _in_doubt(self) -> bool:
-        """Whether the service got the call, and may be at work on it."""
+        """Tell if the service got the call, and may be at work on it."""
         return self._answer is None and not isinstance(self._error, _UNSENT)
 
     def _wait_s(self) -> float:

@@ -52,7 +52,7 @@ class Slate(RecommendResponse):
 
     @property
     def is_fallback(self) -> bool:
-        """Whether the service did not answer, and these items are the fallback's."""
+        """True if the service did not answer, and these items are the fallback's."""
         return self.fallback_reason is not None
 
 

@@ -473,7 +473,7 @@ export interface paths {
         };
         /**
          * Popular
-         * @description Items that earned the most responses, first the one with most.
+         * @description Items that earned the most responses, first the one with most; of a category, those among the first 1,000.
          */
         get: operations["popular_popular_get"];
         put?: never;

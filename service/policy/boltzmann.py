@@ -264,9 +264,12 @@ class Boltzmann:
         """Take in a longer catalogue; see Learner.grow."""
         optimizer = optimizer_tensors(self._optimizer)
         self.actor = self.actor.with_text(text)
-        self._origin = self._origin.with_text(text).requires_grad_(False)
-        if self._placed is not None:  # an item's place is still that of its text
-            self._placed = torch.cat([self._placed, self._origin_vectors()[len(self._placed) :]]).detach()
+        with torch.no_grad():
+            before = self._origin_vectors()
+            self._origin = self._origin.with_text(text).requires_grad_(False)
+            if self._placed is not None:  # a new text moves an item already, by itself; a new item is where its text is
+                after, n = self._origin_vectors(), len(before)
+                self._placed = torch.cat([self._placed + after[:n] - before, after[n:]])
         self.posterior.grow(len(text))
         if self.prior is not None:
             self.prior, self._prior_table = self.prior.with_text(text).requires_grad_(False), None

@@ -1,4 +1,4 @@
-"""What pages have in common: filling in templates, the HTML document around, and parts written between two marks.
+"""Parts that pages share: filling in templates, the HTML document around, and parts written between two marks.
 
 Imports nothing of ours.
 """

@@ -127,6 +127,15 @@ def test_the_learner_finds_vectors_as_likes_come_and_new_items_follow_their_text
     learn(slice(700, 1_200))
     expected = co_like_vectors(replay.likes(), start, TEXT_SHARE, expected)
     torch.testing.assert_close(vectors(), expected + 1, atol=1e-5, rtol=1e-4)
+    # A text that changes moves its item once, and not again when vectors are found anew.
+    changed = text.clone()
+    changed[0] = -text[0]
+    before = vectors()
+    learner.grow(changed)
+    assert torch.allclose(vectors()[1:], before[1:], atol=1e-6)
+    moved = vectors()[0] - before[0]
+    learn(slice(0, 600))
+    assert (vectors()[0] - before[0] - moved).norm() < 0.5 * moved.norm()
     learner.grow(torch.cat([text, text[:1]]))
     assert torch.equal(learner.actor.id_vectors[-1], torch.zeros(D))
     learner.update(replay, 0, generator)

@@ -48,7 +48,8 @@ async def similar(
 
     def closeness() -> npt.NDArray[np.floating]:
         if live is not None:
-            return live.policy.closeness(rows, np.array([place]), Arm.ADAPTIVE)[:, 0]
+            arm = Arm.CONTROL if live.is_frozen else Arm.ADAPTIVE
+            return live.policy.closeness(rows, np.array([place]), arm)[:, 0]
         texts = catalogue.embeddings.array
         return np.asarray(texts[rows].astype(np.float32) @ texts[place].astype(np.float32))
 
@@ -59,7 +60,7 @@ async def similar(
 
 @router.get("/popular")
 async def popular(state: Shared, count: Count = 10, category: Categories = []) -> ListResponse:  # noqa: B006
-    """Items that earned the most responses, first the one with most."""
+    """Items that earned the most responses, first the one with most; of a category, those among the first 1,000."""
     await _catch_up(state)
     catalogue, shown = state.watch.catalogue, _shown(state, category)
     ranked = await state.redis.zrevrange(state.keys.popularity, 0, _READ - 1, withscores=True)

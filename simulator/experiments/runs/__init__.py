@@ -1,4 +1,4 @@
-"""What is played: the declarative files, what they need prepared, runs in parallel, and a record of each.
+"""Runs of methods in environments: the declarative files, what they need prepared, parallel play, a record of each.
 
 Imports `methods`, `seam` and `world`.
 """
