@@ -60,7 +60,11 @@ def objects(**changes: object) -> list[dict[str, object]]:
         ("a.json", json.dumps(objects()).encode(), None),
         ("a.json", json.dumps({"count": 3, "products": objects()}).encode(), "the list 'products'"),
         ("a.json", b"\n".join(json.dumps(row).encode() for row in objects()), None),
-        ("a.jsonl.gz", gzip.compress(b"\n".join(json.dumps(row).encode() for row in objects()), mtime=0), "unpacked from gz"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b"\n".join(json.dumps(row).encode() for row in objects()), mtime=0),
+            "unpacked from gz",
+        ),
     ],
 )
 def test_one_catalogue_in_many_forms(tmp_path: Path, name: str, content: bytes, said: str | None) -> None:
