@@ -13,7 +13,7 @@ from offline.errors import OfflineError
 from offline.sources import cells
 from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Columns
 from offline.sources.files import Problems, read_table_file
-from service.contract.schemas import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
+from service.contract.base import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 

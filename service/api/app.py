@@ -27,6 +27,7 @@ from service.api.routes import (
     items,
     lists,
     personalizer,
+    placements,
     policies,
     preview,
     recommend,
@@ -36,6 +37,7 @@ from service.api.routes import (
     log as log_routes,
 )
 from service.api.state import Encoder, State
+from service.api.wanted import Placements
 from service.policy.snapshot import SnapshotError
 from service.runtime import telemetry
 from service.runtime.threads import one_thread
@@ -106,6 +108,7 @@ def _state(
         metrics=metrics,
         key_ring=KeyRing(redis, keys, settings.refresh_interval_s) if settings.auth == "on" else None,
         limiter=RateLimiter(quick, keys),
+        placements=Placements(redis, keys, settings.refresh_interval_s),
     )
 
 
@@ -122,6 +125,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         quick = connect(settings, circuit, settings.recommend_redis_timeout_s)
         state = app.state.ialp = _state(settings, metrics, circuit, redis, quick, probe)
         tasks = {asyncio.create_task(_keep_up(state)), asyncio.create_task(state.lag.follow())}
+        tasks.add(asyncio.create_task(state.placements.watch()))
         if state.key_ring is not None:
             tasks.add(asyncio.create_task(state.key_ring.watch()))
         else:
@@ -155,7 +159,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stopping = False
     errors.install(app)
     operating = (policies, evaluation, explain, log_routes, dead_letters)
-    for module in (recommend, preview, feedback, items, lists, users, *operating):
+    for module in (recommend, preview, feedback, items, lists, users, placements, *operating):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)
     app.include_router(personalizer.router)

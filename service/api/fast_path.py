@@ -14,21 +14,24 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors, guard
 from service.api.errors import Problem
 from service.api.state import State
-from service.contract.schemas import MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST, RecommendRequest
+from service.api.wanted import FilterFields, Id, RuleFields, both, decode_hook
+from service.contract.base import DEFAULT_K, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
+from service.contract.schemas import RecommendRequest
 from service.serving import slates
 from service.serving.recommender import SlateRequest
+from service.serving.slates import Repeat, SlateWarning
 from service.store import api_keys, sessions
 
 _PATHS = ("/recommend", "/v1/recommend")
 SCOPES: tuple[api_keys.Scope, ...] = ("serve",)
 
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
@@ -39,23 +42,20 @@ class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reward: Finite | None = None
 
 
-class Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Restrictions on the items that may be shown."""
-
-    categories: Annotated[list[Id], Meta(max_length=100)] | None = None
-
-
 class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of `schemas.RecommendRequest`, without `context`."""
 
     user_id: Id | None = None
     session_id: Id | None = None
-    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] | None = None
     exclude_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
-    filters: Only | None = None
+    filters: FilterFields | None = None
     history: Annotated[list[Past], Meta(max_length=MAX_PAST)] | None = None
-    repeat: slates.Repeat | None = None
+    repeat: Repeat | None = None
+    rules: RuleFields | None = None
+    placement: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")] | None = None
+    include_items: bool = False
 
 
 class FastResponse(msgspec.Struct, frozen=True):
@@ -65,15 +65,15 @@ class FastResponse(msgspec.Struct, frozen=True):
     policy_version: int
     arm: str
     items: list[slates.Slot]
-    warnings: list[slates.SlateWarning]
+    warnings: list[SlateWarning]
 
 
 def fast_request(request: RecommendRequest) -> FastRequest:
     """Convert a request that pydantic has read."""
-    return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest)
+    return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest, dec_hook=decode_hook)
 
 
-_decoder = msgspec.json.Decoder(FastRequest)
+_decoder = msgspec.json.Decoder(FastRequest, dec_hook=decode_hook)
 _encoder = msgspec.json.Encoder()
 
 
@@ -160,6 +160,7 @@ def decoded(body: bytes) -> FastRequest | None:
     if not body.isascii() or b"\\" in body:  # only then can an id have more bytes than characters
         ids = [request.user_id, request.session_id, *(request.candidate_item_ids or ()), *request.exclude_item_ids]
         ids += [past.item_id for past in request.history or ()]
+        ids += [pin.item_id for pin in request.rules.pins] if request.rules is not None else []
         if not all(_is_short(name) for name in ids):
             return None
     return request
@@ -180,15 +181,42 @@ def encoded(response: FastResponse) -> bytes:
 async def recommend(request: FastRequest, state: State) -> FastResponse:
     """Answer with a slate for a user or an anonymous session."""
     user = sessions.user_key(request.user_id, request.session_id)
-    slate_request = SlateRequest(
-        k=request.k,
+    visitor = sessions.visitor_of(request.user_id, request.session_id)
+    slate = await state.recommender.recommend(user, visitor, slate_request(request, state))
+    state.metrics.count_slate(slate.arm, slate.impression)
+    items = await _described(slate.items, state) if request.include_items else slate.items
+    return FastResponse(slate.recommendation_id, slate.policy_version, slate.arm, items, slate.warnings)
+
+
+def slate_request(request: FastRequest, state: State) -> SlateRequest:
+    """Return what is asked for, with what the placement says where the request says nothing."""
+    placement = state.placements.of(request.placement)
+    filters = request.filters or _UNFILTERED
+    own = filters.where.condition if filters.where is not None else None
+    rules = request.rules if request.rules is not None else placement.rules
+    return SlateRequest(
+        k=request.k or placement.k or DEFAULT_K,
         candidates=request.candidate_item_ids,
         excluded=request.exclude_item_ids,
-        categories=request.filters.categories if request.filters is not None else None,
+        categories=filters.categories,
+        condition=both(placement.condition(), own),
+        rules=rules.rules() if rules is not None else None,
         history=state.history_of(request.history) if request.history is not None else None,
-        repeat=request.repeat,
+        repeat=request.repeat or placement.repeat,
+        placement=request.placement,
     )
-    visitor = sessions.visitor_of(request.user_id, request.session_id)
-    slate = await state.recommender.recommend(user, visitor, slate_request)
-    state.metrics.count_slate(slate.arm, slate.impression)
-    return FastResponse(slate.recommendation_id, slate.policy_version, slate.arm, slate.items, slate.warnings)
+
+
+async def _described(slots: list[slates.Slot], state: State) -> list[slates.Slot]:
+    """Add what is stored of the items; nothing while Redis is away."""
+    try:
+        records = await state.watch.store.get_many([slot.item_id for slot in slots])
+    except (RedisError, OSError):
+        return slots
+    return [
+        msgspec.structs.replace(slot, text=one.text, categories=one.categories, properties=one.properties)
+        for slot, one in zip(slots, records, strict=True)
+    ]
+
+
+_UNFILTERED = FilterFields()

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.errors import invalid
-from service.contract.schemas import MAX_TEXT, Id
+from service.contract.base import MAX_TEXT, Id
 from service.store import sessions
 
 Features = Sequence[dict[str, Any]] | None  # any JSON within

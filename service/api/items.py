@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from service.api.errors import no_policy
 from service.api.state import State
-from service.contract.schemas import ItemBody
+from service.contract.items import ItemBody, ItemPatch, ItemResponse, PropertyValues
 from service.policy.text import item_text
 from service.store.catalogue import ItemRecord, pack_embedding
+from service.store.properties import Stored
 
 
 async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool = True) -> list[bool]:
     """Store items by their ids, all or none; True where one is new. Without `replace` the others stay as they are.
+
+    A text is embedded only if it is not what is stored already.
 
     Raises:
         Problem: 503, no policy is loaded, so texts cannot be embedded yet.
@@ -20,12 +23,64 @@ async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool
     live = state.watch.current
     if live is None:
         raise no_policy()
+    stored = await state.watch.store.get_many([item_id for item_id, _ in items])
     texts = [item_text(item.text, item.categories) for _, item in items]
-    embeddings = await state.encoder.encode(live.snapshot.manifest.text_encoder, texts)
-    records = [
-        (item_id, ItemRecord(item.text, pack_embedding(row), tuple(item.categories), item.hidden))
-        for (item_id, item), row in zip(items, embeddings, strict=True)
+    known = [
+        one.embedding if not one.deleted and item_text(one.text, one.categories) == text else b""
+        for one, text in zip(stored, texts, strict=True)
     ]
+    missing = [n for n, embedding in enumerate(known) if not embedding]
+    if missing:
+        rows = await state.encoder.encode(live.snapshot.manifest.text_encoder, [texts[n] for n in missing])
+        for n, row in zip(missing, rows, strict=True):
+            known[n] = pack_embedding(row)
+    records = [(item_id, _record(item, embedding)) for (item_id, item), embedding in zip(items, known, strict=True)]
     created = await state.watch.store.put(records, replace=replace)
     await state.watch.sync_catalogue()
     return created
+
+
+def _record(item: ItemBody, embedding: bytes) -> ItemRecord:
+    return ItemRecord(
+        item.text,
+        embedding,
+        tuple(item.categories),
+        item.hidden,
+        properties={name: _stored(value) for name, value in item.properties.items()},
+        available_from=item.available_from,
+        available_until=item.available_until,
+    )
+
+
+def _stored(value: PropertyValues) -> Stored:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def patched(record: ItemRecord, patch: ItemPatch) -> ItemBody:
+    """Return an item with what a patch changes."""
+    given = patch.model_dump(exclude_unset=True)
+    properties = {**record.properties, **given.pop("properties", {})}
+    kept = {name: list(value) if isinstance(value, tuple) else value for name, value in properties.items()}
+    body = {
+        "text": record.text,
+        "categories": list(record.categories),
+        "hidden": record.hidden,
+        "available_from": record.available_from,
+        "available_until": record.available_until,
+        **{name: value for name, value in given.items() if value is not None or name.startswith("available")},
+        "properties": {name: value for name, value in kept.items() if value is not None},
+    }
+    return ItemBody.model_validate(body)
+
+
+def response(item_id: str, record: ItemRecord) -> ItemResponse:
+    """An item as it is answered."""
+    return ItemResponse(
+        item_id=item_id,
+        text=record.text,
+        categories=list(record.categories),
+        hidden=record.hidden,
+        properties=record.properties,
+        available_from=record.available_from,
+        available_until=record.available_until,
+    )

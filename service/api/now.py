@@ -98,7 +98,7 @@ async def now(state: State) -> Now:
         shadow=live.live.shadow if live is not None else None,
         variant=live.policy.config.variant.value if live is not None else None,
         age_s=max(0.0, at - live.snapshot.manifest.created_at) if live is not None else None,
-        items=int(np.count_nonzero(state.watch.catalogue.available)),
+        items=int(np.count_nonzero(state.watch.catalogue.available(at))),
         lag_s=state.lag.seconds if report is None else max(state.lag.seconds, report.lag_s),
         closed=report.closed if report is not None else 0,
         **_of_slots(report),

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from starlette.convertors import Convertor, register_url_convertor
 
 from service.api.errors import MEDIA_TYPE
+from service.conditions import condition_schema
+from service.contract.filters import CONDITION
 from service.contract.schemas import ProblemDocument
 
 SCHEMES: dict[str, dict[str, str]] = {
@@ -34,6 +36,7 @@ class DocumentedAPI(FastAPI):
         template = "#/components/schemas/{model}"
         schema = ProblemDocument.model_json_schema(mode="serialization", ref_template=template)
         document["components"]["schemas"] |= {**schema.pop("$defs"), "ProblemDocument": schema}
+        document["components"]["schemas"]["Condition"] = condition_schema(CONDITION)
         document["components"]["securitySchemes"] = SCHEMES
         return document
 

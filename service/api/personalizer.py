@@ -6,6 +6,7 @@ else is as there: whose arm it is, which policy draws, what is logged and what i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from uuid import uuid4
@@ -17,10 +18,11 @@ from service.api import back_pressure, items, responses
 from service.api.errors import FieldError, Problem, invalid, no_policy, redis_away
 from service.api.features import find_user, text_of
 from service.api.state import State
+from service.contract.items import ItemBody
 from service.contract.personalizer import RankableAction, RankedAction, RankRequest, RankResponse
-from service.contract.schemas import ItemBody
 from service.policy.types import session_state
 from service.serving import slates
+from service.serving.slates import Wanted, find_candidates
 from service.store import ranked, sessions
 from service.store.events import Feedback
 from service.store.ranked import Ranked
@@ -45,7 +47,7 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     if live is None:
         raise no_policy()
     history = session_state(*(session or _NOBODY).named(catalogue.ids), state.settings.shown_length)
-    chosen = slates.candidates(catalogue, (), ids, excluded)
+    chosen = find_candidates(catalogue, (), Wanted(1, ids, excluded), time.time())
     places = np.array([catalogue.index[item] for item in ids])
     allowed = chosen.available[places]
     if not allowed.any():

@@ -11,6 +11,7 @@ import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
 from service.api.metrics import Metrics
+from service.api.wanted import Placements
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
 from service.serving.live import PolicyWatch
 from service.serving.recommender import Recommender
@@ -69,6 +70,7 @@ class State:
     recommender: Recommender
     key_ring: KeyRing | None  # None: everybody may do everything
     limiter: RateLimiter
+    placements: Placements
 
     def history_of(self, past: Sequence[PastItem]) -> tuple[tuple[str, float], ...]:
         """Return a request's own history as (item, reward), what has no reward being a full like."""

@@ -6,7 +6,8 @@ Imports `service.contract` alone, so that it installs without the service.
 from service.client.async_client import AsyncClient
 from service.client.calls import ServiceError, Slate
 from service.client.sync_client import Client
-from service.contract.schemas import BatchItem, FeedbackEvent, PastInteraction, RecommendRequest
+from service.contract.items import BatchItem
+from service.contract.schemas import FeedbackEvent, PastInteraction, RecommendRequest
 
 __all__ = [
     "AsyncClient",

@@ -11,17 +11,14 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from service.contract.filters import Filters, Rules
+from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import ExplainResponse, ItemsResponse, LiveResponse
 from service.contract.preview import PreviewRequest, PreviewResponse
 from service.contract.schemas import (
-    BatchItem,
     FeedbackEvent,
     FeedbackResponse,
-    Filters,
-    ItemBatchResponse,
-    ItemBody,
-    ItemResponse,
     PastInteraction,
     RecommendRequest,
     RecommendResponse,
@@ -66,6 +63,9 @@ class RecommendFields(TypedDict, total=False):
     filters: Filters
     history: list[PastInteraction]
     repeat: Literal["never", "when_empty", "freely"]
+    rules: Rules
+    placement: str
+    include_items: bool
     context: dict[str, str | int | float | bool | None]
 
 
@@ -100,6 +100,9 @@ class ItemFields(TypedDict, total=False):
 
     categories: list[str]
     hidden: bool
+    properties: dict[str, bool | float | str | list[bool | float | str]]
+    available_from: float | str
+    available_until: float | str
 
 
 @dataclass(frozen=True)

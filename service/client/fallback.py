@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from uuid import uuid4
 
 from service.client.calls import NO_CONNECTION, ServiceError, Slate
+from service.contract.base import DEFAULT_K
 from service.contract.schemas import RecommendedItem, RecommendRequest
 
 PAGE_S = 1.0  # that a page may wait for a slate
@@ -33,7 +34,7 @@ def instead(request: RecommendRequest, fallback: Fallback | None, error: Service
         arm="fallback",
         items=[
             RecommendedItem(item_id=item_id, slot=slot, score=0.0, propensity=1.0, source="catalogue")
-            for slot, item_id in enumerate(itertools.islice(ids, request.k))
+            for slot, item_id in enumerate(itertools.islice(ids, request.k or DEFAULT_K))
         ],
         warnings=[],
         fallback_reason=str(error),

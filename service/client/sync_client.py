@@ -44,6 +44,7 @@ from service.client.calls import (
     showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
+from service.contract.items import BatchItem, ItemBatchResponse, ItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
@@ -55,15 +56,7 @@ from service.contract.operator import (
     PoliciesResponse,
 )
 from service.contract.preview import PreviewResponse
-from service.contract.schemas import (
-    BatchItem,
-    FeedbackEvent,
-    FeedbackResponse,
-    Health,
-    ItemBatchResponse,
-    ItemResponse,
-    UserResponse,
-)
+from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, UserResponse
 
 
 class Client:

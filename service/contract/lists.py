@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 
@@ -11,6 +13,7 @@ class ListedItem(BaseModel):
     item_id: str
     text: str
     categories: list[str]
+    properties: dict[str, Any] = {}
     score: float | None = Field(
         description="Cosine to the item asked about, or responses earned; null where the order is not by a number."
     )

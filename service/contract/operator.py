@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract.schemas import Id, ItemResponse, Strict, Who, exactly_one
+from service.contract.base import Id, Strict, exactly_one
+from service.contract.items import ItemResponse
+from service.contract.schemas import Who
 
 
 class ActivateRequest(Strict):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from service.contract.schemas import Finite, Id, Strict
+from service.contract.base import Finite, Id, Strict
 
 MAX_ACTIONS = 50
 

@@ -6,18 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.contract.schemas import (
-    MAX_IDS,
-    MAX_K,
-    MAX_PAST,
-    Filters,
-    Id,
-    PastInteraction,
-    StoredInteraction,
-    Strict,
-    Whole,
-    whole,
-)
+from service.contract.base import MAX_IDS, MAX_K, MAX_PAST, Id, Strict, Whole, whole
+from service.contract.filters import Filters
+from service.contract.schemas import PastInteraction, StoredInteraction
 from service.contract.slate_warnings import SlateWarnings
 
 

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from service.contract.base import (
+    MAX_FIELDS,
+    MAX_IDS,
+    MAX_K,
+    MAX_PAST,
+    FeedbackType,
+    Finite,
+    Id,
+    Strict,
+    UnixSeconds,
+    Whole,
+    at_least_one,
+    exactly_one,
+    few_fields,
+)
+from service.contract.filters import Filters, PlacementName, Repeat, Rules
 from service.contract.slate_warnings import SlateWarnings
-
-MAX_ID_BYTES = 256
-MAX_K = 100
-MAX_IDS = 1_000
-MAX_PAST = 200
-MAX_EVENTS = 1_000
-MAX_TEXT = 4_000
-MAX_CATEGORIES = 100
-MAX_FIELDS = 32
-
-
-def _few_fields(data: Any) -> Any:
-    """Refuse too many fields: each wrong one is an error of its own, and a hundred thousand would hold up everybody."""
-    if isinstance(data, dict) and len(data) > MAX_FIELDS:
-        raise ValueError(f"must have at most {MAX_FIELDS} fields")
-    return data
-
-
-def _checked_id(value: str) -> str:
-    if len(value.encode()) > MAX_ID_BYTES:
-        raise ValueError(f"must be at most {MAX_ID_BYTES} bytes of UTF-8")
-    return value
-
-
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be only white space")
-    return value
-
-
-def whole(value: object) -> object:
-    """Convert 5.0 to 5: JSON Schema, and some clients, write whole numbers so."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(whole)]
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_checked_id)]
-Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-# Kept as it was put, with white space at its ends: what is read is what was sent.
-NotBlank = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
-FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
-
-
-class Strict(BaseModel):
-    """No coercion, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    _bounded = model_validator(mode="before")(_few_fields)
 
 
 class PastInteraction(Strict):
@@ -64,27 +30,6 @@ class PastInteraction(Strict):
 
     item_id: Id
     reward: Finite | None = Field(None, description="As in feedback; unset: the largest reward, that of a full like.")
-
-
-class Filters(Strict):
-    """Restricts what may be shown."""
-
-    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] | None = Field(
-        None, max_length=100, description="Only items with any of these categories."
-    )
-
-
-def exactly_one(*names: str) -> dict[str, Any]:
-    """Return a validator's rule as JSON Schema: exactly one of the fields is present and not null."""
-    present = {"type": ["string", "number", "boolean"]}
-    return {"oneOf": [{"required": [name], "properties": {name: present}} for name in names]}
-
-
-def at_least_one(first: str, second: str) -> dict[str, Any]:
-    """Return JSON Schema like that of `exactly_one`, where both fields may be present."""
-    with_first, with_second = exactly_one(first, second)["oneOf"]
-    with_second["properties"][first] = {"type": "null"}
-    return {"oneOf": [with_first, with_second]}
 
 
 class Who(Strict):
@@ -123,10 +68,12 @@ class RecommendRequest(Somebody):
         json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **at_least_one("user_id", "session_id")}
     )
 
-    k: Whole = Field(10, ge=1, le=MAX_K, description="Number of slots.")
+    k: Whole | None = Field(
+        None, ge=1, le=MAX_K, description="Number of slots; that of the placement if not given, or else 10."
+    )
     context: Annotated[
         dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
-        BeforeValidator(_few_fields),
+        BeforeValidator(few_fields),
     ] = Field(
         None,
         max_length=MAX_FIELDS,
@@ -138,9 +85,16 @@ class RecommendRequest(Somebody):
     history: list[PastInteraction] | None = Field(
         None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
     )
-    repeat: Literal["never", "when_empty", "freely"] | None = Field(
+    repeat: Repeat | None = Field(
         None, description="Whether what the user has seen may be shown again; `IALP_REPEAT` if not given."
     )
+    rules: Rules | None = Field(None, description="Pins, boosts and limits for this slate.")
+    placement: PlacementName | None = Field(
+        None,
+        description="Where the slate is shown, such as `home`: logged with it, and what the placement says holds where "
+        "the request says nothing.",
+    )
+    include_items: bool = Field(False, description="Return the text, categories and properties of each item, too.")
 
 
 class RecommendedItem(BaseModel):
@@ -150,7 +104,10 @@ class RecommendedItem(BaseModel):
     slot: int = Field(description="0-based place.")
     score: float = Field(description="The policy's probability of the item in this state, before slots are drawn.")
     propensity: float = Field(description="Probability of the item at this slot, given the slots above it.")
-    source: Literal["pretrained", "learned", "popularity", "catalogue"]
+    source: Literal["pretrained", "learned", "popularity", "catalogue", "pinned"]
+    text: str | None = Field(None, description="Only if the request says `include_items`, as the two below.")
+    categories: list[str] | None = None
+    properties: dict[str, Any] | None = None
 
 
 class RecommendResponse(BaseModel):
@@ -161,35 +118,6 @@ class RecommendResponse(BaseModel):
     arm: Literal["control", "adaptive", "fallback"]
     items: list[RecommendedItem]
     warnings: SlateWarnings
-
-
-def _unix_seconds(value: object) -> object:
-    """Unix seconds from milliseconds or an ISO 8601 time, in UTC if it names no zone; other things as they are."""
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("is neither unix seconds or milliseconds nor an ISO 8601 time") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool) and _MOST_SECONDS < value <= 1000 * _MOST_SECONDS:
-        return value / 1000
-    return value
-
-
-_MOST_SECONDS = 1e11  # beyond the year 5000: milliseconds
-UnixSeconds = Annotated[
-    float,
-    BeforeValidator(_unix_seconds),
-    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=3 * _MOST_SECONDS),  # ISO times reach the year 9999
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": -_MOST_SECONDS, "maximum": 1000 * _MOST_SECONDS},
-                {"type": "string", "format": "date-time"},
-            ]
-        }
-    ),
-]
 
 
 class FeedbackEvent(Somebody):
@@ -250,46 +178,6 @@ class FeedbackResponse(BaseModel):
         " names no slate, and a like teaches less. The others join the history alone: `late`, after the slate's reward"
         " window; `foreign`, for another user's slate; `unknown`, for a slate that no policy drew.",
     )
-
-
-class ItemBody(Strict):
-    """An item as it is put."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "Heat (1995)", "categories": ["Action", "Crime"]}]}
-    )
-
-    text: NotBlank = Field(max_length=MAX_TEXT, description="What a person would read first: a title.")
-    categories: list[Annotated[NotBlank, Field(max_length=MAX_ID_BYTES)]] = Field([], max_length=MAX_CATEGORIES)
-    hidden: bool = Field(False, description="Kept, but never shown.")
-
-
-class BatchItem(ItemBody):
-    """An item with its id."""
-
-    item_id: Id
-
-
-class ItemBatch(Strict):
-    """Many items at once."""
-
-    items: list[BatchItem] = Field(min_length=1, max_length=MAX_IDS)
-
-
-class ItemResponse(BaseModel):
-    """An item as stored."""
-
-    item_id: str
-    text: str
-    categories: list[str]
-    hidden: bool
-
-
-class ItemBatchResponse(BaseModel):
-    """Result of a batch."""
-
-    created: int
-    updated: int
 
 
 class StoredInteraction(BaseModel):

@@ -14,10 +14,12 @@ WARNINGS = {
     "no_items_left": "The catalogue has items, but none is left after what the request excludes or filters and what "
     "the user has seen.",
     "no_policy": "No policy is loaded: these are popular items, then the others in the catalogue's order.",
+    "pin_not_shown": "An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there.",
     "repeated_items": "Too few items are left that the user has not seen, so some were seen before.",
     "session_unavailable": "The user's history could not be read; the slate is that of somebody without one.",
     "unknown_candidates": "Some of `candidate_item_ids` are not in the catalogue.",
     "unknown_category": "Some of `filters.categories` are categories that no item has.",
+    "unknown_property": "A property in `filters.where` or `rules` is one that no item has.",
 }
 
 # A text with its values in the schema, and not an enumeration: a client must understand the slates of a newer service.

@@ -17,8 +17,19 @@ import redis as syncredis
 
 from service.policy.logged import LoggedSlate
 from service.store import event_log, events
+from service.store.availability import window_of
 from service.store.catalogue import ItemRecord
-from service.store.events import Event, EventError, Feedback, Impression, ItemChanged, Mask, UserErased, candidate_hash
+from service.store.events import (
+    Event,
+    EventError,
+    Feedback,
+    Impression,
+    ItemChanged,
+    Mask,
+    UserErased,
+    candidate_hash,
+    decode_mask,
+)
 from service.store.joiner import Joiner, OpenImpression
 from service.store.keys import Keys
 
@@ -63,7 +74,7 @@ def logged_slates(redis: syncredis.Redis, keys: Keys, export: Export, reward_win
             if entry <= erased.get(event.user, (0, 0)):
                 export.counts["erased"] += 1
             elif joiner.add_impression(event, entry[0]):
-                available[event.recommendation_id] = catalogue_history.availability(event)
+                available[event.recommendation_id] = catalogue_history.availability(event, entry[0] / 1000)
             else:
                 export.counts["repeated"] += 1
         elif isinstance(event, Feedback):
@@ -115,11 +126,12 @@ class Availability:
 
     n_items: int
     hidden: tuple[str, ...]
+    named: tuple[str, ...] | None  # the only ones that were allowed
     verified: bool
 
 
 class CatalogueHistory:
-    """Follows which items exist and which are hidden or deleted, through the log.
+    """Follows which items exist and which are hidden, deleted or not in their time, through the log.
 
     An item without a change in the log is as its record says. Of the others, those that stand before one of these in
     the catalogue existed from the start (and are taken for visible then); the rest came with their first change.
@@ -127,9 +139,12 @@ class CatalogueHistory:
 
     def __init__(self, export: Export, changed: frozenset[str]) -> None:
         self._index = {item: place for place, item in enumerate(export.catalogue)}
+        self._ids = export.catalogue
         unchanged = [item for item in export.catalogue if item not in changed]
         self._n_items = self._index[unchanged[-1]] + 1 if unchanged else 0
         self._hidden = {item for item in unchanged if _is_hidden(export.records.get(item))}
+        records = {item: export.records[item] for item in unchanged if item in export.records}
+        self._windows = {item: record.window for item, record in records.items() if record.window is not None}
         self._listed = tuple(sorted(self._hidden))
 
     def change(self, event: ItemChanged) -> None:
@@ -142,17 +157,32 @@ class CatalogueHistory:
             self._hidden.add(event.item_id)
         else:
             self._hidden.discard(event.item_id)
+        self._windows.pop(event.item_id, None)
+        window = window_of(event.available_from, event.available_until)
+        if window is not None:
+            self._windows[event.item_id] = window
         self._listed = tuple(sorted(self._hidden))
 
-    def availability(self, impression: Impression) -> Availability:
-        """Return what exists now, and check that the impression was drawn from it."""
+    def availability(self, impression: Impression, at_s: float) -> Availability:
+        """Return what exists now, and check that the impression was drawn from it. An item whose time comes or ends
+        while the impression is on its way is taken for what it was not; then the check fails."""
+        closed = {item for item, (first, end) in self._windows.items() if not first <= at_s < end}
+        hidden = tuple(sorted(self._hidden | closed)) if closed else self._listed
         available = np.ones(self._n_items, np.bool_)
-        if impression.candidates is not None:
+        named = self.named(impression)
+        if named is not None:
             available[:] = False
-            self._set(available, impression.candidates, True)
-        self._set(available, self._listed, False)
+            self._set(available, named, True)
+        self._set(available, hidden, False)
         self._set(available, impression.masked, False)
-        return Availability(self._n_items, self._listed, candidate_hash(available) == impression.candidate_hash)
+        return Availability(self._n_items, hidden, named, candidate_hash(available) == impression.candidate_hash)
+
+    def named(self, impression: Impression) -> tuple[str, ...] | None:
+        """Return the only items that were allowed, if the request or its filters said so."""
+        if impression.allowed is None:
+            return impression.candidates
+        places = np.flatnonzero(decode_mask(impression.allowed, len(self._ids)))
+        return tuple([self._ids[place] for place in places])
 
     def _set(self, available: Mask, items: Iterable[str], value: bool) -> None:
         places = (self._index.get(item, self._n_items) for item in items)
@@ -164,7 +194,9 @@ def _is_hidden(record: ItemRecord | None) -> bool:
 
 
 def _row(closed: OpenImpression, availability: Availability) -> LoggedSlate:
+    """Make the row of a slate, without the slots that a rule filled."""
     impression = closed.impression
+    drawn = [slot for slot in range(len(impression.items)) if slot not in impression.pinned]
     return LoggedSlate(
         recommendation_id=impression.recommendation_id,
         user=impression.user,
@@ -173,12 +205,12 @@ def _row(closed: OpenImpression, availability: Availability) -> LoggedSlate:
         policy_version=impression.policy_version,
         history_items=tuple(item for item, _ in impression.history),
         history_rewards=tuple(reward for _, reward in impression.history),
-        items=impression.items,
-        propensities=impression.propensities,
-        rewards=closed.slot_rewards,
+        items=tuple(impression.items[slot] for slot in drawn),
+        propensities=tuple(impression.propensities[slot] for slot in drawn),
+        rewards=tuple(closed.slot_rewards[slot] for slot in drawn),
         candidate_hash=impression.candidate_hash,
         masked=impression.masked,
-        candidates=impression.candidates,
+        candidates=availability.named,
         n_items=availability.n_items,
         hidden=availability.hidden,
         verified=availability.verified,

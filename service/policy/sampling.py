@@ -7,6 +7,7 @@ without its logarithms). So the propensity of slot k is pi(a_k) / (1 - sum of pi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,44 @@ def sample_slate(probs: Probs, k: int, rng: np.random.Generator) -> Slate:
         first = np.argpartition(times, k - 1)[:k]
     items = first[np.argsort(times[first])[:k]]
     return Slate(items, _propensities(probs, items))
+
+
+def sample_slate_where(
+    probs: Probs, k: int, rng: np.random.Generator, ruled_out: Callable[[int], npt.NDArray[np.bool_] | None]
+) -> Slate:
+    """As `sample_slate`, but an item in the slate may rule out others: `ruled_out(item)` marks these [A], or is None.
+
+    The arrival times of the items that are still possible say nothing of those above, since exponential times have no
+    memory: each slot is a draw from `probs` among what the slots above leave, and its propensity is that one's.
+    """
+    times, left = _times(probs, rng), probs.copy()
+    items: list[int] = []
+    propensities: list[float] = []
+    while len(items) < k:
+        item = int(times.argmin())
+        if not np.isfinite(times[item]):
+            break
+        propensities.append(float(probs[item] / left.sum()))
+        items.append(item)
+        others = ruled_out(item)
+        for gone in (item, others) if others is not None else (item,):
+            times[gone], left[gone] = np.inf, 0.0
+    return Slate(np.array(items, np.int64), np.array(propensities))
+
+
+def propensities_where(
+    probs: Probs, items: npt.NDArray[np.int64], ruled_out: Callable[[int], npt.NDArray[np.bool_] | None]
+) -> Probs:
+    """Propensity of each slot had `items` [k] been drawn by `sample_slate_where`; zero for what was ruled out."""
+    left = probs.copy()
+    propensities = np.zeros(len(items))
+    for slot, item in enumerate(items.tolist()):
+        if left[item] > 0:
+            propensities[slot] = left[item] / left.sum()
+        others = ruled_out(item)
+        for gone in (item, others) if others is not None else (item,):
+            left[gone] = 0.0
+    return propensities
 
 
 class SlateBatch(NamedTuple):

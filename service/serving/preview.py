@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from service.conditions import CATEGORIES
 from service.policy.adaptive import Distribution
 from service.store.catalogue import Catalogue
 from service.store.events import Mask
@@ -63,13 +64,14 @@ def inclusion(mass: Probs, times: Probs, k: int) -> Probs:
 
 def by_category(catalogue: Catalogue, available: Mask, shares: Sequence[Probs]) -> list[tuple[str, int, list[float]]]:
     """Sum `shares` (each [A]) by category: (category, number of available items, sums), most items first."""
-    kind_of, n_kinds = catalogue.kind_of.array[: len(catalogue)], len(catalogue.kinds)
-    counts = np.bincount(kind_of[available], minlength=n_kinds)
-    sums = np.stack([np.bincount(kind_of, weights=share, minlength=n_kinds) for share in shares])
+    column = catalogue.columns[CATEGORIES]
+    number_of, n_numbers = column.numbers.array[: len(catalogue)], len(column.values)
+    counts = np.bincount(number_of[available], minlength=n_numbers)
+    sums = np.stack([np.bincount(number_of, weights=share, minlength=n_numbers) for share in shares])
     found: dict[str, tuple[int, Probs]] = {}
-    for kind, n in catalogue.kinds.items():
-        if counts[n]:
-            for category in set(kind):
+    for n, categories in enumerate(column.values):
+        if counts[n] and isinstance(categories, tuple):
+            for category in {str(category) for category in categories}:
                 count, total = found.get(category, (0, np.zeros(len(shares))))
                 found[category] = count + int(counts[n]), total + sums[:, n]
     ranked = sorted(found.items(), key=lambda entry: (-entry[1][0], entry[0]))[:MAX_CATEGORIES]

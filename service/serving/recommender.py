@@ -6,6 +6,7 @@ asks the policy for its probabilities, and one more logs what they are shown.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,13 +15,17 @@ import numpy as np
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
+from service.conditions import Condition
 from service.policy.types import session_state
 from service.policy.variants import Arm
 from service.runtime import telemetry
 from service.serving import slates
 from service.serving.batching import Batched
+from service.serving.fallback import fall_back
 from service.serving.live import PolicyWatch
 from service.serving.loader import LivePolicy
+from service.serving.rules import Rules
+from service.serving.slates import Candidates, Repeat, SlateWarning, Wanted, find_candidates
 from service.settings import Settings
 from service.store.catalogue import Catalogue
 from service.store.event_log import EventLog
@@ -39,8 +44,17 @@ class SlateRequest(NamedTuple):
     candidates: Sequence[str] | None = None  # the only items that may be shown
     excluded: Sequence[str] = ()
     categories: Sequence[str] | None = None
+    condition: Condition | None = None
+    rules: Rules | None = None
     history: tuple[tuple[str, float], ...] | None = None  # (item, reward) instead of the stored one
-    repeat: slates.Repeat | None = None
+    repeat: Repeat | None = None
+    placement: str | None = None
+
+    def wanted(self, repeat: Repeat) -> Wanted:
+        """What it says of its items; `repeat` where it says nothing of that."""
+        return Wanted(
+            self.k, self.candidates, self.excluded, self.categories, self.condition, self.repeat or repeat, self.rules
+        )
 
 
 class Recommender:
@@ -82,15 +96,12 @@ class Recommender:
         if request.history is not None:
             history = request.history
             seen += [item for item, _ in history]
-        repeat, k = request.repeat or settings.repeat, request.k
-        chosen = slates.candidates(
-            catalogue, seen, request.candidates, request.excluded, request.categories, repeat, request.k
-        )
+        chosen = find_candidates(catalogue, seen, request.wanted(settings.repeat), time.time())
         if live is None:
-            slate = slates.fall_back(catalogue, chosen, await self._popular() if redis_answers else [], k)
+            slate = fall_back(catalogue, chosen, await self._popular() if redis_answers else [], request.k)
         else:
-            slate, _ = await self.draw(user, live, catalogue, chosen, history, k)
-        warnings: list[slates.SlateWarning] = [] if redis_answers else ["session_unavailable"]
+            slate, _ = await self.draw(user, live, catalogue, chosen, history, request.k, request.placement)
+        warnings: list[SlateWarning] = [] if redis_answers else ["session_unavailable"]
         if slate.impression is not None and (self._lag.too_far or not (redis_answers and await self._log(slate))):
             warnings.append("impression_not_logged")
         return replace(slate, warnings=[*warnings, *slate.warnings]) if warnings else slate
@@ -116,9 +127,10 @@ class Recommender:
         user: str,
         live: LivePolicy,
         catalogue: Catalogue,
-        chosen: slates.Candidates,
+        chosen: Candidates,
         history: slates.History,
         k: int,
+        placement: str | None = None,
     ) -> tuple[slates.Slate, slates.Drawn]:
         """Draw a slate of `k` items for a user, together with what comes in this turn of the event loop."""
         with telemetry.span("draw", version=live.version, k=k):
@@ -126,7 +138,10 @@ class Recommender:
             draws = slates.plan_draws(live, catalogue, chosen, history, arm, k, self._rng, self._shadow_rng)
             coming = [self._draw(one) for one in draws]  # all before the first is waited for
             drawn = [await slate for slate in coming]
-            return slates.build_slate(live, catalogue, chosen, history, drawn, user=user, arm=arm, k=k), drawn[0]
+            slate = slates.build_slate(
+                live, catalogue, chosen, history, drawn, user=user, arm=arm, k=k, placement=placement
+            )
+            return slate, drawn[0]
 
     async def _log(self, slate: slates.Slate) -> bool:
         assert slate.impression is not None

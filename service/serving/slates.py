@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from service.conditions import Condition
 from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
-from service.policy.sampling import sample_slates
+from service.policy.sampling import Probs, propensities_where, sample_slate_where, sample_slates
 from service.policy.types import interactions
 from service.policy.variants import Arm
+from service.serving import rules
 from service.serving.loader import LivePolicy, Loaded
+from service.serving.rules import Applied, Rules
 from service.store.catalogue import Catalogue
-from service.store.events import Impression, Mask, Shadow, candidate_hash
-from service.store.slate_ids import new_id, unlogged_id
+from service.store.events import Impression, Mask, Shadow, candidate_hash, encode_mask
+from service.store.slate_ids import new_id
 
 History = Sequence[tuple[str, float]]
 
@@ -27,21 +31,27 @@ SlateWarning = Literal[  # each with its meaning in `contract.slate_warnings`
     "impression_not_logged",
     "no_items_left",
     "no_policy",
+    "pin_not_shown",
     "repeated_items",
     "session_unavailable",
     "unknown_candidates",
     "unknown_category",
+    "unknown_property",
 ]
+Source = Literal["pretrained", "learned", "popularity", "catalogue", "pinned"]
 
 
-class Slot(msgspec.Struct, frozen=True):
+class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fields of `schemas.RecommendedItem`."""
 
     item_id: str
     slot: int
     score: float
     propensity: float
-    source: Literal["pretrained", "learned", "popularity", "catalogue"]
+    source: Source
+    text: str | None = None
+    categories: tuple[str, ...] | None = None
+    properties: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,73 +67,94 @@ class Slate:
     places: Sequence[int] = ()  # of the items in the catalogue
 
 
+class Wanted(NamedTuple):
+    """What a request says of the items that it is to be shown."""
+
+    k: int
+    only: Sequence[str] | None = None  # item ids
+    excluded: Sequence[str] = ()
+    categories: Sequence[str] | None = None
+    condition: Condition | None = None
+    repeat: Repeat = "never"
+    rules: Rules | None = None
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The items that this request may show."""
 
-    available: Mask  # [A]
-    masked: tuple[str, ...]  # seen or excluded by id
-    allowed: tuple[str, ...] | None  # set when the request or its filters named the only ones
+    available: Mask  # [A] without the pinned ones
+    masked: tuple[str, ...]  # seen, excluded or pinned, so that no slot is drawn from them
+    named: tuple[str, ...] | None  # set when the request named the only ones
+    allowed: bytes | None  # instead, when its filters said which, see `encode_mask`
+    rules: Applied | None
     warnings: tuple[SlateWarning, ...]
 
 
-def candidates(
-    catalogue: Catalogue,
-    seen: Sequence[str],
-    only: Sequence[str] | None = None,
-    excluded: Iterable[str] = (),
-    categories: Sequence[str] | None = None,
-    repeat: Repeat = "never",
-    k: int = 0,
-) -> Candidates:
-    """Hidden, deleted, excluded and filtered items are not available; with `only`, nor are all others. What was `seen`,
-    oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than `k` are left, the half of it of
-    which the last sight is the longest ago.
+def find_candidates(catalogue: Catalogue, seen: Sequence[str], wanted: Wanted, now_s: float) -> Candidates:
+    """Hidden, deleted, excluded and filtered items are not available, nor those whose time it is not; with `only`, nor
+    are all others. What was `seen`, oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than
+    `k` are left, the half of it of which the last sight is the longest ago.
     """
-    index, ids = catalogue.index, catalogue.ids
-    available = catalogue.available.copy()
-    warnings: list[SlateWarning] = []
-    if not available.any():
-        warnings.append("catalogue_empty")
-    allowed = None
-    warnings += _restrict(available, catalogue, only, categories)
-    if only is not None or categories is not None:
-        allowed = tuple([ids[i] for i in np.flatnonzero(available)])
-    excluded = [item for item in dict.fromkeys(excluded) if item in index]
-    available[[index[item] for item in excluded]] = False
+    index = catalogue.index
+    open_now = catalogue.available(now_s)
+    available = open_now.copy()
+    warnings: list[SlateWarning] = [] if available.any() else ["catalogue_empty"]
+    warnings += _restrict(available, catalogue, wanted)
+    is_filtered = wanted.categories is not None or wanted.condition is not None
+    named = allowed = None
+    if is_filtered:
+        allowed = encode_mask(available)
+    elif wanted.only is not None:
+        named = tuple([catalogue.ids[place] for place in np.flatnonzero(available)])
+    without = [item for item in dict.fromkeys(wanted.excluded) if item in index]
+    applied = None
+    if wanted.rules is not None:
+        applied = rules.apply(wanted.rules, catalogue, open_now, frozenset(without), wanted.k)
+        warnings += ["pin_not_shown"] if len(applied.pinned) < len(wanted.rules.pins) else []
+        warnings += ["unknown_property"] if wanted.rules.unknown_properties(catalogue) else []
+        without += [catalogue.ids[place] for place in applied.pinned.values()]
+    available[[index[item] for item in without]] = False
     hidden: dict[str, int] = {}  # rows of what was seen, latest first
-    if repeat != "freely":
+    if wanted.repeat != "freely":
         hidden = {item: row for item in reversed(seen) if (row := index.get(item)) is not None}
         rows = np.fromiter(hidden.values(), np.intp, len(hidden))
         was_available = available[rows]
         available[rows] = False
-        if repeat == "when_empty" and (missing := k - int(np.count_nonzero(available))) > 0 and was_available.any():
+        if wanted.repeat == "when_empty" and (missing := _missing(available, applied, wanted.k)) > 0:
             could = [item for item, free in zip(hidden, was_available, strict=True) if free]
             for item in could[::-1][: max(missing, len(could) // 2)]:  # some to choose from
                 available[hidden.pop(item)] = True
-            warnings.append("repeated_items")
-    masked = dict.fromkeys((*hidden, *excluded)) if excluded else hidden
-    if not available.any() and not warnings:
+            warnings += ["repeated_items"] if could else []
+    masked = dict.fromkeys((*hidden, *without)) if without else hidden
+    if not available.any() and not warnings and not (applied and applied.pinned):
         warnings.append("no_items_left")
-    return Candidates(available, tuple(masked), allowed, tuple(warnings))
+    return Candidates(available, tuple(masked), named, allowed, applied, tuple(warnings))
 
 
-def _restrict(
-    available: Mask, catalogue: Catalogue, only: Sequence[str] | None, categories: Sequence[str] | None
-) -> list[SlateWarning]:
-    """Take from `available` what a request's own candidates and categories leave out; warn of those unknown."""
+def _missing(available: Mask, applied: Applied | None, k: int) -> int:
+    n_pinned = len(applied.pinned) if applied is not None else 0
+    return k - n_pinned - int(np.count_nonzero(available))
+
+
+def _restrict(available: Mask, catalogue: Catalogue, wanted: Wanted) -> list[SlateWarning]:
+    """Take from `available` what a request's own candidates and filters leave out; warn of what is unknown."""
     warnings: list[SlateWarning] = []
-    if only is not None:
-        named_rows = [catalogue.index[i] for i in only if i in catalogue.index]
-        if len(named_rows) < len(only):
+    if wanted.only is not None:
+        named_rows = [catalogue.index[i] for i in wanted.only if i in catalogue.index]
+        if len(named_rows) < len(wanted.only):
             warnings.append("unknown_candidates")
         named = np.zeros_like(available)
         named[named_rows] = True
         available &= named
-    if categories is not None:
-        if catalogue.unknown_categories(categories):
+    if wanted.categories is not None:
+        if catalogue.unknown_categories(wanted.categories):
             warnings.append("unknown_category")
-        available &= catalogue.in_categories(categories)
+        available &= catalogue.in_categories(wanted.categories)
+    if wanted.condition is not None:
+        if rules.unknown_properties([wanted.condition], catalogue):
+            warnings.append("unknown_property")
+        available &= catalogue.fits(wanted.condition)
     return warnings
 
 
@@ -134,6 +165,7 @@ class Draw(NamedTuple):
     query: Query
     k: int
     rng: np.random.Generator
+    rules: Applied | None = None
 
 
 class Drawn(NamedTuple):
@@ -164,9 +196,9 @@ def plan_draws(
     """
     past = interactions(history, catalogue.index, live.policy.config.largest_reward)
     serving_arm = Arm.CONTROL if live.is_frozen else arm
-    draws = [Draw(live.policy, Query(past, chosen.available, serving_arm), k, rng)]
-    if live.shadow is not None:
-        draws.append(Draw(live.shadow.policy, Query(past, chosen.available), k, shadow_rng))
+    draws = [Draw(live.policy, Query(past, chosen.available, serving_arm), k, rng, chosen.rules)]
+    if live.shadow is not None:  # under the same rules, so that both are compared in what they chose
+        draws.append(Draw(live.shadow.policy, Query(past, chosen.available), k, shadow_rng, chosen.rules))
     return draws
 
 
@@ -181,24 +213,55 @@ def draw_all(draws: Sequence[Draw]) -> list[Drawn]:
     return [drawn[n] for n in range(len(draws))]
 
 
-def _drawn(draws: Sequence[Draw]) -> Iterator[Drawn]:
+def _drawn(draws: Sequence[Draw]) -> list[Drawn]:
     """Draw slates of one policy with one generator."""
     distributions = draws[0].policy.serve([one.query for one in draws])
+    plain = [n for n, one in enumerate(draws) if one.rules is None]
+    drawn = {
+        n: _drawn_by(one.rules, one, distribution)
+        for n, (one, distribution) in enumerate(zip(draws, distributions, strict=True))
+        if one.rules is not None
+    }
+    if plain:
+        drawn.update(zip(plain, _without_rules([(draws[n], distributions[n]) for n in plain]), strict=True))
+    return [drawn[n] for n in range(len(draws))]
+
+
+def _without_rules(draws: Sequence[tuple[Draw, Distribution]]) -> Iterator[Drawn]:
     # Slots above it are all that a slot depends on, so shorter slates are the beginnings of longer ones.
-    probs = np.array([distribution.probs for distribution in distributions])
+    probs = np.array([distribution.probs for _, distribution in draws])
     entropies = entropy(probs)
-    slates = sample_slates(probs, min(max(one.k for one in draws), probs.shape[1]), draws[0].rng)
-    rows = zip(draws, distributions, probs, entropies.tolist(), slates.items, slates.propensities, strict=True)
-    for one, distribution, mass, nats, places, propensities in rows:
-        shown = places[: min(one.k, int(np.count_nonzero(places >= 0)))]
-        yield Drawn(
-            items=distribution.items(shown).tolist(),
-            propensities=propensities[: len(shown)].tolist(),
-            scores=mass[shown].tolist(),
-            from_learned=distribution.from_learned(shown).tolist(),
-            entropy=nats,
-            distribution=distribution,
-        )
+    slates = sample_slates(probs, min(max(one.k for one, _ in draws), probs.shape[1]), draws[0][0].rng)
+    rows = zip(draws, probs, entropies.tolist(), slates.items, slates.propensities, strict=True)
+    for (one, distribution), mass, nats, places, propensities in rows:
+        n = min(one.k, int(np.count_nonzero(places >= 0)))
+        yield _of(distribution, places[:n], propensities[:n].tolist(), mass, nats)
+
+
+def _drawn_by(applied: Applied, one: Draw, distribution: Distribution) -> Drawn:
+    """Draw a slate under rules; the pinned slots are left for `build_slate`."""
+    boosted = replace(distribution, probs=applied.weighed(distribution.probs, distribution.rows))
+    counting = applied.counting(boosted.rows, len(one.query.available))
+    mass = _allowed(boosted.probs, counting.full())
+    slate = sample_slate_where(mass, max(0, one.k - len(applied.pinned)), one.rng, counting)
+    return _of(boosted, slate.items, slate.propensities.tolist(), boosted.probs, float(entropy(boosted.probs)))
+
+
+def _allowed(probs: Probs, full: Mask | None) -> Probs:
+    return probs if full is None else np.where(full, 0.0, probs)
+
+
+def _of(
+    distribution: Distribution, shown: npt.NDArray[np.int64], propensities: list[float], mass: Probs, nats: float
+) -> Drawn:
+    return Drawn(
+        items=distribution.items(shown).tolist(),
+        propensities=propensities,
+        scores=mass[shown].tolist(),
+        from_learned=distribution.from_learned(shown).tolist(),
+        entropy=nats,
+        distribution=distribution,
+    )
 
 
 def build_slate(
@@ -211,61 +274,71 @@ def build_slate(
     user: str,
     arm: Arm,
     k: int,
+    placement: str | None = None,
 ) -> Slate:
     """Make the slate of what was `drawn` by its draws, and what is logged of it."""
     slate, *others = drawn
-    ids = tuple([catalogue.ids[item] for item in slate.items])
+    items = _slots(slate, chosen.rules, catalogue)
+    pinned = tuple([item.slot for item in items if item.source == "pinned"])
     impression = Impression(
         recommendation_id=new_id(user),
         user=user,
         arm=str(arm),
         policy_version=live.version,
         history=tuple(history),
-        items=ids,
-        propensities=tuple(slate.propensities),
+        items=tuple([item.item_id for item in items]),
+        propensities=tuple([item.propensity for item in items]),
         candidate_hash=candidate_hash(chosen.available),
         masked=chosen.masked,
-        candidates=chosen.allowed,
+        candidates=chosen.named,
         weight=slate.distribution.weight,
         entropy=slate.entropy,
-        shadow=_shadow(live.shadow, others[0], catalogue, slate.items) if live.shadow else None,
+        shadow=_shadow(live.shadow, others[0], catalogue, slate, pinned, chosen.rules) if live.shadow else None,
+        allowed=chosen.allowed,
+        pinned=pinned,
+        placement=placement,
     )
-    items = [
-        Slot(item_id, slot, score, propensity, "learned" if learned else "pretrained")
-        for slot, (item_id, score, propensity, learned) in enumerate(
-            zip(ids, slate.scores, slate.propensities, slate.from_learned, strict=True)
-        )
-    ]
-    warnings = _with_shortage(chosen, len(items), k)
-    return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression, slate.items)
+    places = [catalogue.index[item.item_id] for item in items] if pinned else slate.items
+    warnings = with_shortage(chosen, len(items), k)
+    return Slate(impression.recommendation_id, live.version, impression.arm, items, warnings, impression, places)
 
 
-def _shadow(loaded: Loaded, own: Drawn, catalogue: Catalogue, shown: Sequence[int]) -> Shadow:
-    """Return what the shadow version would have shown, and how likely it would have shown what was."""
-    propensities = own.distribution.propensities(np.array(shown, np.int64))
-    return Shadow(loaded.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities.tolist()))
+def _slots(drawn: Drawn, applied: Applied | None, catalogue: Catalogue) -> list[Slot]:
+    """Fill the slots: pinned items in theirs, what was drawn in the others."""
+    slots: list[Slot] = []
+    pinned = dict(applied.pinned) if applied is not None else {}
+    rows = zip(drawn.items, drawn.scores, drawn.propensities, drawn.from_learned, strict=True)
+    for place, score, propensity, learned in rows:
+        while len(slots) in pinned:
+            slots.append(_pinned(catalogue.ids[pinned.pop(len(slots))], len(slots)))
+        source: Source = "learned" if learned else "pretrained"
+        slots.append(Slot(catalogue.ids[place], len(slots), score, propensity, source))
+    for _, place in sorted(pinned.items()):  # nothing else is left to show above them
+        slots.append(_pinned(catalogue.ids[place], len(slots)))
+    return slots
 
 
-def fall_back(catalogue: Catalogue, chosen: Candidates, popular: Sequence[str], k: int) -> Slate:
-    """Build a slate without a policy: the most popular items, then the others in the catalogue's order."""
-    places = {item: catalogue.index.get(item, len(catalogue)) for item in popular}  # later ones may be known meanwhile
-    by_popularity = [item for item, place in places.items() if place < len(catalogue) and chosen.available[place]]
-    rest = [catalogue.ids[i] for i in np.flatnonzero(chosen.available)]
-    ids = list(dict.fromkeys([*by_popularity, *rest]))[:k]
-    popular_set = set(by_popularity)
-    items = [
-        Slot(
-            item_id=item_id,
-            slot=slot,
-            score=0.0,
-            propensity=1.0,
-            source="popularity" if item_id in popular_set else "catalogue",
-        )
-        for slot, item_id in enumerate(ids)
-    ]
-    warnings: list[SlateWarning] = ["no_policy", *_with_shortage(chosen, len(items), k)]
-    return Slate(unlogged_id(), 0, "fallback", items, warnings, None)
+def _pinned(item_id: str, slot: int) -> Slot:
+    return Slot(item_id, slot, 0.0, 1.0, "pinned")
 
 
-def _with_shortage(chosen: Candidates, shown: int, k: int) -> list[SlateWarning]:
+def _shadow(
+    loaded: Loaded, own: Drawn, catalogue: Catalogue, shown: Drawn, pinned: Sequence[int], applied: Applied | None
+) -> Shadow:
+    """Return what the shadow version would have shown, and how likely it would have shown what was; zero for what a
+    rule showed, so that it counts for nothing."""
+    places = np.array(shown.items, np.int64)
+    if applied is None or not applied.limits:
+        propensities = own.distribution.propensities(places).tolist()
+    else:
+        everything = own.distribution.of_all(len(catalogue))
+        counting = applied.counting(None, len(catalogue))
+        propensities = propensities_where(_allowed(everything.probs, counting.full()), places, counting).tolist()
+    for slot in pinned:
+        propensities.insert(slot, 0.0)
+    return Shadow(loaded.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities))
+
+
+def with_shortage(chosen: Candidates, shown: int, k: int) -> list[SlateWarning]:
+    """Return the warnings of a slate with so many items shown."""
     return [*chosen.warnings, "fewer_items_than_k"] if shown < k else list(chosen.warnings)

@@ -18,11 +18,14 @@ import numpy.typing as npt
 import redis as syncredis
 import redis.asyncio as aioredis
 
+from service.conditions import CATEGORIES, Compare, Condition
 from service.policy.rows import Rows
 from service.policy.text import TEXT_DIM, Embeddings
 from service.store import events
+from service.store.availability import Schedule, Window, window_of
 from service.store.events import ItemChanged
 from service.store.keys import Keys
+from service.store.properties import Columns
 from service.store.scripts import script
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,14 @@ class ItemRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     categories: tuple[str, ...] = ()
     hidden: bool = False
     deleted: bool = False
+    properties: dict[str, bool | int | float | str | tuple[bool | int | float | str, ...]] = {}
+    available_from: float | None = None  # unix seconds
+    available_until: float | None = None
+
+    @property
+    def window(self) -> Window | None:
+        """When it may be shown; None: always."""
+        return window_of(self.available_from, self.available_until)
 
 
 _decoder = msgspec.msgpack.Decoder(ItemRecord)
@@ -52,6 +63,7 @@ def decode_record(data: bytes) -> ItemRecord:
 
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
+_MASKS = 64  # conditions whose answers are kept until the next change
 
 PUT = script("put_item")
 
@@ -78,7 +90,7 @@ class Catalogue:
     """A process's copy of the items as of change number `seq`; their order is the order of the policies' rows.
 
     What only ever grows is shared by the catalogues that follow each other, so that one with a million items costs
-    little to change: `ids`, `index`, `embeddings` and `kind_of` may know of later items, too.
+    little to change: `ids`, `index`, `embeddings`, `columns` and `schedule` may know of later items, too.
     """
 
     seq: int = 0
@@ -86,9 +98,10 @@ class Catalogue:
     ids: list[str] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)  # of the items that are in the newest catalogue in use
     embeddings: Rows[np.float16] = field(default_factory=_no_embeddings)  # [A or more, TEXT_DIM]
-    kinds: dict[tuple[str, ...], int] = field(default_factory=dict)  # the sets of categories that there are
-    kind_of: Rows[np.int32] = field(default_factory=lambda: Rows(np.zeros(0, np.int32)))  # [A or more]
-    available: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [A]
+    columns: Columns = field(default_factory=Columns)  # properties, and the categories
+    schedule: Schedule = field(default_factory=Schedule)  # of the items that are not always there
+    visible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [A] not hidden or deleted
+    _masks: dict[Condition, npt.NDArray[np.bool_]] = field(default_factory=dict, compare=False)  # as asked for lately
 
     @classmethod
     def kept_in(cls, folder: Path | None) -> Catalogue:
@@ -100,31 +113,37 @@ class Catalogue:
         return self.kept_in(self.embeddings.folder)
 
     def __len__(self) -> int:
-        return len(self.available)
+        return len(self.visible)
+
+    def available(self, now_s: float) -> npt.NDArray[np.bool_]:
+        """[A] whether an item may be shown at a time (unix seconds); not to be changed."""
+        return self.schedule.apply(self.visible, now_s)
+
+    def fits(self, condition: Condition) -> npt.NDArray[np.bool_]:
+        """[A] whether an item fits; not to be changed."""
+        known = self._masks.get(condition)
+        if known is None:
+            if len(self._masks) >= _MASKS:
+                self._masks.clear()
+            known = self._masks[condition] = self.columns.fits(condition, len(self))
+        return known
 
     def in_categories(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """[A] whether an item has any of the categories."""
-        requested = frozenset(categories)
-        fits = np.fromiter((not requested.isdisjoint(kind) for kind in self.kinds), np.bool_, len(self.kinds))
-        return np.asarray(fits[self.kind_of.array[: len(self)]])
+        """[A] whether an item has any of the categories; not to be changed."""
+        return self.fits(Compare(CATEGORIES, "in", tuple(categories)))
 
     def unknown_categories(self, categories: Iterable[str]) -> set[str]:
         """Return those of the categories that no item has, or had while this process knew it."""
-        unknown = set(categories)
-        for kind in self.kinds:
-            if not unknown:
-                break
-            unknown.difference_update(kind)
-        return unknown
+        return {category for category in categories if not self.columns[CATEGORIES].holding([category])}
 
     def nearest(self, embedding: Embeddings, n: int) -> list[int]:
-        """Places of the `n` available items whose texts are closest to one [TEXT_DIM], closest first."""
+        """Places of the `n` visible items whose texts are closest to one [TEXT_DIM], closest first."""
         closeness = np.empty(len(self), np.float32)
         for start in range(0, len(self), _PART):
             part = self.embeddings.array[start : min(len(self), start + _PART)].astype(np.float32)
             closeness[start : start + len(part)] = part @ embedding
-        closeness[~self.available] = -np.inf
-        n = min(n, int(np.count_nonzero(self.available)))
+        closeness[~self.visible] = -np.inf
+        n = min(n, int(np.count_nonzero(self.visible)))
         if n == 0:
             return []
         best = np.argpartition(closeness, len(self) - n)[len(self) - n :]
@@ -142,7 +161,7 @@ class _Reading:
 
     def __init__(self, base: Catalogue) -> None:
         self._base = base
-        self._available: dict[int, bool] = {}
+        self._visible: dict[int, bool] = {}
         self._changed_texts: dict[int, npt.NDArray[np.float16]] = {}
         self._n_items = len(base)
 
@@ -152,7 +171,6 @@ class _Reading:
             missing = place + 1 - len(base.embeddings)
             if missing > 0:
                 base.embeddings.append(np.zeros((missing, TEXT_DIM), np.float16))
-                base.kind_of.append(np.zeros(missing, np.int32))
                 base.ids.extend([""] * missing)
             self._n_items = place + 1
         row = unpack_embedding(record.embedding).astype(np.float16)
@@ -161,20 +179,22 @@ class _Reading:
             base.embeddings.array[place] = row
         elif row.tobytes() != base.embeddings.array[place].tobytes():
             self._changed_texts[place] = row
-        base.kind_of.array[place] = base.kinds.setdefault(record.categories, len(base.kinds))
-        self._available[place] = not (record.hidden or record.deleted)
+        base.columns.put(place, {**record.properties, CATEGORIES: record.categories})
+        base.schedule.put(place, record.window)
+        self._visible[place] = not (record.hidden or record.deleted)
 
     def done(self, seq: int) -> Catalogue:
-        available = np.zeros(self._n_items, np.bool_)
-        available[: len(self._base)] = self._base.available
-        places = np.fromiter(self._available, np.intp, len(self._available))
-        available[places] = np.fromiter(self._available.values(), np.bool_, len(self._available))
+        visible = np.zeros(self._n_items, np.bool_)
+        visible[: len(self._base)] = self._base.visible
+        places = np.fromiter(self._visible, np.intp, len(self._visible))
+        visible[places] = np.fromiter(self._visible.values(), np.bool_, len(self._visible))
         base = self._base
         assert "" not in base.ids[len(base) : self._n_items], "a place has no item"
         for place, row in self._changed_texts.items():
             base.embeddings.array[place] = row
         base.embeddings.forget()
-        return replace(base, seq=seq, texts=base.texts + len(self._changed_texts), available=available)
+        texts = base.texts + len(self._changed_texts)
+        return replace(base, seq=seq, texts=texts, visible=visible, _masks={})
 
 
 class CatalogueStore:
@@ -194,7 +214,12 @@ class CatalogueStore:
         pipe = self._redis.pipeline(transaction=True)
         for item_id, record in items:
             event = ItemChanged(
-                item_id=item_id, embedding=record.embedding, hidden=record.hidden, deleted=record.deleted
+                item_id=item_id,
+                embedding=record.embedding,
+                hidden=record.hidden,
+                deleted=record.deleted,
+                available_from=record.available_from,
+                available_until=record.available_until,
             )
             payload = events.encode(event) if log else b""
             args = [item_id, msgspec.msgpack.encode(record), payload, int(replace)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 
 import msgspec
 import numpy as np
@@ -44,6 +45,9 @@ class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression
     weight: float = 0.0  # share of the learned policy in the mixture
     entropy: float = 0.0  # of the behaviour policy, nats
     shadow: Shadow | None = None
+    allowed: bytes | None = None  # instead of `candidates`, where filters said so, see `encode_mask`
+    pinned: tuple[int, ...] = ()  # slots that a rule filled and no policy chose: their propensity is 1
+    placement: str | None = None  # where it was shown
 
 
 class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):
@@ -73,6 +77,8 @@ class ItemChanged(msgspec.Struct, frozen=True, tag_field="event", tag="item", om
     embedding: bytes  # float16 [TEXT_DIM]
     hidden: bool = False
     deleted: bool = False
+    available_from: float | None = None  # unix seconds
+    available_until: float | None = None
 
 
 class UserErased(msgspec.Struct, frozen=True, tag_field="event", tag="erased"):
@@ -128,6 +134,27 @@ def _check_shadow(shadow: Shadow, n_items: int) -> None:
         raise EventError("impression: `shadow.propensities` and `items` differ in length")
     if not all(0.0 <= p <= _ABOUT_ONE for p in shadow.propensities):
         raise EventError("impression: `shadow.propensities` must be from 0 to 1")
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A set of items by their places in the catalogue, from `mask` [A]."""
+    return zlib.compress(np.packbits(mask, bitorder="little").tobytes(), 1)
+
+
+def decode_mask(data: bytes, n_items: int) -> Mask:
+    """[n_items] what `encode_mask` encoded; items that it does not know are not in it.
+
+    Raises:
+        EventError: the bytes are not a mask.
+    """
+    try:
+        packed = zlib.decompress(data)
+    except zlib.error:
+        raise EventError("impression: `allowed` cannot be read") from None
+    mask = np.zeros(n_items, np.bool_)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[:n_items]
+    mask[: len(bits)] = bits
+    return mask
 
 
 def candidate_hash(available: Mask) -> str:

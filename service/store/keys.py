@@ -69,6 +69,11 @@ class Keys:
         return f"{self.prefix}:items:seq"
 
     @property
+    def placements(self) -> str:
+        """Hash: name of a placement -> its settings, JSON."""
+        return f"{self.prefix}:placements"
+
+    @property
     def popularity(self) -> str:
         """Sorted set: item id -> number of positive responses."""
         return f"{self.prefix}:popularity"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+
 from service.policy.organic import organic_transition
 from service.policy.types import MAX_NAMED, Transition, interactions, response_of
-from service.store.events import Feedback, Impression
+from service.store.events import Feedback, Impression, decode_mask
 from service.store.joiner import OpenImpression
 from service.worker.recent import History
 
@@ -16,7 +18,7 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float, l
     response."""
     impression = closed.impression
     history = tuple(interactions(impression.history, index, largest))
-    kept = [slot for slot, item in enumerate(impression.items) if item in index]
+    kept = [slot for slot, item in enumerate(impression.items) if item in index and slot not in impression.pinned]
     rewards, went_on = closed.slot_rewards, closed.next_history
     return Transition(
         history=history,
@@ -43,10 +45,14 @@ def organic_of(like: Feedback, history: History, index: dict[str, int], largest:
 
 def _only(impression: Impression, index: dict[str, int]) -> tuple[int, ...]:
     """Return what could be shown, if the request or its filters named it and it is not too much to keep."""
-    if impression.candidates is None or len(impression.candidates) > MAX_NAMED:
+    masked = {index[item] for item in impression.masked if item in index}
+    if impression.allowed is not None:  # places in the catalogue are the learner's rows
+        rows = np.flatnonzero(decode_mask(impression.allowed, len(index))).tolist()
+    elif impression.candidates is not None:
+        rows = [index[item] for item in impression.candidates if item in index]
+    else:
         return ()
-    masked = set(impression.masked)
-    return tuple(index[item] for item in impression.candidates if item in index and item not in masked)
+    return tuple(row for row in rows if row not in masked) if len(rows) <= MAX_NAMED else ()
 
 
 def owner_of(user: str) -> int:

@@ -8,8 +8,9 @@ from typing import Literal
 
 from service.client import AsyncClient
 from service.client.calls import PreviewFields
+from service.contract.base import MAX_IDS
 from service.contract.preview import PreviewResponse
-from service.contract.schemas import MAX_IDS, PastInteraction
+from service.contract.schemas import PastInteraction
 from simulator.personas.catalogue import Category
 
 ArmName = Literal["control", "adaptive"]

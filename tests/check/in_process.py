@@ -35,7 +35,7 @@ class User:
 
 
 def kept_back(seen: Mapping[str, None], n_items: int, k: int) -> list[str]:
-    """What of the items `seen`, the longest ago first, is not shown again: see `slates.candidates`, when_empty."""
+    """What of the items `seen`, the longest ago first, is not shown again: see `find_candidates`, when_empty."""
     missing = k - (n_items - len(seen))
     return list(seen)[max(missing, len(seen) // 2) if missing > 0 else 0 :]
 

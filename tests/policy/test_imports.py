@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("service", "offline", "simulator")
 DURABLE = "service.durable"
+CONDITIONS = "service.conditions"
 COMMAND_LINE = "service.command_line"  # pages of help, exit codes and progress: all three have them
 
 
@@ -89,8 +90,8 @@ def violations(
     ]
 
 
-BELOW_SERVING = (DURABLE, "service.store", "service.runtime", "service.settings", "service.policy")
-CLIENT = ("service.client", "service.contract", COMMAND_LINE, DURABLE)
+BELOW_SERVING = (DURABLE, CONDITIONS, "service.store", "service.runtime", "service.settings", "service.policy")
+CLIENT = ("service.client", "service.contract", CONDITIONS, COMMAND_LINE, DURABLE)
 ERRORS, STATISTICS, PAGES = "simulator.errors", "simulator.statistics", "simulator.pages"
 WORLD, LOAD, PERSONAS = "simulator.world", "simulator.load", "simulator.personas"
 EXPERIMENTS = "simulator.experiments"
@@ -98,20 +99,21 @@ SEAM, METHODS, RUNS, ANALYSIS = (f"{EXPERIMENTS}.{room}" for room in ("seam", "m
 WATCHED = ("service.settings", "service.store.sessions", "service.worker.arm_watch")  # what `runs.degradation` plays
 HOUSE = {  # package: what of ours it may import, beside itself
     DURABLE: (),
+    CONDITIONS: (),
     "service.policy": (DURABLE,),
-    "service.contract": (),
+    "service.contract": (CONDITIONS,),
     COMMAND_LINE: (),
     "service.settings": ("service.policy",),
-    "service.client": ("service.contract",),
+    "service.client": ("service.contract", CONDITIONS),
     "service.runtime": ("service.settings",),
-    "service.store": (DURABLE, "service.policy", "service.runtime", "service.settings"),
+    "service.store": (DURABLE, CONDITIONS, "service.policy", "service.runtime", "service.settings"),
     "service.serving": BELOW_SERVING,
     "service.worker": BELOW_SERVING,
     "service.export": BELOW_SERVING,
     "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
     "service.cli": ("service",),
     "service.__main__": ("service",),
-    "offline": ("service.policy", "service.contract", DURABLE, COMMAND_LINE),
+    "offline": ("service.policy", "service.contract", CONDITIONS, DURABLE, COMMAND_LINE),
     ERRORS: (),
     STATISTICS: (),
     PAGES: (),
@@ -167,7 +169,7 @@ def test_there_are_few_floors_and_no_circles() -> None:
 
 
 def test_the_simulator_takes_only_client_and_contract_from_the_service() -> None:
-    contract = ("service.contract", "service.client", DURABLE, COMMAND_LINE)
+    contract = ("service.contract", "service.client", CONDITIONS, DURABLE, COMMAND_LINE)
     assert violations(("simulator",), ("service",), contract, free=(EXPERIMENTS,)) == []
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.stats import chi2
 
 from service.policy.losses import slate_log_probs
-from service.policy.sampling import sample_slate, sample_slates, slate_propensities
+from service.policy.sampling import (
+    propensities_where,
+    sample_slate,
+    sample_slate_where,
+    sample_slates,
+    slate_propensities,
+)
 
 Probs = npt.NDArray[np.float64]
 
@@ -223,3 +229,68 @@ def test_extreme_concentration_keeps_all_propensities_exact_at_once(rest: float)
             left[items[0]] = 0.0
             assert propensity == pytest.approx(left[item] / math.fsum(left), rel=1e-12)
             left[item] = 0.0
+
+
+def of_kind(kinds: Sequence[int], most: int) -> Callable[[int], npt.NDArray[np.bool_]]:
+    """At most so many of a kind, counted for one slate."""
+    counts = [0] * (max(kinds) + 1)
+
+    def ruled_out(item: int) -> npt.NDArray[np.bool_]:
+        counts[kinds[item]] += 1
+        return np.array([counts[kind] >= most for kind in kinds])
+
+    return ruled_out
+
+
+def limited_slates(probs: Probs, k: int, kinds: Sequence[int], most: int) -> dict[tuple[int, ...], float]:
+    """Every slate that a limit allows, and its probability by the definition: slot by slot."""
+    found: dict[tuple[int, ...], float] = {}
+
+    def extend(slate: tuple[int, ...], probability: float) -> None:
+        taken = [kinds[item] for item in slate]
+        left = [item for item in range(len(probs)) if item not in slate and taken.count(kinds[item]) < most]
+        left = [item for item in left if probs[item] > 0]
+        if len(slate) == k or not left:
+            found[slate] = probability
+            return
+        total = math.fsum(probs[item] for item in left)
+        for item in left:
+            extend((*slate, item), probability * float(probs[item]) / total)
+
+    extend((), 1.0)
+    return found
+
+
+def test_slates_under_a_limit_come_as_often_as_their_propensities_say() -> None:
+    probs = np.array([0.4, 0.25, 0.15, 0.1, 0.07, 0.03])
+    kinds, k, most, n = [0, 0, 1, 1, 0, 1], 4, 2, 30_000
+    expected = limited_slates(probs, k, kinds, most)
+    assert sum(expected.values()) == pytest.approx(1.0)
+    rng = np.random.default_rng(0)
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(n):
+        slate = sample_slate_where(probs, k, rng, of_kind(kinds, most))
+        items = tuple(slate.items.tolist())
+        counts[items] = counts.get(items, 0) + 1
+        assert float(np.prod(slate.propensities)) == pytest.approx(expected[items], rel=1e-9)
+    likely = [slate for slate, p in expected.items() if n * p >= 5]
+    statistic = sum((counts.get(slate, 0) - n * expected[slate]) ** 2 / (n * expected[slate]) for slate in likely)
+    assert statistic < chi2.ppf(0.9999, len(likely) - 1)
+
+
+@given(masses(), st.integers(0, 7), st.integers(1, 3), st.integers(0, 2**32))
+def test_a_limit_holds_and_the_slate_looks_the_same_afterwards(probs: Probs, k: int, most: int, seed: int) -> None:
+    kinds = [item % 3 for item in range(len(probs))]
+    slate = sample_slate_where(probs, k, np.random.default_rng(seed), of_kind(kinds, most))
+    shown = [kinds[item] for item in slate.items]
+    assert all(shown.count(kind) <= most for kind in shown)
+    possible = [sum(1 for item, p in enumerate(probs) if p > 0 and kinds[item] == kind) for kind in range(3)]
+    assert len(slate.items) == min(k, sum(min(most, n) for n in possible))
+    again = propensities_where(probs, slate.items, of_kind(kinds, most))
+    np.testing.assert_allclose(again, slate.propensities, rtol=1e-9)
+
+
+def test_what_a_limit_rules_out_has_no_propensity() -> None:
+    probs = np.array([0.5, 0.3, 0.2])
+    found = propensities_where(probs, np.array([0, 1, 2]), of_kind([0, 0, 1], 1))
+    np.testing.assert_allclose(found, [0.5, 0.0, 1.0])

@@ -36,6 +36,25 @@ NUMBERS = st.one_of(
     st.integers(-2, 110), st.floats(), st.sampled_from([10.0, 1e6, 1e6 + 1, -1e6, 2**70, True, False, None, "5"])
 )
 PAST = st.fixed_dictionaries({}, optional={"item_id": IDS, "reward": NUMBERS, "more": NUMBERS})
+SAID = st.one_of(
+    IDS, NUMBERS, st.lists(NUMBERS, max_size=2), st.dictionaries(st.sampled_from(["<", "=", "in"]), NUMBERS)
+)
+WHERE = st.one_of(
+    st.none(),
+    st.dictionaries(st.sampled_from(["price", "or", "not", "2nd"]), SAID, max_size=2),
+    st.fixed_dictionaries({"not": st.dictionaries(st.just("price"), SAID)}),
+)
+CATEGORIES = st.one_of(st.none(), st.lists(IDS, max_size=3))
+NAMES = st.sampled_from(["price", "categories", "", "a b"])
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "pins": st.lists(st.fixed_dictionaries({"slot": NUMBERS, "item_id": IDS}), max_size=2),
+        "boosts": st.lists(st.fixed_dictionaries({"where": WHERE, "by": NUMBERS}), max_size=2),
+        "at_most": st.lists(st.fixed_dictionaries({"of": NAMES, "n": NUMBERS}), max_size=2),
+        "more": NUMBERS,
+    },
+)
 BODIES = st.fixed_dictionaries(
     {},
     optional={
@@ -47,9 +66,14 @@ BODIES = st.fixed_dictionaries(
         "exclude_item_ids": st.one_of(st.none(), st.lists(IDS, max_size=3)),
         "filters": st.one_of(
             st.none(),
-            st.fixed_dictionaries({}, optional={"categories": st.one_of(st.none(), st.lists(IDS, max_size=3))}),
+            st.fixed_dictionaries(
+                {}, optional={"categories": st.one_of(st.none(), st.lists(IDS, max_size=3)), "where": WHERE}
+            ),
         ),
         "history": st.one_of(st.none(), st.lists(PAST, max_size=3)),
+        "rules": st.one_of(st.none(), RULES),
+        "placement": st.one_of(st.none(), st.sampled_from(["home", "", "a b", "x" * 65])),
+        "include_items": st.one_of(st.booleans(), NUMBERS),
         "unknown": IDS,
     },
 )
@@ -71,6 +95,9 @@ def by_the_route(body: bytes) -> RecommendRequest | None:
 @example({"session_id": "é" * 128}, False)
 @example({"session_id": "é" * 129}, False)
 @example({"user_id": "ann", "k": 10.0}, True)
+@example({"user_id": "ann", "filters": {"where": {"price": {"<": 5}}}, "placement": "home"}, True)
+@example({"user_id": "ann", "rules": {"boosts": [{"where": {"price": 5}, "by": 11}]}}, True)
+@example({"user_id": "ann", "rules": {"pins": [{"slot": 1, "item_id": "é" * 129}]}}, False)
 @example({"user_id": "ann", "history": [{"item_id": "film-1"}], "filters": {"categories": None}}, True)
 def test_what_is_taken_would_be_valid_and_mean_the_same(body: dict[str, Any], as_ascii: bool) -> None:
     sent = json.dumps(body, ensure_ascii=as_ascii).encode(errors="surrogatepass")

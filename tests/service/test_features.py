@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from service.api.features import find_user, text_of
-from service.contract.schemas import MAX_TEXT, ItemBody
+from service.contract.base import MAX_TEXT
+from service.contract.items import ItemBody
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ def test_changes_count_from_the_next_answer_on_both_servers(two: tuple[httpx.Cli
         "text": "Revived",
         "categories": [],
         "hidden": False,
+        "properties": {},
+        "available_from": None,
+        "available_until": None,
     }
 
 

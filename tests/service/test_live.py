@@ -93,8 +93,8 @@ async def test_items_are_hidden_and_deleted_in_place(large: Settings) -> None:
         await watch.store.put([("film-4", ItemRecord("", rows[1], deleted=True))])
         before = watch.catalogue
         await watch.sync_catalogue()
-        assert watch.catalogue.available[:6].tolist() == [True, True, True, False, False, True]
-        assert before.available.all(), "requests in progress have theirs"
+        assert watch.catalogue.visible[:6].tolist() == [True, True, True, False, False, True]
+        assert before.visible.all(), "requests in progress have theirs"
         assert current_of(watch).policy is policy, "nothing is made again"
 
 

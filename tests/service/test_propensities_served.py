@@ -16,7 +16,7 @@ from service.policy.snapshot_files import load_catalogue, load_snapshot
 from service.policy.types import Interaction
 from service.policy.variants import Arm, Mixture, Variant
 from service.settings import Settings
-from service.store.events import Impression
+from service.store.events import Impression, decode_mask
 from service.store.registry import folder_of
 from tests.service.service_examples import logged
 
@@ -32,6 +32,8 @@ def request(number: int, rng: np.random.Generator) -> dict[str, object]:
         body["filters"] = {"categories": ["Drama", "Comedy"]}
     if number % 7 == 0:
         body["exclude_item_ids"] = [f"film-{rng.integers(30)}"]
+    if number % 13 == 0:
+        body["rules"] = {"pins": [{"slot": int(rng.integers(3)), "item_id": f"film-{rng.integers(30)}"}]}
     if number % 11 == 0:
         body["history"] = [{"item_id": f"film-{rng.integers(30)}", "reward": float(rng.integers(-1, 2))}]
     return body
@@ -67,13 +69,19 @@ def recomputed(impression: Impression, policy: ServingPolicy, ids: tuple[str, ..
     """Slot propensities from the log and the snapshot alone."""
     index = {item: row for row, item in enumerate(ids)}
     available = np.ones(len(ids), np.bool_)
-    if impression.candidates is not None:
+    if impression.allowed is not None:
+        available = decode_mask(impression.allowed, len(ids))
+    elif impression.candidates is not None:
         available[:] = False
         available[[index[item] for item in impression.candidates]] = True
     available[[index[item] for item in impression.masked]] = False
     history = [Interaction(index[item], reward) for item, reward in impression.history]
     distribution = policy.distribution(history, available, Arm(impression.arm))
-    return slate_propensities(distribution.probs, np.array([index[item] for item in impression.items], np.int64))
+    drawn = [slot for slot in range(len(impression.items)) if slot not in impression.pinned]
+    rows = np.array([index[impression.items[slot]] for slot in drawn], np.int64)
+    propensities = np.ones(len(impression.items))
+    propensities[drawn] = slate_propensities(distribution.probs, rows)
+    return propensities
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import redis as syncredis
 
 from service.serving import slates
+from service.serving.slates import SlateWarning
 from service.settings import Settings
 from service.store.keys import Keys
 from tests.service.service_examples import (
@@ -211,11 +212,11 @@ def test_a_category_that_no_item_has_is_told_from_one_that_is_used_up(api: httpx
 
 def test_every_warning_that_a_slate_may_have_is_in_the_document_with_its_meaning(api: httpx.Client) -> None:
     """mypy holds the code to `SlateWarning`: it can send no other."""
-    can_be_sent = list(get_args(slates.SlateWarning))
+    can_be_sent = list(get_args(SlateWarning))
     schemas = api.get("/openapi.json").json()["components"]["schemas"]
     for name in ("RecommendResponse", "PreviewResponse"):
         field = schemas[name]["properties"]["warnings"]
         assert field["items"]["enum"] == sorted(can_be_sent)
         for code in can_be_sent:
             assert re.search(rf"`{code}`: [A-Z].+?\.", field["description"]), code
-    assert get_type_hints(slates.Slate)["warnings"] == list[slates.SlateWarning]
+    assert get_type_hints(slates.Slate)["warnings"] == list[SlateWarning]

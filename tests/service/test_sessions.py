@@ -112,8 +112,7 @@ class Model:
 
     def respond(self, place: int, reward: float, explicit: bool, at: float) -> None:
         """A response."""
-        if place in self.others:
-            self.others.remove(place)
+        self.others = [other for other in self.others if other != place]
         known = next((Reaction(*past[1:]) for past in self.history if past[0] == place), None)
         history = [past for past in self.history if past[0] != place]
         said = joined(known, Reaction(reward, at), explicit)

@@ -73,7 +73,7 @@ def test_what_is_shown_is_the_same_with_and_without_one(snapshot_folder: Path) -
     snapshot, texts = load_snapshot(snapshot_folder), load_catalogue(snapshot_folder).embeddings
     policy = snapshot.serving_policy(texts)
     catalogue = Catalogue(ids=list(snapshot.item_ids), index={item: n for n, item in enumerate(snapshot.item_ids)})
-    everything = Candidates(np.ones(N_ITEMS, np.bool_), (), None, ())
+    everything = Candidates(np.ones(N_ITEMS, np.bool_), (), None, None, None, ())
     drawn = []
     for shadow in (None, Loaded(snapshot, policy, catalogue)):
         live = LivePolicy(snapshot, policy, catalogue, live=Live(1, "auto", 0.0), shadow=shadow)

@@ -13,7 +13,8 @@ from service.api import back_pressure, responses
 from service.api.errors import FieldError, Problem, field_name, invalid
 from service.api.guard import needs
 from service.api.state import Shared, State
-from service.contract.schemas import MAX_EVENTS, FeedbackEvent, FeedbackResponse, Id, Rejection
+from service.contract.base import MAX_EVENTS, Id
+from service.contract.schemas import FeedbackEvent, FeedbackResponse, Rejection
 from service.store import sessions, slate_ids
 from service.store.events import Feedback
 

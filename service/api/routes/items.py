@@ -14,8 +14,9 @@ from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.search import matching
 from service.api.state import Shared, State
+from service.contract.base import Id
+from service.contract.items import ItemBatch, ItemBatchResponse, ItemBody, ItemPatch, ItemResponse
 from service.contract.operator import ItemsResponse
-from service.contract.schemas import Id, ItemBatch, ItemBatchResponse, ItemBody, ItemResponse
 from service.store.catalogue import ItemRecord
 
 router = APIRouter(tags=["items"], route_class=needs("admin"))
@@ -68,7 +69,9 @@ async def list_items(
     ids = catalogue.ids[start : min(len(catalogue), start + count)]
     following = ids[-1] if ids and start + len(ids) < len(catalogue) else None
     records = zip(ids, await state.watch.store.get_many(ids), strict=True)
-    return ItemsResponse(items=[_response(i, record) for i, record in records if not record.deleted], next=following)
+    return ItemsResponse(
+        items=[items.response(i, record) for i, record in records if not record.deleted], next=following
+    )
 
 
 async def _found(text: str, count: int, state: State) -> ItemsResponse:
@@ -80,14 +83,25 @@ async def _found(text: str, count: int, state: State) -> ItemsResponse:
     records = await state.watch.store.get_many(ids)
     by_words = matching(text, [record.text for record in records])
     places = by_words or range(len(ids))
-    items = [_response(ids[n], records[n]) for n in places if not records[n].deleted]
-    return ItemsResponse(items=items[:count], next=None, found_by="words" if by_words else "meaning")
+    found = [items.response(ids[n], records[n]) for n in places if not records[n].deleted]
+    return ItemsResponse(items=found[:count], next=None, found_by="words" if by_words else "meaning")
 
 
 @router.get("/items/{item_id:opaque}", responses=problems(404))
 async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
     """An item as stored."""
-    return _response(item_id, await _existing(item_id, state))
+    return items.response(item_id, await _existing(item_id, state))
+
+
+@router.patch("/items/{item_id:opaque}", responses=problems(404))
+async def patch_item(item_id: ItemId, patch: ItemPatch, state: Shared) -> ItemResponse:
+    """Change some of an item, such as its price or stock: what is not given stays, a property that is null goes.
+
+    Of two patches of one item at the same time one may be lost; an item has one writer.
+    """
+    body = items.patched(await _existing(item_id, state), patch)
+    await items.put([(item_id, body)], state)
+    return items.response(item_id, await _existing(item_id, state))
 
 
 @router.delete("/items/{item_id:opaque}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
@@ -103,8 +117,3 @@ async def _existing(item_id: str, state: State) -> ItemRecord:
     if record is None:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
     return record
-
-
-def _response(item_id: str, record: ItemRecord) -> ItemResponse:
-    categories = list(record.categories)
-    return ItemResponse(item_id=item_id, text=record.text, categories=categories, hidden=record.hidden)

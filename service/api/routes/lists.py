@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Path, Query
 
-from service.api.errors import Problem
+from service.api.errors import Problem, invalid
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared, State
+from service.conditions import Condition, read_condition
+from service.contract.base import MAX_ID_BYTES, MAX_K, Id
 from service.contract.lists import ListedItem, ListResponse
-from service.contract.schemas import MAX_ID_BYTES, MAX_K, Id
 from service.policy.variants import Arm
 
 router = APIRouter(tags=["lists"], route_class=needs("serve"))
@@ -28,6 +31,23 @@ Categories = Annotated[
     Query(max_length=100, description="Only items with any of these categories; may be repeated."),
 ]
 
+WhereText = Annotated[
+    str | None,
+    Query(
+        max_length=10_000,
+        description='Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`.',
+    ),
+]
+
+
+def _condition(where: str | None) -> Condition | None:
+    if where is None:
+        return None
+    try:
+        return read_condition(msgspec.json.decode(where))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise invalid([{"field": "where", "code": "invalid_condition", "message": str(error)}]) from None
+
 
 @router.get("/similar/{item_id:opaque}", responses=problems(404))
 async def similar(
@@ -35,6 +55,7 @@ async def similar(
     state: Shared,
     count: Count = 10,
     category: Categories = [],  # noqa: B006  FastAPI copies it
+    where: WhereText = None,
 ) -> ListResponse:
     """Items like one: by what the policy has learned of both and by their texts, closest first."""
     await _catch_up(state)
@@ -42,7 +63,7 @@ async def similar(
     place = catalogue.index.get(item_id, len(catalogue))
     if place >= len(catalogue) or await state.watch.store.get(item_id) is None:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
-    shown = _shown(state, category)
+    shown = _shown(state, category, _condition(where))
     shown[place] = False
     rows = np.flatnonzero(shown)
 
@@ -59,10 +80,10 @@ async def similar(
 
 
 @router.get("/popular")
-async def popular(state: Shared, count: Count = 10, category: Categories = []) -> ListResponse:  # noqa: B006
+async def popular(state: Shared, count: Count = 10, category: Categories = [], where: WhereText = None) -> ListResponse:  # noqa: B006
     """Items that earned the most responses, first the one with most; of a category, those among the first 1,000."""
     await _catch_up(state)
-    catalogue, shown = state.watch.catalogue, _shown(state, category)
+    catalogue, shown = state.watch.catalogue, _shown(state, category, _condition(where))
     ranked = await state.redis.zrevrange(state.keys.popularity, 0, _READ - 1, withscores=True)
     found = [(catalogue.index.get(item.decode(), len(catalogue)), score) for item, score in ranked]
     kept = [(place, score) for place, score in found if place < len(catalogue) and shown[place]][:count]
@@ -70,10 +91,10 @@ async def popular(state: Shared, count: Count = 10, category: Categories = []) -
 
 
 @router.get("/new")
-async def newest(state: Shared, count: Count = 10, category: Categories = []) -> ListResponse:  # noqa: B006
+async def newest(state: Shared, count: Count = 10, category: Categories = [], where: WhereText = None) -> ListResponse:  # noqa: B006
     """Items in the order in which they came into the catalogue, the latest first."""
     await _catch_up(state)
-    places = np.flatnonzero(_shown(state, category))[::-1][:count].tolist()
+    places = np.flatnonzero(_shown(state, category, _condition(where)))[::-1][:count].tolist()
     return await _listed(state, places, None)
 
 
@@ -82,11 +103,15 @@ async def _catch_up(state: State) -> None:
     await state.watch.sync_catalogue(int(await state.redis.get(state.keys.item_seq) or 0))
 
 
-def _shown(state: State, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
+def _shown(state: State, categories: Iterable[str], where: Condition | None) -> npt.NDArray[np.bool_]:
     """[A] whether an item may be listed."""
     catalogue = state.watch.catalogue
-    chosen = list(categories)
-    return catalogue.available & catalogue.in_categories(chosen) if chosen else catalogue.available.copy()
+    shown = catalogue.available(time.time()).copy()
+    if chosen := list(categories):
+        shown &= catalogue.in_categories(chosen)
+    if where is not None:
+        shown &= catalogue.fits(where)
+    return shown
 
 
 async def _listed(state: State, places: list[int], scores: list[float] | None) -> ListResponse:
@@ -97,6 +122,7 @@ async def _listed(state: State, places: list[int], scores: list[float] | None) -
             item_id=ids[n],
             text=record.text,
             categories=list(record.categories),
+            properties=record.properties,
             score=None if scores is None else scores[n],
         )
         for n, record in enumerate(records)

@@ -14,8 +14,8 @@ from service.api import personalizer
 from service.api.guard import holds_key, needs
 from service.api.openapi import problems
 from service.api.state import Shared
+from service.contract.base import Id
 from service.contract.personalizer import RankRequest, RankResponse, RewardRequest
-from service.contract.schemas import Id
 
 EventId = Annotated[Id, Path(alias="eventId", description="Opaque, any Unicode, at most 256 bytes.")]
 

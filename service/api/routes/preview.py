@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,16 +13,17 @@ from service.api.errors import no_policy
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared, State
+from service.conditions import read_condition
+from service.contract.filters import Filters
 from service.contract.preview import Comparison, PreviewedCategory, PreviewedItem, PreviewRequest, PreviewResponse
 from service.contract.schemas import StoredInteraction
 from service.policy.adaptive import Query
 from service.policy.types import interactions, session_state
 from service.policy.variants import Arm
 from service.serving import preview as previews
-from service.serving import slates
 from service.serving.loader import LivePolicy
 from service.serving.preview import Preview
-from service.serving.slates import History
+from service.serving.slates import History, SlateWarning, Wanted, find_candidates
 from service.store import sessions
 from service.store.catalogue import Catalogue, ItemRecord
 from service.store.events import Mask
@@ -38,9 +40,17 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
         raise no_policy()
     baseline = [] if request.baseline is None else [state.history_of(request.baseline)]
     seen = [*seen, *(item_id for past in baseline for item_id, _ in past)]
-    categories = request.filters.categories if request.filters is not None else None
-    only, repeat = request.candidate_item_ids, state.settings.repeat
-    chosen = slates.candidates(catalogue, seen, only, request.exclude_item_ids, categories, repeat, request.k)
+    filters = request.filters or Filters()
+    condition = read_condition(filters.where) if filters.where is not None else None
+    wanted = Wanted(
+        request.k,
+        request.candidate_item_ids,
+        request.exclude_item_ids,
+        filters.categories,
+        condition,
+        state.settings.repeat,
+    )
+    chosen = find_candidates(catalogue, seen, wanted, time.time())
     arm = _arm(request, user, live, state)
     largest = live.policy.config.largest_reward
     queries = [
@@ -53,7 +63,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     records = await state.watch.store.get_many([catalogue.ids[row] for row in every])
     items = _items(dict(zip(every, records, strict=True)), found, catalogue)
     lists = {name: [items[row] for row in some] for name, some in rows.items()}
-    short: list[slates.SlateWarning] = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
+    short: list[SlateWarning] = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
     return PreviewResponse(
         arm=arm.value,
         policy_version=live.version,

@@ -12,8 +12,9 @@ from service.api.errors import Problem
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared
+from service.contract.base import Id
 from service.contract.operator import ErasedResponse
-from service.contract.schemas import Id, StoredInteraction, UserResponse
+from service.contract.schemas import StoredInteraction, UserResponse
 from service.store import sessions
 from service.store.events import UserErased
 

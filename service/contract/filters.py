@@ -1,0 +1,98 @@
+"""The HTTP contract of what may be shown and how: filters, rules, placements."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_validator
+
+from service.conditions import NAME, read_condition
+from service.contract.base import MAX_ID_BYTES, MAX_K, Id, Strict, Whole
+
+CONDITION = "#/components/schemas/Condition"  # whose schema calls itself; `conditions.condition_schema` makes it
+MOST_PINS, MOST_BOOSTS, MOST_LIMITS = 20, 20, 5
+MOST_BOOST = 10.0
+
+
+def _checked(data: dict[str, Any]) -> dict[str, Any]:
+    read_condition(data)
+    return data
+
+
+ConditionObject = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema({"allOf": [{"$ref": CONDITION}]})]
+PropertyName = Annotated[str, Field(pattern=NAME)]
+PlacementName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+Repeat = Literal["never", "when_empty", "freely"]
+
+
+class Filters(Strict):
+    """Restricts what may be shown."""
+
+    categories: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]] | None = Field(
+        None, max_length=100, description="Only items with any of these categories."
+    )
+    where: ConditionObject | None = Field(None, description="Only items whose properties fit this condition.")
+
+
+class Pin(Strict):
+    """An item at a fixed slot, whatever the policy thinks of it."""
+
+    slot: Whole = Field(ge=0, lt=MAX_K, description="0-based place.")
+    item_id: Id
+
+
+class Boost(Strict):
+    """Makes items likelier, or less likely."""
+
+    where: ConditionObject
+    by: float = Field(
+        allow_inf_nan=False,
+        ge=-MOST_BOOST,
+        le=MOST_BOOST,
+        description="Added to the log odds of the items that fit: 0.7 doubles their odds against the others, -0.7 "
+        "halves them. Several add up.",
+    )
+
+
+class AtMost(Strict):
+    """Limits how many items of a slate have the same value of a property."""
+
+    of: PropertyName = Field(description="A property, or `categories`. Of a list each value counts.")
+    n: Whole = Field(ge=1, le=MAX_K)
+
+
+class Rules(Strict):
+    """Rules of a business for a slate. All propensities stay exact; what is pinned is not learned as a choice."""
+
+    pins: list[Pin] = Field(
+        [],
+        max_length=MOST_PINS,
+        description="Shown even if seen before or filtered out, but never if hidden or excluded.",
+    )
+    boosts: list[Boost] = Field(
+        [],
+        max_length=MOST_BOOSTS,
+        description="In a catalogue of many items they act among the policy's candidates for this user.",
+    )
+    at_most: list[AtMost] = Field([], max_length=MOST_LIMITS, description="Pinned items count, and are never left out.")
+
+    @model_validator(mode="after")
+    def _one_pin_each(self) -> Rules:
+        if len({pin.slot for pin in self.pins}) < len(self.pins):
+            raise ValueError("pins: two are for the same slot")
+        return self
+
+
+class Placement(Strict):
+    """What a place of a page, mail or app shows, where the request does not say otherwise."""
+
+    k: Whole | None = Field(None, ge=1, le=MAX_K, description="Number of slots.")
+    filters: Filters | None = Field(None, description="The request's own filters restrict further.")
+    rules: Rules | None = Field(None, description="A request that has rules of its own replaces them.")
+    repeat: Repeat | None = None
+
+
+class PlacementsResponse(BaseModel):
+    """All stored placements."""
+
+    placements: dict[str, Placement] = Field(description="By name.")
