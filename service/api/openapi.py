@@ -19,6 +19,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "subscription_key": {"type": "apiKey", "in": "header", "name": "Ocp-Apim-Subscription-Key"},
 }  # ways to send an API key
 
+_CONDITION = "#/components/schemas/Condition"
 _REFERENCE = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
 
 
@@ -32,13 +33,28 @@ class DocumentedAPI(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         document = super().openapi()
         template = "#/components/schemas/{model}"
         schema = ProblemDocument.model_json_schema(mode="serialization", ref_template=template)
         document["components"]["schemas"] |= {**schema.pop("$defs"), "ProblemDocument": schema}
-        document["components"]["schemas"]["Condition"] = condition_schema(CONDITION)
+        document = {name: _with_conditions(part) for name, part in document.items()}
+        document["components"]["schemas"]["Condition"] = condition_schema(_CONDITION)
         document["components"]["securitySchemes"] = SCHEMES
+        self.openapi_schema = document
         return document
+
+
+def _with_conditions(part: Any) -> Any:
+    """Refer to the schema of conditions wherever one stands."""
+    if isinstance(part, list):
+        return [_with_conditions(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if part.items() >= CONDITION.items():
+        return {"$ref": _CONDITION}
+    return {name: _with_conditions(one) for name, one in part.items()}
 
 
 class _OpaqueConvertor(Convertor[str]):

@@ -212,7 +212,13 @@ export interface paths {
         delete: operations["delete_item_items__item_id__delete"];
         options?: never;
         head?: never;
-        patch?: never;
+        /**
+         * Patch Item
+         * @description Change some of an item, such as its price or stock: what is not given stays, a property that is null goes.
+         *
+         *     Of two patches of one item at the same time one may be lost; an item has one writer.
+         */
+        patch: operations["patch_item_items__item_id__patch"];
         trace?: never;
     };
     "/items:batch": {
@@ -355,6 +361,55 @@ export interface paths {
          */
         post: operations["rank_personalizer__version__rank_post"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/placements": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Placements
+         * @description All stored placements.
+         */
+        get: operations["list_placements_placements_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/placements/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Placement
+         * @description A placement as stored.
+         */
+        get: operations["get_placement_placements__name__get"];
+        /**
+         * Put Placement
+         * @description Create or replace what a placement shows. It holds for the next answer of this process, and within half a second
+         *     for those of others.
+         */
+        put: operations["put_placement_placements__name__put"];
+        post?: never;
+        /**
+         * Delete Placement
+         * @description Forget what a placement shows. Requests may go on to name it.
+         */
+        delete: operations["delete_placement_placements__name__delete"];
         options?: never;
         head?: never;
         patch?: never;
@@ -635,6 +690,19 @@ export interface components {
             reward_mean: number;
         };
         /**
+         * AtMost
+         * @description Limits how many items of a slate have the same value of a property.
+         */
+        AtMost: {
+            /** N */
+            n: number;
+            /**
+             * Of
+             * @description A property, or `categories`. Of a list each value counts.
+             */
+            of: string;
+        };
+        /**
          * BatchItem
          * @description An item with its id.
          * @example {
@@ -646,6 +714,16 @@ export interface components {
          *     }
          */
         BatchItem: {
+            /**
+             * Available From
+             * @description Not shown before: unix seconds or ISO 8601.
+             */
+            available_from?: number | string | null;
+            /**
+             * Available Until
+             * @description Not shown from then on.
+             */
+            available_until?: number | string | null;
             /**
              * Categories
              * @default []
@@ -660,10 +738,30 @@ export interface components {
             /** Item Id */
             item_id: string;
             /**
+             * Properties
+             * @description Facts to filter by, and for rules: texts, numbers, true or false, and lists of these.
+             * @default {}
+             */
+            properties?: {
+                [key: string]: string | boolean | number | (string | boolean | number)[];
+            };
+            /**
              * Text
              * @description What a person would read first: a title.
              */
             text: string;
+        };
+        /**
+         * Boost
+         * @description Makes items likelier, or less likely.
+         */
+        Boost: {
+            /**
+             * By
+             * @description Added to the log odds of the items that fit: 0.7 doubles their odds against the others, -0.7 halves them. Several add up.
+             */
+            by: number;
+            where: components["schemas"]["Condition"];
         };
         /**
          * Comparison
@@ -685,6 +783,38 @@ export interface components {
              * @description Of the expected shares of slots: 0 where they are the same, 1 with nothing in common.
              */
             total_variation: number;
+        };
+        /**
+         * Condition
+         * @description A condition on items' properties; all fields must hold. A property stands beside a value, a list of values of which any will do, or an object of comparisons.
+         * @example {
+         *       "brand": [
+         *         "Acme",
+         *         "Initech"
+         *       ],
+         *       "not": {
+         *         "categories": "Horror"
+         *       },
+         *       "price": {
+         *         "<=": 20
+         *       }
+         *     }
+         */
+        Condition: {
+            and?: components["schemas"]["Condition"][];
+            not?: components["schemas"]["Condition"];
+            or?: components["schemas"]["Condition"][];
+        } & {
+            [key: string]: string | number | boolean | (string | number | boolean)[] | {
+                "!="?: string | number | boolean;
+                "<"?: string | number;
+                "<="?: string | number;
+                "="?: string | number | boolean;
+                ">"?: string | number;
+                ">="?: string | number;
+                exists?: boolean;
+                in?: (string | number | boolean)[];
+            };
         };
         /**
          * DeadLetterResponse
@@ -923,6 +1053,11 @@ export interface components {
              * @description Only items with any of these categories.
              */
             categories?: string[] | null;
+            /**
+             * Where
+             * @description Only items whose properties fit this condition.
+             */
+            where?: components["schemas"]["Condition"] | null;
         };
         /**
          * FindingResponse
@@ -1048,6 +1183,16 @@ export interface components {
          */
         ItemBody: {
             /**
+             * Available From
+             * @description Not shown before: unix seconds or ISO 8601.
+             */
+            available_from?: number | string | null;
+            /**
+             * Available Until
+             * @description Not shown from then on.
+             */
+            available_until?: number | string | null;
+            /**
              * Categories
              * @default []
              */
@@ -1059,22 +1204,76 @@ export interface components {
              */
             hidden?: boolean;
             /**
+             * Properties
+             * @description Facts to filter by, and for rules: texts, numbers, true or false, and lists of these.
+             * @default {}
+             */
+            properties?: {
+                [key: string]: string | boolean | number | (string | boolean | number)[];
+            };
+            /**
              * Text
              * @description What a person would read first: a title.
              */
             text: string;
         };
         /**
+         * ItemPatch
+         * @description Changes of an item; what is not given stays.
+         * @example {
+         *       "properties": {
+         *         "price": 12.5
+         *       }
+         *     }
+         */
+        ItemPatch: {
+            /**
+             * Available From
+             * @description Null: from always.
+             */
+            available_from?: number | string | null;
+            /**
+             * Available Until
+             * @description Null: for ever.
+             */
+            available_until?: number | string | null;
+            /** Categories */
+            categories?: string[] | null;
+            /** Hidden */
+            hidden?: boolean | null;
+            /**
+             * Properties
+             * @description These change; null takes one away.
+             * @default {}
+             */
+            properties?: {
+                [key: string]: string | boolean | number | (string | boolean | number)[] | null;
+            };
+            /** Text */
+            text?: string | null;
+        };
+        /**
          * ItemResponse
          * @description An item as stored.
          */
         ItemResponse: {
+            /** Available From */
+            available_from?: number | null;
+            /** Available Until */
+            available_until?: number | null;
             /** Categories */
             categories: string[];
             /** Hidden */
             hidden: boolean;
             /** Item Id */
             item_id: string;
+            /**
+             * Properties
+             * @default {}
+             */
+            properties?: {
+                [key: string]: unknown;
+            };
             /** Text */
             text: string;
         };
@@ -1118,6 +1317,13 @@ export interface components {
             categories: string[];
             /** Item Id */
             item_id: string;
+            /**
+             * Properties
+             * @default {}
+             */
+            properties?: {
+                [key: string]: unknown;
+            };
             /**
              * Score
              * @description Cosine to the item asked about, or responses earned; null where the order is not by a number.
@@ -1172,6 +1378,49 @@ export interface components {
              * @description As in feedback; unset: the largest reward, that of a full like.
              */
             reward?: number | null;
+        };
+        /**
+         * Pin
+         * @description An item at a fixed slot, whatever the policy thinks of it.
+         */
+        Pin: {
+            /** Item Id */
+            item_id: string;
+            /**
+             * Slot
+             * @description 0-based place.
+             */
+            slot: number;
+        };
+        /**
+         * Placement
+         * @description What a place of a page, mail or app shows, where the request does not say otherwise.
+         */
+        Placement: {
+            /** @description The request's own filters restrict further. */
+            filters?: components["schemas"]["Filters"] | null;
+            /**
+             * K
+             * @description Number of slots.
+             */
+            k?: number | null;
+            /** Repeat */
+            repeat?: ("never" | "when_empty" | "freely") | null;
+            /** @description A request that has rules of its own replaces them. */
+            rules?: components["schemas"]["Rules"] | null;
+        };
+        /**
+         * PlacementsResponse
+         * @description All stored placements.
+         */
+        PlacementsResponse: {
+            /**
+             * Placements
+             * @description By name.
+             */
+            placements: {
+                [key: string]: components["schemas"]["Placement"];
+            };
         };
         /**
          * PoliciesResponse
@@ -1366,9 +1615,9 @@ export interface components {
             slate: components["schemas"]["PreviewedItem"][];
             /**
              * Warnings
-             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has.
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
              */
-            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category")[];
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_property")[];
         };
         /**
          * PreviewedCategory
@@ -1599,16 +1848,28 @@ export interface components {
              */
             history?: components["schemas"]["PastInteraction"][] | null;
             /**
-             * K
-             * @description Number of slots.
-             * @default 10
+             * Include Items
+             * @description Return the text, categories and properties of each item, too.
+             * @default false
              */
-            k?: number;
+            include_items?: boolean;
+            /**
+             * K
+             * @description Number of slots; that of the placement if not given, or else 10.
+             */
+            k?: number | null;
+            /**
+             * Placement
+             * @description Where the slate is shown, such as `home`: logged with it, and what the placement says holds where the request says nothing.
+             */
+            placement?: string | null;
             /**
              * Repeat
              * @description Whether what the user has seen may be shown again; `IALP_REPEAT` if not given.
              */
             repeat?: ("never" | "when_empty" | "freely") | null;
+            /** @description Pins, boosts and limits for this slate. */
+            rules?: components["schemas"]["Rules"] | null;
             /**
              * Session Id
              * @description For visitors without an account. With a `user_id`, as after a login: joins both.
@@ -1643,15 +1904,17 @@ export interface components {
             recommendation_id: string;
             /**
              * Warnings
-             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has.
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
              */
-            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category")[];
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_property")[];
         };
         /**
          * RecommendedItem
          * @description One slot.
          */
         RecommendedItem: {
+            /** Categories */
+            categories?: string[] | null;
             /** Item Id */
             item_id: string;
             /**
@@ -1659,6 +1922,10 @@ export interface components {
              * @description Probability of the item at this slot, given the slots above it.
              */
             propensity: number;
+            /** Properties */
+            properties?: {
+                [key: string]: unknown;
+            } | null;
             /**
              * Score
              * @description The policy's probability of the item in this state, before slots are drawn.
@@ -1673,7 +1940,12 @@ export interface components {
              * Source
              * @enum {string}
              */
-            source: "pretrained" | "learned" | "popularity" | "catalogue";
+            source: "pretrained" | "learned" | "popularity" | "catalogue" | "pinned";
+            /**
+             * Text
+             * @description Only if the request says `include_items`, as the two below.
+             */
+            text?: string | null;
         };
         /**
          * Rejection
@@ -1744,6 +2016,30 @@ export interface components {
              * @description The version that serves since.
              */
             version: number;
+        };
+        /**
+         * Rules
+         * @description Rules of a business for a slate. All propensities stay exact; what is pinned is not learned as a choice.
+         */
+        Rules: {
+            /**
+             * At Most
+             * @description Pinned items count, and are never left out.
+             * @default []
+             */
+            at_most?: components["schemas"]["AtMost"][];
+            /**
+             * Boosts
+             * @description In a catalogue of many items they act among the policy's candidates for this user.
+             * @default []
+             */
+            boosts?: components["schemas"]["Boost"][];
+            /**
+             * Pins
+             * @description Shown even if seen before or filtered out, but never if hidden or excluded.
+             * @default []
+             */
+            pins?: components["schemas"]["Pin"][];
         };
         /**
          * ShadowResponse
@@ -3206,6 +3502,132 @@ export interface operations {
             };
         };
     };
+    patch_item_items__item_id__patch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Opaque, any Unicode, at most 256 bytes. */
+                item_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ItemPatch"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ItemResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     put_items_items_batch_post: {
         parameters: {
             query?: never;
@@ -3569,6 +3991,8 @@ export interface operations {
                 count?: number;
                 /** @description Only items with any of these categories; may be repeated. */
                 category?: string[];
+                /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
+                where?: string | null;
             };
             header?: never;
             path?: never;
@@ -3946,6 +4370,484 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["RankResponse"];
                 };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list_placements_placements_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlacementsResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_placement_placements__name__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description As in the `placement` of a request, such as `home`. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Placement"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    put_placement_placements__name__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description As in the `placement` of a request, such as `home`. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Placement"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Placement"];
+                };
+            };
+            /** @description Created */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Placement"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    delete_placement_placements__name__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description As in the `placement` of a request, such as `home`. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Bad Request */
             400: {
@@ -4676,6 +5578,8 @@ export interface operations {
                 count?: number;
                 /** @description Only items with any of these categories; may be repeated. */
                 category?: string[];
+                /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
+                where?: string | null;
             };
             header?: never;
             path?: never;
@@ -5102,6 +6006,8 @@ export interface operations {
                 count?: number;
                 /** @description Only items with any of these categories; may be repeated. */
                 category?: string[];
+                /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
+                where?: string | null;
             };
             header?: never;
             path: {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from service.conditions import NAME, read_condition
-from service.contract.base import MAX_ID_BYTES, MAX_K, Id, Strict, Whole
+from service.contract.base import MAX_ID_BYTES, MAX_K, Id, Strict, Whole, whole
 
-CONDITION = "#/components/schemas/Condition"  # whose schema calls itself; `conditions.condition_schema` makes it
+CONDITION = {"type": "object", "title": "Condition"}  # in the OpenAPI document its whole schema, which calls itself
 MOST_PINS, MOST_BOOSTS, MOST_LIMITS = 20, 20, 5
 MOST_BOOST = 10.0
 
@@ -19,9 +19,10 @@ def _checked(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-ConditionObject = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema({"allOf": [{"$ref": CONDITION}]})]
+ConditionObject = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema(dict(CONDITION))]
 PropertyName = Annotated[str, Field(pattern=NAME)]
 PlacementName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+Slots = Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(whole)]
 Repeat = Literal["never", "when_empty", "freely"]
 
 
@@ -86,7 +87,7 @@ class Rules(Strict):
 class Placement(Strict):
     """What a place of a page, mail or app shows, where the request does not say otherwise."""
 
-    k: Whole | None = Field(None, ge=1, le=MAX_K, description="Number of slots.")
+    k: Slots | None = Field(None, description="Number of slots.")
     filters: Filters | None = Field(None, description="The request's own filters restrict further.")
     rules: Rules | None = Field(None, description="A request that has rules of its own replaces them.")
     repeat: Repeat | None = None

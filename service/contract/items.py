@@ -38,8 +38,10 @@ def _free_names(properties: dict[str, Any]) -> dict[str, Any]:
 
 PropertyValues = PropertyValue | Annotated[list[PropertyValue], Field(max_length=MOST_LISTED)]
 _NAMES = Field(
-    max_length=MAX_FIELDS,
-    json_schema_extra={"propertyNames": {"pattern": NAME, "not": {"enum": [*sorted({CATEGORIES, *RESERVED})]}}},
+    json_schema_extra={
+        "maxProperties": MAX_FIELDS,
+        "propertyNames": {"pattern": NAME, "not": {"enum": [*sorted({CATEGORIES, *RESERVED})]}},
+    },
 )
 Properties = Annotated[
     dict[PropertyName, PropertyValues], BeforeValidator(few_fields), AfterValidator(_free_names), _NAMES

@@ -9,19 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from service.contract.base import (
     MAX_FIELDS,
     MAX_IDS,
-    MAX_K,
     MAX_PAST,
     FeedbackType,
     Finite,
     Id,
     Strict,
     UnixSeconds,
-    Whole,
     at_least_one,
     exactly_one,
     few_fields,
 )
-from service.contract.filters import Filters, PlacementName, Repeat, Rules
+from service.contract.filters import Filters, PlacementName, Repeat, Rules, Slots
 from service.contract.slate_warnings import SlateWarnings
 
 
@@ -68,9 +66,7 @@ class RecommendRequest(Somebody):
         json_schema_extra={"examples": [{"user_id": "ann", "k": 5}], **at_least_one("user_id", "session_id")}
     )
 
-    k: Whole | None = Field(
-        None, ge=1, le=MAX_K, description="Number of slots; that of the placement if not given, or else 10."
-    )
+    k: Slots | None = Field(None, description="Number of slots; that of the placement if not given, or else 10.")
     context: Annotated[
         dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
         BeforeValidator(few_fields),
