@@ -178,6 +178,11 @@ def encoded(response: FastResponse) -> bytes:
     return _encoder.encode(response)
 
 
+def encoded_page(slates: list[FastResponse]) -> bytes:
+    """The answers of a page as JSON."""
+    return _encoder.encode({"slates": slates})
+
+
 async def recommend(request: FastRequest, state: State) -> FastResponse:
     """Answer with a slate for a user or an anonymous session."""
     user = sessions.user_key(request.user_id, request.session_id)

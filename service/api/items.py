@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.api.errors import no_policy
+from service.api.errors import invalid, no_policy
 from service.api.state import State
+from service.contract.base import MAX_FIELDS
 from service.contract.items import ItemBody, ItemPatch, ItemResponse, PropertyValues
 from service.policy.text import item_text
 from service.store.catalogue import ItemRecord, pack_embedding
@@ -57,9 +58,16 @@ def _stored(value: PropertyValues) -> Stored:
 
 
 def patched(record: ItemRecord, patch: ItemPatch) -> ItemBody:
-    """Return an item with what a patch changes."""
+    """Return an item with what a patch changes.
+
+    Raises:
+        Problem: 422, it would have too many properties.
+    """
     given = patch.model_dump(exclude_unset=True)
-    properties = {**record.properties, **given.pop("properties", {})}
+    merged = {**record.properties, **given.pop("properties", {})}
+    properties = {name: value for name, value in merged.items() if value is not None}
+    if len(properties) > MAX_FIELDS:
+        raise invalid([{"field": "properties", "code": "too_many", "message": f"would be more than {MAX_FIELDS}"}])
     kept = {name: list(value) if isinstance(value, tuple) else value for name, value in properties.items()}
     body = {
         "text": record.text,
@@ -68,7 +76,7 @@ def patched(record: ItemRecord, patch: ItemPatch) -> ItemBody:
         "available_from": record.available_from,
         "available_until": record.available_until,
         **{name: value for name, value in given.items() if value is not None or name.startswith("available")},
-        "properties": {name: value for name, value in kept.items() if value is not None},
+        "properties": kept,
     }
     return ItemBody.model_validate(body)
 

@@ -22,12 +22,16 @@ from service.client.calls import (
     ResponseFields,
     ServiceError,
     Slate,
+    Where,
     activating,
     asking,
     explaining,
     feeding_back,
     listing,
+    paging,
+    patching,
     path_of,
+    placing,
     previewing,
     putting,
     putting_all,
@@ -36,7 +40,8 @@ from service.client.calls import (
     showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
-from service.contract.items import BatchItem, ItemBatchResponse, ItemResponse
+from service.contract.filters import Placement
+from service.contract.items import BatchItem, ItemBatchResponse, ItemPatch, ItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
@@ -48,7 +53,7 @@ from service.contract.operator import (
     PoliciesResponse,
 )
 from service.contract.preview import PreviewResponse
-from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, UserResponse
+from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, PageRequest, PageResponse, UserResponse
 
 
 class AsyncClient:
@@ -138,6 +143,18 @@ class AsyncClient:
         except ServiceError as error:
             return instead(request, fallback or self._fallback, error)
 
+    async def recommend_page(self, request: PageRequest) -> PageResponse:
+        """Several slates of one page, without an item that comes twice.
+
+        Raises:
+            ServiceError: no answer in time; or the request or the API key is wrong.
+        """
+        return await self.send(paging(request), self._budget_s)
+
+    async def put_placement(self, name: str, placement: Placement) -> Placement:
+        """Create or replace what a placement shows."""
+        return await self.send(placing(name, placement))
+
     async def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
         """Preview what a user, or without one a stranger, would be shown, and how likely it is; changes nothing."""
         return await self.send(previewing(user_id, fields))
@@ -156,6 +173,10 @@ class AsyncClient:
         """Create or replace an item."""
         return await self.send(putting(item_id, text, fields))
 
+    async def change_item(self, item_id: str, changes: ItemPatch) -> ItemResponse:
+        """Change some of an item, such as its price; what `changes` does not say stays."""
+        return await self.send(patching(item_id, changes))
+
     async def put_items(self, items: Iterable[BatchItem]) -> ItemBatchResponse:
         """Create or replace many items, all or none."""
         return await self.send(putting_all(items))
@@ -168,17 +189,19 @@ class AsyncClient:
         """A page of the catalogue, or what is closest to a text."""
         return await self.send(listing(search, after, count))
 
-    async def similar(self, item_id: str, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    async def similar(
+        self, item_id: str, *, count: int = 10, categories: Sequence[str] = (), where: Where = None
+    ) -> ListResponse:
         """Get items like one, closest first."""
-        return await self.send(showing(f"/similar/{path_of(item_id)}", count, categories))
+        return await self.send(showing(f"/similar/{path_of(item_id)}", count, categories, where))
 
-    async def popular(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    async def popular(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that earned the most responses."""
-        return await self.send(showing("/popular", count, categories))
+        return await self.send(showing("/popular", count, categories, where))
 
-    async def newest(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    async def newest(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that came last into the catalogue, the latest first."""
-        return await self.send(showing("/new", count, categories))
+        return await self.send(showing("/new", count, categories, where))
 
     async def delete_item(self, item_id: str) -> None:
         """Remove an item."""

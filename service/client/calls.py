@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
@@ -11,14 +11,16 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from service.contract.filters import Filters, Rules
-from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemResponse
+from service.contract.filters import Filters, Placement, Rules
+from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemPatch, ItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import ExplainResponse, ItemsResponse, LiveResponse
 from service.contract.preview import PreviewRequest, PreviewResponse
 from service.contract.schemas import (
     FeedbackEvent,
     FeedbackResponse,
+    PageRequest,
+    PageResponse,
     PastInteraction,
     RecommendRequest,
     RecommendResponse,
@@ -26,6 +28,7 @@ from service.contract.schemas import (
 
 NO_CONNECTION = "no connection"
 _ITEM_S = 0.15  # for an item of a batch: a title is embedded in 13 ms, a long text in 120, on a busy core
+Where = Mapping[str, Any] | None  # a condition, as in `Filters.where`
 Model = TypeVar("Model", bound=BaseModel)
 _events = TypeAdapter(list[FeedbackEvent])
 
@@ -158,6 +161,21 @@ def putting(item_id: str, text: str, fields: ItemFields) -> Call[ItemResponse]:
     return Call("PUT", f"/items/{path_of(item_id)}", ItemResponse, _json(body))
 
 
+def patching(item_id: str, changes: ItemPatch) -> Call[ItemResponse]:
+    """PATCH /items/{item_id}; the same changes twice are the same as once."""
+    return Call("PATCH", f"/items/{path_of(item_id)}", ItemResponse, _json(changes))
+
+
+def placing(name: str, placement: Placement) -> Call[Placement]:
+    """PUT /placements/{name}."""
+    return Call("PUT", f"/placements/{path_of(name)}", Placement, _json(placement))
+
+
+def paging(request: PageRequest) -> Call[PageResponse]:
+    """POST /recommend:page."""
+    return Call("POST", "/recommend:page", PageResponse, _json(request))
+
+
 def putting_all(items: Iterable[BatchItem]) -> Call[ItemBatchResponse]:
     """POST /items:batch. The service goes on with it when its client gave up: sent again, it is more work still."""
     bodies = [_json(item) for item in items]
@@ -173,9 +191,10 @@ def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResp
     return Call("GET", f"/items?{query}", ItemsResponse)
 
 
-def showing(path: str, count: int, categories: Sequence[str]) -> Call[ListResponse]:
+def showing(path: str, count: int, categories: Sequence[str], where: Where = None) -> Call[ListResponse]:
     """GET a list that is the same for everybody."""
-    query = urlencode([("count", str(count)), *(("category", category) for category in categories)])
+    parameters = [("count", str(count)), *(("category", category) for category in categories)]
+    query = urlencode([*parameters, *([] if where is None else [("where", json.dumps(where))])])
     return Call("GET", f"{path}?{query}", ListResponse)
 
 

@@ -599,6 +599,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/recommend:page": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Recommend Page
+         * @description Several slates of one page for a user: each is drawn, logged and learned from like one that is asked for alone,
+         *     without the items of those before it. Its propensities are given these.
+         */
+        post: operations["recommend_page_recommend_page_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/similar/{item_id}": {
         parameters: {
             query?: never;
@@ -885,6 +906,15 @@ export interface components {
             /** Off Policy */
             off_policy: {
                 [key: string]: number;
+            };
+            /**
+             * Placements
+             * @description Arms by the `placement` of requests; at most 100 of these are told apart.
+             */
+            placements: {
+                [key: string]: {
+                    [key: string]: components["schemas"]["ArmReport"];
+                };
             };
             /** @description Smallest loss that this watch would notice by now. */
             power: components["schemas"]["PowerResponse"] | null;
@@ -1365,6 +1395,82 @@ export interface components {
             item_id: string;
             /** Text */
             text: string;
+        };
+        /**
+         * PageRequest
+         * @description Ask for all slates of a page at once: no item comes twice on it.
+         * @example {
+         *       "slates": [
+         *         {
+         *           "k": 3,
+         *           "placement": "top"
+         *         },
+         *         {
+         *           "k": 5,
+         *           "placement": "also"
+         *         }
+         *       ],
+         *       "user_id": "ann"
+         *     }
+         */
+        PageRequest: {
+            /**
+             * Exclude Item Ids
+             * @description Shown in none of them.
+             * @default []
+             */
+            exclude_item_ids?: string[];
+            /** History */
+            history?: components["schemas"]["PastInteraction"][] | null;
+            /**
+             * Include Items
+             * @default false
+             */
+            include_items?: boolean;
+            /**
+             * Session Id
+             * @description For visitors without an account. With a `user_id`, as after a login: joins both.
+             */
+            session_id?: string | null;
+            /**
+             * Slates
+             * @description In the order of the page.
+             */
+            slates: components["schemas"]["PageSlate"][];
+            /** User Id */
+            user_id?: string | null;
+        } & ({
+            user_id: string | number | boolean;
+        } | {
+            session_id: string | number | boolean;
+            user_id?: null;
+        });
+        /**
+         * PageResponse
+         * @description The slates of a page.
+         */
+        PageResponse: {
+            /**
+             * Slates
+             * @description As many as were asked for, in their order.
+             */
+            slates: components["schemas"]["RecommendResponse"][];
+        };
+        /**
+         * PageSlate
+         * @description One slate of a page; its fields are those of a request for a single one.
+         */
+        PageSlate: {
+            /** Candidate Item Ids */
+            candidate_item_ids?: string[] | null;
+            filters?: components["schemas"]["Filters"] | null;
+            /** K */
+            k?: number | null;
+            /** Placement */
+            placement?: string | null;
+            /** Repeat */
+            repeat?: ("never" | "when_empty" | "freely") | null;
+            rules?: components["schemas"]["Rules"] | null;
         };
         /**
          * PastInteraction
@@ -5905,6 +6011,120 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RecommendResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    recommend_page_recommend_page_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PageRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageResponse"];
                 };
             };
             /** @description Bad Request */

@@ -30,12 +30,16 @@ from service.client.calls import (
     ResponseFields,
     ServiceError,
     Slate,
+    Where,
     activating,
     asking,
     explaining,
     feeding_back,
     listing,
+    paging,
+    patching,
     path_of,
+    placing,
     previewing,
     putting,
     putting_all,
@@ -44,7 +48,8 @@ from service.client.calls import (
     showing,
 )
 from service.client.fallback import PAGE_S, Fallback, instead
-from service.contract.items import BatchItem, ItemBatchResponse, ItemResponse
+from service.contract.filters import Placement
+from service.contract.items import BatchItem, ItemBatchResponse, ItemPatch, ItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
@@ -56,7 +61,7 @@ from service.contract.operator import (
     PoliciesResponse,
 )
 from service.contract.preview import PreviewResponse
-from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, UserResponse
+from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, PageRequest, PageResponse, UserResponse
 
 
 class Client:
@@ -146,6 +151,18 @@ class Client:
         except ServiceError as error:
             return instead(request, fallback or self._fallback, error)
 
+    def recommend_page(self, request: PageRequest) -> PageResponse:
+        """Several slates of one page, without an item that comes twice.
+
+        Raises:
+            ServiceError: no answer in time; or the request or the API key is wrong.
+        """
+        return self.send(paging(request), self._budget_s)
+
+    def put_placement(self, name: str, placement: Placement) -> Placement:
+        """Create or replace what a placement shows."""
+        return self.send(placing(name, placement))
+
     def preview(self, user_id: str | None = None, **fields: Unpack[PreviewFields]) -> PreviewResponse:
         """Preview what a user, or without one a stranger, would be shown, and how likely it is; changes nothing."""
         return self.send(previewing(user_id, fields))
@@ -164,6 +181,10 @@ class Client:
         """Create or replace an item."""
         return self.send(putting(item_id, text, fields))
 
+    def change_item(self, item_id: str, changes: ItemPatch) -> ItemResponse:
+        """Change some of an item, such as its price; what `changes` does not say stays."""
+        return self.send(patching(item_id, changes))
+
     def put_items(self, items: Iterable[BatchItem]) -> ItemBatchResponse:
         """Create or replace many items, all or none."""
         return self.send(putting_all(items))
@@ -176,17 +197,19 @@ class Client:
         """A page of the catalogue, or what is closest to a text."""
         return self.send(listing(search, after, count))
 
-    def similar(self, item_id: str, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    def similar(
+        self, item_id: str, *, count: int = 10, categories: Sequence[str] = (), where: Where = None
+    ) -> ListResponse:
         """Get items like one, closest first."""
-        return self.send(showing(f"/similar/{path_of(item_id)}", count, categories))
+        return self.send(showing(f"/similar/{path_of(item_id)}", count, categories, where))
 
-    def popular(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    def popular(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that earned the most responses."""
-        return self.send(showing("/popular", count, categories))
+        return self.send(showing("/popular", count, categories, where))
 
-    def newest(self, *, count: int = 10, categories: Sequence[str] = ()) -> ListResponse:
+    def newest(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that came last into the catalogue, the latest first."""
-        return self.send(showing("/new", count, categories))
+        return self.send(showing("/new", count, categories, where))
 
     def delete_item(self, item_id: str) -> None:
         """Remove an item."""

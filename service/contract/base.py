@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_ID_BYTES = 256
 MAX_K = 100
 DEFAULT_K = 10
+MAX_SLATES = 20
 MAX_IDS = 1_000
 MAX_PAST = 200
 MAX_EVENTS = 1_000

@@ -115,6 +115,9 @@ class EvaluationResponse(BaseModel):
     """Arms side by side, and the off-policy estimate of the newest version."""
 
     arms: dict[str, ArmReport]
+    placements: dict[str, dict[str, ArmReport]] = Field(
+        description="Arms by the `placement` of requests; at most 100 of these are told apart."
+    )
     off_policy: dict[str, float]
     shadow: ShadowResponse | None = Field(description="The newest shadow version, if there was one.")
     watch: list[FindingResponse] = Field(description="Adaptive arm against control, by version, oldest first.")

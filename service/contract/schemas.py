@@ -10,6 +10,7 @@ from service.contract.base import (
     MAX_FIELDS,
     MAX_IDS,
     MAX_PAST,
+    MAX_SLATES,
     FeedbackType,
     Finite,
     Id,
@@ -93,6 +94,33 @@ class RecommendRequest(Somebody):
     include_items: bool = Field(False, description="Return the text, categories and properties of each item, too.")
 
 
+class PageSlate(Strict):
+    """One slate of a page; its fields are those of a request for a single one."""
+
+    placement: PlacementName | None = None
+    k: Slots | None = None
+    candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS)
+    filters: Filters | None = None
+    rules: Rules | None = None
+    repeat: Repeat | None = None
+
+
+class PageRequest(Somebody):
+    """Ask for all slates of a page at once: no item comes twice on it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"user_id": "ann", "slates": [{"placement": "top", "k": 3}, {"placement": "also", "k": 5}]}],
+            **at_least_one("user_id", "session_id"),
+        }
+    )
+
+    slates: list[PageSlate] = Field(min_length=1, max_length=MAX_SLATES, description="In the order of the page.")
+    exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Shown in none of them.")
+    history: list[PastInteraction] | None = Field(None, max_length=MAX_PAST)
+    include_items: bool = False
+
+
 class RecommendedItem(BaseModel):
     """One slot."""
 
@@ -114,6 +142,12 @@ class RecommendResponse(BaseModel):
     arm: Literal["control", "adaptive", "fallback"]
     items: list[RecommendedItem]
     warnings: SlateWarnings
+
+
+class PageResponse(BaseModel):
+    """The slates of a page."""
+
+    slates: list[RecommendResponse] = Field(description="As many as were asked for, in their order.")
 
 
 class FeedbackEvent(Somebody):

@@ -63,6 +63,14 @@ class ArmTotals(msgspec.Struct):
     weight: Total = 0.0  # share of the learned policy in the mixture
     entropy: Total = 0.0  # of the policy, nats
 
+    def add(self, reward: float, weight: float, entropy: float) -> None:
+        """Add an impression's."""
+        self.impressions += 1
+        self.reward += reward
+        self.reward_squared += reward**2
+        self.weight += weight
+        self.entropy += entropy
+
 
 class WorkerReport(msgspec.Struct):
     """The worker's last report; written to Redis as JSON."""
@@ -75,6 +83,7 @@ class WorkerReport(msgspec.Struct):
     learner: dict[str, float] = {}  # losses and entropy of the last learning step
     alignment: dict[str, float] = {}  # how far the language model can be trusted, before any user and by their answers
     arms: dict[str, ArmTotals] = {}
+    placements: dict[str, dict[str, ArmTotals]] = {}  # arms by placement
     version: int = 0
     published_at: float = 0.0
     lag_s: float = 0.0  # age of the newest event when it was read

@@ -15,6 +15,8 @@ from service.worker.arm_watch import ArmWatchState
 from service.worker.recent import Past
 from service.worker.shadow import ShadowTotals
 
+_MOST_PLACEMENTS = 100
+
 
 class Counters(msgspec.Struct):
     """Counts of what was taken in and published."""
@@ -31,6 +33,7 @@ class Counters(msgspec.Struct):
     restarted_from: int = 0  # the version that it started again from
     events: dict[str, int] = {}
     arms: dict[str, ArmTotals] = {}
+    placements: dict[str, dict[str, ArmTotals]] = {}  # the same by placement
     closed: int = 0
     unlearned: int = 0  # transitions since the last learning step
     unpublished: int = 0  # impressions closed and organic likes learned from, since the last version
@@ -46,12 +49,8 @@ class Counters(msgspec.Struct):
     def count(self, closed: OpenImpression, rows: Mapping[str, int], first_items: int) -> None:
         """Count a closed impression; items from row `first_items` on are new."""
         impression, rewards = closed.impression, closed.slot_rewards
-        totals, reward = self.arms.setdefault(impression.arm, ArmTotals()), sum(rewards)
-        totals.impressions += 1
-        totals.reward += reward
-        totals.reward_squared += reward**2
-        totals.weight += impression.weight
-        totals.entropy += impression.entropy
+        for arms in self._counted_in(impression.placement):
+            arms.setdefault(impression.arm, ArmTotals()).add(sum(rewards), impression.weight, impression.entropy)
         self.closed += 1
         self.unpublished += 1
         self.slots += len(impression.items)
@@ -61,6 +60,12 @@ class Counters(msgspec.Struct):
                 self.new_reward += reward
         if impression.shadow is not None:
             self._count_shadow(impression.shadow.version, impression, rewards)
+
+    def _counted_in(self, placement: str | None) -> list[dict[str, ArmTotals]]:
+        """Return the arms' totals of all and of a placement, of which the first few are told apart."""
+        if placement is None or (placement not in self.placements and len(self.placements) >= _MOST_PLACEMENTS):
+            return [self.arms]
+        return [self.arms, self.placements.setdefault(placement, {})]
 
     def _count_shadow(self, version: int, impression: Impression, rewards: tuple[float, ...]) -> None:
         if version > self.shadow.version:

@@ -297,6 +297,7 @@ class Worker:
             learner=learning.metrics,
             alignment=learning.alignment,
             arms=c.arms,
+            placements=c.placements,
             version=c.version,
             published_at=self._publisher.published_at,
             lag_s=self._lag_s,

@@ -162,6 +162,7 @@ def test_a_version_on_trial_gives_way_when_the_next_one_is_refused(
     keys, refusal = Keys(settings.key_prefix), Gate(passed=False, reasons=("off_policy",))
     assert publish(redis, settings, 2)
     assert publish(redis, settings, 3, Gate(passed=True, share=0.1))
+    until(lambda: api.get("/readyz").json()["policy_version"] == 3, "version 3")
     assert [one["gate_share"] for one in api.get("/policies").json()["policies"]] == [0.1, 1.0, 1.0]
     assert not publish(redis, settings, 4, refusal, instead=(3, 2))
     serves(api, 2)

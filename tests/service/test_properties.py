@@ -11,7 +11,9 @@ import redis as syncredis
 
 from service.api.state import Encoder
 from service.client import Client
-from service.contract.filters import AtMost, Filters, Rules
+from service.contract.filters import AtMost, Filters, Placement, Rules
+from service.contract.items import ItemPatch
+from service.contract.schemas import PageRequest, PageSlate
 from service.policy.text import Embeddings, item_text
 from service.settings import Settings
 from service.store.events import Impression, decode_mask
@@ -267,6 +269,36 @@ def test_a_placement_says_what_requests_leave_open(
     problem_of(shop.post("/recommend", json={"user_id": "ann", "placement": "a b"}), 422)
 
 
+def test_a_page_shows_nothing_twice(shop: httpx.Client, settings: Settings, redis: syncredis.Redis) -> None:
+    shop.put("/placements/also", json={"k": 3, "filters": {"where": {"price": {"<": 10}}}}).raise_for_status()
+    slates = [{"placement": "top", "k": 6}, {"placement": "also"}, {"filters": {"categories": ["Drama"]}}]
+    body = {"user_id": "ann", "slates": slates, "exclude_item_ids": ["film-1"], "include_items": True}
+    answer = shop.post("/recommend:page", json=body)
+    assert answer.status_code == 200, answer.text
+    found = [[item["item_id"] for item in slate["items"]] for slate in answer.json()["slates"]]
+    assert [len(slate) for slate in found][:2] == [6, 3]
+    everything = [name for slate in found for name in slate]
+    assert len(set(everything)) == len(everything) and "film-1" not in everything
+    assert all(int(name[5:]) < 10 for name in found[1])
+    assert answer.json()["slates"][0]["items"][0]["text"].startswith("Film number")
+    impressions = [event for event in logged(redis, settings) if isinstance(event, Impression)]
+    assert [list(one.items) for one in impressions] == found
+    assert [one.placement for one in impressions] == ["top", "also", None]
+    assert set(found[0]) <= set(impressions[1].masked), "so that the propensities are known from the log"
+    for wrong, field in (([], "slates"), ([{"k": 0}], "slates.0.k"), ([{"user_id": "x"}], "slates.0.user_id")):
+        problem = problem_of(shop.post("/recommend:page", json=body | {"slates": wrong}), 422)
+        assert problem["errors"][0]["field"] == field
+
+
+def test_a_patch_that_makes_too_many_properties_is_refused(shop: httpx.Client) -> None:
+    more = {f"p{n}": n for n in range(28)}
+    problem = problem_of(shop.patch("/items/film-3", json={"properties": more}), 422)
+    assert problem["errors"][0]["field"] == "properties"
+    gone = dict.fromkeys(("brand", "tags", "made", "sold_out"))
+    changed = shop.patch("/items/film-3", json={"properties": more | gone})
+    assert changed.json()["properties"] == more | {"price": 3}
+
+
 def test_the_client_knows_them(http_api: httpx.Client) -> None:
     with Client(str(http_api.base_url)) as client:
         client.put_item("film-1", "Film number 1", categories=["Drama"], properties={"price": 5.0, "tags": ["a"]})
@@ -276,3 +308,9 @@ def test_the_client_knows_them(http_api: httpx.Client) -> None:
         slate = client.recommend("ann", k=5, rules=rules, filters=filters, placement="home", include_items=True)
         assert len(slate.items) == 3 and "film-1" not in [item.item_id for item in slate.items]
         assert {item.text for item in slate.items} < {f"Film number {n}" for n in range(N_ITEMS)}
+        changed = client.change_item("film-1", ItemPatch(properties={"price": 7}))
+        assert changed.properties == {"price": 7, "tags": ["a"]} and changed.categories == ["Drama"]
+        assert [item.item_id for item in client.newest(where={"price": {">": 6}}).items] == ["film-1"]
+        client.put_placement("also", Placement(k=2, filters=Filters(categories=["Comedy"])))
+        page = client.recommend_page(PageRequest(user_id="ann", slates=[PageSlate(k=3), PageSlate(placement="also")]))
+        assert [len(slate.items) for slate in page.slates] == [3, 2]

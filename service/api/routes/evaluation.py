@@ -32,11 +32,22 @@ async def evaluation(state: Shared) -> EvaluationResponse:
     """Compare the arms' rewards, with the newest version's off-policy estimate and the findings of the watch."""
     report = await state.worker_report()
     if report is None:
-        return EvaluationResponse(arms={}, off_policy={}, shadow=None, watch=[], power=None, alignment={})
+        return EvaluationResponse(
+            arms={}, placements={}, off_policy={}, shadow=None, watch=[], power=None, alignment={}
+        )
     arms = {arm: interval(totals) for arm, totals in report.arms.items()}
+    placements = {
+        name: {arm: interval(totals) for arm, totals in of.items()} for name, of in sorted(report.placements.items())
+    }
     watch = [finding_response(finding) for finding in report.findings]
     shadow = ShadowResponse(**msgspec.structs.asdict(report.shadow)) if report.shadow else None
     power = PowerResponse(**msgspec.structs.asdict(report.power)) if report.power else None
     return EvaluationResponse(
-        arms=arms, off_policy=report.off_policy, shadow=shadow, watch=watch, power=power, alignment=report.alignment
+        arms=arms,
+        placements=placements,
+        off_policy=report.off_policy,
+        shadow=shadow,
+        watch=watch,
+        power=power,
+        alignment=report.alignment,
     )
