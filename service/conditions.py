@@ -28,7 +28,7 @@ Operator = Literal["=", "!=", "in", "<", "<=", ">", ">=", "exists"]
 _OPERATORS = frozenset(get_args(Operator))
 _LARGEST = 1e300
 _ORDER = frozenset({"<", "<=", ">", ">="})
-_is_name = re.compile(NAME).match
+_is_name = re.compile(NAME).fullmatch
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import errors, guard
 from service.api.errors import Problem
 from service.api.state import State
-from service.api.wanted import FilterFields, Id, RuleFields, both, decode_hook
+from service.api.wanted import FilterFields, Id, RuleFields, both, decode_hook, exact
 from service.contract.base import DEFAULT_K, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
+from service.contract.filters import PLACEMENT
 from service.contract.schemas import RecommendRequest
 from service.serving import slates
 from service.serving.recommender import SlateRequest
@@ -54,7 +55,7 @@ class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: Annotated[list[Past], Meta(max_length=MAX_PAST)] | None = None
     repeat: Repeat | None = None
     rules: RuleFields | None = None
-    placement: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")] | None = None
+    placement: Annotated[str, Meta(pattern=exact(PLACEMENT))] | None = None
     include_items: bool = False
 
 

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 
 
+def exact(pattern: str) -> str:
+    """Return a pattern of JSON Schema as Python has it, where `$` also stands before a line's end."""
+    return pattern.removesuffix("$") + r"\Z"
+
+
 class Where:
     """A condition in a request; no dataclass, which msgspec would read by itself."""
 
@@ -66,7 +71,7 @@ class BoostFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LimitFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of `filters.AtMost`."""
 
-    of: Annotated[str, Meta(pattern=NAME)]
+    of: Annotated[str, Meta(pattern=exact(NAME))]
     n: Annotated[int, Meta(ge=1, le=MAX_K)]
 
 

@@ -21,7 +21,8 @@ def _checked(data: dict[str, Any]) -> dict[str, Any]:
 
 ConditionObject = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema(dict(CONDITION))]
 PropertyName = Annotated[str, Field(pattern=NAME)]
-PlacementName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+PLACEMENT = r"^[A-Za-z0-9_.:-]{1,64}$"
+PlacementName = Annotated[str, Field(max_length=64, pattern=PLACEMENT)]
 Slots = Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(whole)]
 Repeat = Literal["never", "when_empty", "freely"]
 

@@ -41,11 +41,11 @@ SAID = st.one_of(
 )
 WHERE = st.one_of(
     st.none(),
-    st.dictionaries(st.sampled_from(["price", "or", "not", "2nd"]), SAID, max_size=2),
+    st.dictionaries(st.sampled_from(["price", "price\n", "or", "not", "2nd"]), SAID, max_size=2),
     st.fixed_dictionaries({"not": st.dictionaries(st.just("price"), SAID)}),
 )
 CATEGORIES = st.one_of(st.none(), st.lists(IDS, max_size=3))
-NAMES = st.sampled_from(["price", "categories", "", "a b"])
+NAMES = st.sampled_from(["price", "categories", "price\n", "", "a b"])
 RULES = st.fixed_dictionaries(
     {},
     optional={
@@ -72,7 +72,7 @@ BODIES = st.fixed_dictionaries(
         ),
         "history": st.one_of(st.none(), st.lists(PAST, max_size=3)),
         "rules": st.one_of(st.none(), RULES),
-        "placement": st.one_of(st.none(), st.sampled_from(["home", "", "a b", "x" * 65])),
+        "placement": st.one_of(st.none(), st.sampled_from(["home", "home\n", "", "a b", "x" * 65])),
         "include_items": st.one_of(st.booleans(), NUMBERS),
         "unknown": IDS,
     },
