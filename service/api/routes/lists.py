@@ -34,7 +34,7 @@ Categories = Annotated[
 WhereText = Annotated[
     str | None,
     Query(
-        max_length=10_000,
+        max_length=2_000,
         description='Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`.',
     ),
 ]
