@@ -65,7 +65,7 @@ def inclusion(mass: Probs, times: Probs, k: int) -> Probs:
 def by_category(catalogue: Catalogue, available: Mask, shares: Sequence[Probs]) -> list[tuple[str, int, list[float]]]:
     """Sum `shares` (each [A]) by category: (category, number of available items, sums), most items first."""
     column = catalogue.columns[CATEGORIES]
-    number_of, n_numbers = column.numbers.array[: len(catalogue)], len(column.values)
+    number_of, n_numbers = column.first(len(catalogue)), len(column.values)
     counts = np.bincount(number_of[available], minlength=n_numbers)
     sums = np.stack([np.bincount(number_of, weights=share, minlength=n_numbers) for share in shares])
     found: dict[str, tuple[int, Probs]] = {}

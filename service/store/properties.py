@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.conditions import Compare, Condition, Every, Not, Value
-from service.policy.rows import Rows
 
 Mask = npt.NDArray[np.bool_]
 Stored: TypeAlias = Value | tuple[Value, ...]
-_Key: TypeAlias = tuple[bool, Any]  # True is no 1
+_Key: TypeAlias = Any  # equal for equal values, and True is no 1
 
 _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -30,10 +29,13 @@ _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
 _SOME = 1_024
 
 
+_BOOLEANS = {True: object(), False: object()}
+
+
 def _key(value: Stored) -> _Key:
     if isinstance(value, tuple):
-        return False, tuple(_key(part) for part in value)
-    return isinstance(value, bool), value
+        return tuple([_key(part) for part in value])
+    return _BOOLEANS[value] if isinstance(value, bool) else value
 
 
 def _time(value: Stored) -> float:
@@ -52,50 +54,49 @@ def _number(value: Stored) -> float:
 
 
 class Column:
-    """One property of all items: `numbers` [A or more] of their values, 0 for none."""
+    """One property of all items: the number of each item's value, 0 for none."""
 
     def __init__(self) -> None:
-        self.numbers: Rows[np.int32] = Rows(np.zeros(0, np.int32))
+        self._numbers = np.zeros(0, np.int32)  # [A or more]
         self._forget()
 
     def _forget(self) -> None:
         self.values: list[Stored] = [()]  # by number
         self._numbered: dict[_Key, int] = {}
-        self._holding: dict[_Key, list[int]] = {}  # numbers of the values that are, or hold, one
+        self._holding: dict[_Key, list[int]] = {}  # numbers of the values that are, or hold, one;
+        self._held = 1  # of those below this
         self._known: dict[Callable[[Stored], float], npt.NDArray[np.float64]] = {}
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
     def put(self, place: int, value: Stored | None) -> None:
         """Set an item's value; None, and an empty list, are none."""
-        if place >= len(self.numbers):
-            self.numbers.append(np.zeros(place + 1 - len(self.numbers), np.int32))
-        self.numbers.array[place] = 0 if value is None or value == () else self._numbers_of(value)
-        if len(self.values) > 2 * len(self.numbers) + _SOME:
+        if place >= len(self._numbers):
+            if value is None:
+                return
+            more = place + 1 - len(self._numbers) + len(self._numbers) // 8 + _SOME
+            self._numbers = np.append(self._numbers, np.zeros(more, np.int32))
+        self._numbers[place] = 0 if value is None or value == () else self._number_of(value)
+        if len(self.values) > 2 * len(self._numbers) + _SOME:
             self._renumber()
 
-    def _numbers_of(self, value: Stored) -> int:
+    def _number_of(self, value: Stored) -> int:
         key = _key(value)
         number = self._numbered.get(key)
         if number is None:
             number = self._numbered[key] = len(self.values)
             self.values.append(value)
-            for held in dict.fromkeys(_key(part) for part in (value if isinstance(value, tuple) else (value,))):
-                self._holding.setdefault(held, []).append(number)
         return number
 
     def _renumber(self) -> None:
         """Forget values that no item has any more."""
-        used, where = np.unique(self.numbers.array, return_inverse=True)
+        used, where = np.unique(self._numbers, return_inverse=True)
         values = [self.values[number] for number in used.tolist()]
         self._forget()
-        new = [self._numbers_of(value) if value != () else 0 for value in values]
-        self.numbers.array[:] = np.array(new, np.int32)[where.reshape(-1)]
+        new = [self._number_of(value) if value != () else 0 for value in values]
+        self._numbers[:] = np.array(new, np.int32)[where.reshape(-1)]
 
     def first(self, n_items: int) -> npt.NDArray[np.int32]:
         """[n_items] numbers of the first items' values."""
-        numbers = self.numbers.array[:n_items]
+        numbers = self._numbers[:n_items]
         missing = n_items - len(numbers)
         return np.concatenate([numbers, np.zeros(missing, np.int32)]) if missing > 0 else numbers
 
@@ -121,6 +122,10 @@ class Column:
 
     def holding(self, values: Iterable[Value]) -> list[int]:
         """Numbers of the distinct values that are, or hold, any of these."""
+        for number in range(self._held, len(self.values)):
+            for part in dict.fromkeys(map(_key, self.parts(number))):
+                self._holding.setdefault(part, []).append(number)
+        self._held = len(self.values)
         return [number for value in values for number in self._holding.get(_key(value), ())]
 
     def _ordered(self, compare: Callable[[Any, Any], Any], value: Value, answers: Mask) -> Mask:
@@ -156,7 +161,7 @@ class Columns:
     def put(self, place: int, properties: Mapping[str, Stored]) -> None:
         """Set all that an item has; what it had before is gone."""
         for name, column in self._columns.items():
-            if name not in properties and place < len(column):
+            if name not in properties:
                 column.put(place, None)
         for name, value in properties.items():
             self._columns.setdefault(name, Column()).put(place, value)
