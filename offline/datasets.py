@@ -16,6 +16,7 @@ import numpy.typing as npt
 from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.errors import OfflineError
 from service.durable import write_file
+from service.tables.problems import RowProblem
 
 STAGE = "datasets"
 ITEMS_FILE = "items.jsonl"
@@ -54,19 +55,6 @@ class Scenario:
     nouns: str = "items"
     liked: str = "liked"
     disliked: str = "did not like"
-
-
-@dataclass(frozen=True)
-class RowProblem:
-    """A row that could not be used: where it stands (line counts from 1; the row number in Parquet) and why."""
-
-    file: str
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}"
 
 
 @dataclass(frozen=True)

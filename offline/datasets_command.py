@@ -15,7 +15,7 @@ from offline.artefacts import sha256_file
 from offline.datasets import Dataset, Scenario, save_dataset
 from offline.errors import OfflineError
 from offline.sources import FOLDER_SOURCES, Reading, load_catalogue, movielens
-from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
+from service.tables.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
 
 Source = Literal["movielens", "coat", "lfm", "industry", "movielens100k", "catalogue"]
 SOURCES: tuple[Source, ...] = get_args(Source)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from offline.datasets import Dataset, read_dataset, save_dataset
 from offline.errors import OfflineError
-from offline.sources import Reading, cells, load_catalogue
+from offline.sources import Reading, load_catalogue
+from service.tables import cells
 
 FILMS = [("1", "Alien (1979)", ("Horror", "Sci-Fi")), ("2", "Am\u00e9lie", ("Romance",)), ("3", "Heat", ())]
 PLAIN = "id,text,categories\n1,Alien (1979),Horror|Sci-Fi\n2,Am\u00e9lie,Romance\n3,Heat,\n"
@@ -223,7 +224,7 @@ def test_what_a_csv_writer_writes_is_read(tmp_path_factory: pytest.TempPathFacto
     import csv
     import io
 
-    from offline.sources.files import read_table_file
+    from service.tables.files import read_table_file
 
     file = io.StringIO(newline="")
     csv.writer(file).writerows([["a", "b", "c"], *rows])

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from offline.errors import OfflineError
+from service.tables.problems import TableError
 
 Meanings = Mapping[str, tuple[str, ...]]
 
@@ -53,16 +53,16 @@ class Columns:
         """Check that a header has a column for each of the `needed` meanings.
 
         Raises:
-            OfflineError: it has not, or lacks a column that the user named.
+            TableError: it has not, or lacks a column that the user named.
         """
         listed = ", ".join(map(repr, columns)) or "none"
         for meaning, column in self.chosen.items():
             if column not in columns:
-                raise OfflineError(f"{self.path}: {self.option} {meaning}={column}: its columns are {listed}")
+                raise TableError(f"{self.path}: {self.option} {meaning}={column}: its columns are {listed}")
         found = self._found(tuple(columns))
         for meaning in needed:
             if not found[meaning]:
-                raise OfflineError(
+                raise TableError(
                     f"{self.path}: no column for the {meaning} (such as {' or '.join(self.meanings[meaning][:3])});"
                     f" its columns are {listed}; name it with {self.option} {meaning}=COLUMN"
                 )

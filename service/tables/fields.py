@@ -1,0 +1,81 @@
+"""What a row must say, out of its cells: an error names the column, so that its row alone is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.contract.base import MAX_ID_BYTES
+from service.tables import cells
+from service.tables.columns import Columns
+
+_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+
+Row = Mapping[str, Any]
+
+
+class BadField(Exception):
+    """A cell that cannot be used; `field` is its column."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def truth(row: Row, columns: Columns, meaning: str) -> bool | None:
+    """Whether a cell says yes; None where it is empty.
+
+    Raises:
+        BadField: it says something else.
+    """
+    name, cell = columns.cell(row, meaning)
+    if cell is None or cell == "":
+        return None
+    if (word := str(cell).strip().lower()) not in _TRUTH:
+        raise BadField(name, f"{word[:80]!r} is not one of true, false, 1, 0, yes, no")
+    return _TRUTH[word]
+
+
+def identifier(row: Row, columns: Columns, meaning: str) -> str:
+    """An id as the API takes it.
+
+    Raises:
+        BadField: there is none, or it is too long.
+    """
+    name, cell = columns.cell(row, meaning)
+    found = cells.as_identifier(cell)
+    if found is None:
+        raise BadField(name, f"needed (as {' or '.join(columns.meanings[meaning][:2])}): a text or a whole number")
+    if not 0 < len(found.encode()) <= MAX_ID_BYTES:
+        raise BadField(name, f"must be 1 to {MAX_ID_BYTES} bytes long")
+    return found
+
+
+def number(row: Row, columns: Columns, meaning: str, has_decimal_commas: bool) -> float | None:
+    """A number; None where the cell is empty.
+
+    Raises:
+        BadField: it is not a usable one.
+    """
+    name, cell = columns.cell(row, meaning)
+    if cell is None or cell == "":
+        return None
+    try:
+        return cells.as_number(cell, has_decimal_commas)
+    except (TypeError, ValueError, OverflowError):
+        raise BadField(name, f"{str(cell)[:80]!r} is not a usable number") from None
+
+
+def unix_seconds(row: Row, columns: Columns, meaning: str, order: cells.DateOrder) -> int | None:
+    """A time, unix seconds; None where the cell is empty.
+
+    Raises:
+        BadField: it is not a time.
+    """
+    name, cell = columns.cell(row, meaning)
+    if cell is None or cell == "":
+        return None
+    try:
+        return cells.as_unix_seconds(cell, order)
+    except (TypeError, ValueError, OverflowError):
+        raise BadField(name, f"{str(cell)[:80]!r} is not a time (unix seconds, ISO 8601, or a date)") from None
