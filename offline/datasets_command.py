@@ -15,6 +15,7 @@ from offline.artefacts import sha256_file
 from offline.datasets import Dataset, Scenario, save_dataset
 from offline.errors import OfflineError
 from offline.sources import FOLDER_SOURCES, Reading, load_catalogue, movielens
+from service.command_line.pairs import pairs
 from service.tables.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
 
 Source = Literal["movielens", "coat", "lfm", "industry", "movielens100k", "catalogue"]
@@ -208,15 +209,10 @@ def _check_inputs(source: Source, folder: Path | None, items: Path | None, inter
 
 def _chosen(given: str | None, meanings: Meanings, option: str) -> dict[str, str]:
     """Columns by meaning, from `meaning=COLUMN,...`."""
-    pairs = [pair.partition("=") for pair in given.split(",")] if given else []
-    chosen = {meaning.strip(): column.strip() for meaning, _, column in pairs}
-    if wrong := next((m for m in chosen if m not in meanings), None):
-        raise OfflineError(
-            f"{option}: {wrong!r} is not one of {', '.join(meanings)}; write it as id=COLUMN,text=COLUMN"
-        )
-    if empty := next((m for m, column in chosen.items() if not column), None):
-        raise OfflineError(f"{option}: {empty} needs a column; write it as {empty}=COLUMN")
-    return chosen
+    try:
+        return pairs(given, option, meanings)
+    except ValueError as error:
+        raise OfflineError(str(error)) from None
 
 
 def _unusable(dataset: Dataset, console: Console) -> OfflineError:

@@ -112,6 +112,7 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.serving": BELOW_SERVING,
     "service.worker": BELOW_SERVING,
     "service.export": BELOW_SERVING,
+    "service.histories": (*BELOW_SERVING, TABLES),
     "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
     "service.cli": ("service",),
     "service.__main__": ("service",),
