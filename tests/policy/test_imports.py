@@ -104,7 +104,7 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.policy": (DURABLE,),
     "service.contract": (CONDITIONS,),
     COMMAND_LINE: (),
-    TABLES: ("service.contract", CONDITIONS),
+    TABLES: (),
     "service.settings": ("service.policy",),
     "service.client": ("service.contract", CONDITIONS),
     "service.runtime": ("service.settings",),
