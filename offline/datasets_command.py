@@ -35,7 +35,10 @@ _Source = Annotated[
 _Folder = Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")]
 _Items = Annotated[
     Path | None,
-    typer.Option(help="Your items: CSV of any kind, Excel, JSON or Parquet; packed or not.", rich_help_panel=_OWN),
+    typer.Option(
+        help="Your items: CSV of any kind, Excel, JSON or Parquet, packed or not; logs of Metarank and VW.",
+        rich_help_panel=_OWN,
+    ),
 ]
 _Interactions = Annotated[
     Path | None, typer.Option(help="Interactions of your users, in the same formats.", rich_help_panel=_OWN)
@@ -65,7 +68,7 @@ _InteractionColumns = Annotated[
     str | None,
     typer.Option(
         metavar="user=CUSTOMER,...",
-        help="Your names of the columns user, item, value, liked, type, time.",
+        help="Your names of the columns user, item, value, liked, type, time, slate, shown, propensities.",
         rich_help_panel=_OWN,
         show_default="recognised",
     ),

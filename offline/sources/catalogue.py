@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from offline.datasets import Dataset, Interactions, Item, Observation, Scenario, index_observations
 from offline.errors import OfflineError
+from offline.impressions import MOST_SLOTS, Impressions, index_impressions
 from service.contract.base import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
-from service.tables import cells, fields
+from service.tables import cells, exports, fields
 from service.tables.columns import ITEM_COLUMNS, Columns
 from service.tables.fields import BadField
 from service.tables.files import read_table_file
-from service.tables.interactions import Interaction, InteractionFile
+from service.tables.interactions import Interaction, InteractionFile, Shown
 from service.tables.problems import Problems, RowProblem, TableError
 
 
@@ -54,16 +55,17 @@ def load_catalogue(
         if not items:
             first = f"; the first problem: {problems[0]}" if problems else ""
             raise OfflineError(f"{items_path}: no usable item{first}")
-        interactions = None
+        interactions = impressions = None
         if interactions_path is not None:
-            interactions, more = _read_interactions(
+            interactions, impressions, more = _read_interactions(
                 interactions_path, items_path.name, items, hidden, reading, problems
             )
             notes += more
     except TableError as error:
         raise OfflineError(str(error)) from None
     problems.sort(key=lambda problem: (problem.file != str(items_path), problem.line))
-    return Dataset("catalogue", scenario or Scenario(), tuple(items), interactions, tuple(problems), tuple(notes))
+    words = scenario or Scenario()
+    return Dataset("catalogue", words, tuple(items), interactions, tuple(problems), tuple(notes), impressions)
 
 
 def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[Item], set[str], list[str]]:
@@ -72,7 +74,8 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
     columns = Columns(path, ITEM_COLUMNS, reading.item_columns, "--item-columns")
     if table.columns:
         columns.require(table.columns, "id", "text")
-    rows = list(table.rows)
+    export, told = exports.recognised(table)
+    rows = list(told if export is None else exports.item_rows(export, told))
     separator = reading.category_separator
     if separator is None:
         separator = cells.separator_of(columns.cell(row, "categories")[1] for _, row in rows)
@@ -89,7 +92,8 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
             items[item.item_id] = item
         except BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
-    notes = [*table.notes, *columns.notes(), *_about(items.values(), separator)]
+    recognised = [] if export is None else exports.notes(export)
+    notes = [*table.notes, *recognised, *columns.notes(), *_about(items.values(), separator)]
     if hidden:
         notes.append(f"{len(hidden):,} hidden items left out")
     return list(items.values()), hidden, [f"{path.name}: {note}" for note in notes]
@@ -131,21 +135,41 @@ def _item(row: Mapping[str, Any], columns: Columns, separator: str | None) -> It
 
 def _read_interactions(
     path: Path, items_name: str, items: list[Item], hidden: set[str], reading: Reading, problems: Problems
-) -> tuple[Interactions, list[str]]:
+) -> tuple[Interactions, Impressions | None, list[str]]:
     file = InteractionFile(path, problems, reading.interaction_columns, reading.encoding)
     index: dict[Hashable, int] = {item.item_id: n for n, item in enumerate(items)}
     observations, of_hidden = [], 0
+    slates: list[Shown] = []
+    answers: list[tuple[str, str]] = []
     for row in file:
-        if row.item in hidden:
+        if isinstance(row, Shown):
+            slates.append(row)
+        elif row.item in hidden:
             of_hidden += 1
         elif row.item in index:
             observations.append(_observation(row, reading))
+            if row.slate is not None and observations[-1].liked:
+                answers.append((row.slate, row.item))
         else:
             problems.append(RowProblem(str(path), row.line, "item", f"{row.item!r} is not in {items_name}"))
+    users: dict[Hashable, int] = {}
+    interactions = index_observations(observations, index, users)
     notes = file.notes()
     if of_hidden:
         notes.append(f"{of_hidden:,} interactions with hidden items left out")
-    return index_observations(observations, index), [f"{path.name}: {note}" for note in notes]
+    impressions = index_impressions(slates, answers, index, users) if slates else None
+    if impressions is not None:
+        interactions = replace(interactions, n_users=len(users))
+        notes += [*impressions.notes(), *_unknown_shown(slates, index)]
+    return interactions, impressions, [f"{path.name}: {note}" for note in notes]
+
+
+def _unknown_shown(slates: Iterable[Shown], index: Mapping[Hashable, int]) -> list[str]:
+    """Tell what was shown and is no slot now."""
+    unknown = Counter(item for slate in slates for item in slate.items[:MOST_SLOTS] if item not in index)
+    deeper = sum(len(slate.items) > MOST_SLOTS for slate in slates)
+    notes = [f"{unknown.total():,} times {len(unknown):,} items were shown that are not in the catalogue"]
+    return notes * bool(unknown) + [f"{deeper:,} slates cut off after {MOST_SLOTS} items"] * bool(deeper)
 
 
 def _observation(row: Interaction, reading: Reading) -> Observation:

@@ -33,7 +33,10 @@ _FORM = "Form of the file"
 
 
 _Interactions = Annotated[
-    Path, typer.Option(help="What users did: CSV of any kind, Excel, JSON or Parquet; packed or not.")
+    Path,
+    typer.Option(
+        help="What users did: CSV of any kind, Excel, JSON or Parquet, packed or not; logs of Metarank and VW."
+    ),
 ]
 _Types = Annotated[
     str | None,
@@ -54,7 +57,7 @@ _InteractionColumns = Annotated[
     str | None,
     typer.Option(
         metavar="user=CUSTOMER,...",
-        help="Your names of the columns user, item, value, liked, type, time.",
+        help="Your names of the columns user, item, value, liked, type, time, slate, shown, propensities.",
         rich_help_panel=_FORM,
         show_default="recognised",
     ),
@@ -156,7 +159,7 @@ def _import(
         refuse([f"no catalogue at the key prefix {settings.key_prefix!r} yet: start the service once before"])
     with progress("reading", None, "rows") as bar:
         file = InteractionFile(path, problems, columns, encoding)
-        responses = read_responses(file, meanings, min(now_s, path.stat().st_mtime), bar.advance)
+        responses = read_responses(file, meanings, min(now_s, int(path.stat().st_mtime)), bar.advance)
     if problems and not skip_bad_rows:
         for problem in problems[:_LISTED]:
             typer.echo(str(problem), err=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.settings import Settings
-from service.tables.interactions import Interaction, InteractionFile
+from service.tables.interactions import Interaction, InteractionFile, Shown
 
 _EVERY = 1_000  # rows between two looks at the progress
 _NO_TIME = np.iinfo(np.int64).min
@@ -102,14 +102,19 @@ def read_responses(
     for n, row in enumerate(file, 1):
         if n % _EVERY == 0:
             advance(_EVERY)
-        if (meaning := meanings.of(row)) is None:
+        if isinstance(row, Shown):
+            meaning, which = _SEEN, row.items
+        elif (said := meanings.of(row)) is not None:
+            meaning, which = said, (row.item,)
+        else:
             unknown[row.kind or ""] += 1
             continue
-        user.append(users.setdefault(row.user, len(users)))
-        item.append(items.setdefault(row.item, len(items)))
-        reward.append(meaning.reward)
-        explicit.append(meaning.explicit)
-        time.append(_NO_TIME if row.time is None else row.time)
+        for one in which:
+            user.append(users.setdefault(row.user, len(users)))
+            item.append(items.setdefault(one, len(items)))
+            reward.append(meaning.reward)
+            explicit.append(meaning.explicit)
+            time.append(_NO_TIME if row.time is None else row.time)
     at = np.array(time, np.int64)
     timed = at != _NO_TIME
     has_times = bool(timed.any())

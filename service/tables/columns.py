@@ -36,8 +36,14 @@ INTERACTION_COLUMNS = _meanings(
     liked="liked",
     type="type feedbacktype event eventtype action",
     time="time timestamp date datetime createdat occurredat eventtime orderdate orderedat",
+    slate="recommendationid slateid rankingid impressionid",
+    shown="shownitems shownitemids shownids impressionlist",
+    propensities="propensities propensity",
 )
-"""The same of an interaction's columns."""
+"""The same of an interaction's columns; `shown` are the items of the slate that it answers, or that nobody answered."""
+
+EXPORT_COLUMNS = _meanings(**{meaning: meaning for meaning in INTERACTION_COLUMNS})
+"""The same of rows that are made from other systems' logs."""
 
 
 class Columns:

@@ -51,6 +51,57 @@ def identifier(row: Row, columns: Columns, meaning: str) -> str:
     return found
 
 
+def some_identifier(row: Row, columns: Columns, meaning: str) -> str | None:
+    """The same; None where the cell is empty.
+
+    Raises:
+        BadField: it is not one.
+    """
+    cell = columns.cell(row, meaning)[1]
+    return None if cell is None or cell == "" else identifier(row, columns, meaning)
+
+
+def identifiers(row: Row, columns: Columns, meaning: str) -> list[str]:
+    """Ids in a list, or in a text between one of `cells.SEPARATORS`; none where the cell is empty.
+
+    Raises:
+        BadField: it is no list of ids.
+    """
+    name, cell = columns.cell(row, meaning)
+    found = [cells.as_identifier(part) for part in _parts(cell)]
+    if not all(one is not None and 0 < len(one.encode()) <= MAX_ID_BYTES for one in found):
+        raise BadField(name, f"must be a list of ids, each 1 to {MAX_ID_BYTES} bytes long")
+    return [one for one in found if one is not None]
+
+
+def propensities(row: Row, columns: Columns, n: int) -> list[float] | None:
+    """Probabilities of `n` items; None where the cell is empty.
+
+    Raises:
+        BadField: they are not as many, or not above 0 and at most 1.
+    """
+    name, cell = columns.cell(row, "propensities")
+    try:
+        found = [cells.as_number(part) for part in _parts(cell)]
+    except (TypeError, ValueError, OverflowError):
+        raise BadField(name, "must be a list of probabilities") from None
+    if not found:
+        return None
+    if len(found) != n or not all(0 < chance <= 1 for chance in found):
+        raise BadField(name, f"must be {n} probabilities, one for each item shown, above 0 and at most 1")
+    return found
+
+
+def _parts(cell: Any) -> list[Any]:
+    """What stands in a cell that may be a list, a list written as JSON, or a text with separators."""
+    if cell is None or cell == "":
+        return []
+    if isinstance(cell, str):
+        written, separator = cells.written_list(cell), cells.separator_of([cell])
+        return written if written is not None else [part.strip() for part in cell.split(separator)]
+    return list(cell) if isinstance(cell, list | tuple) else [cell]
+
+
 def number(row: Row, columns: Columns, meaning: str, has_decimal_commas: bool) -> float | None:
     """A number; None where the cell is empty.
 

@@ -1,4 +1,5 @@
-"""A file of what users did with items, row by row, whatever its form: nothing is held in memory."""
+"""A file of what users did with items, and of what they were shown, row by row, whatever its form: nothing is held in
+memory."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from service.tables import cells, fields
-from service.tables.columns import INTERACTION_COLUMNS, Columns
+from service.tables import cells, exports, fields
+from service.tables.columns import EXPORT_COLUMNS, INTERACTION_COLUMNS, Columns
 from service.tables.fields import BadField
 from service.tables.files import read_table_file
 from service.tables.problems import Problems, RowProblem
@@ -23,10 +24,22 @@ class Interaction(NamedTuple):
     kind: str | None  # the type of event
     liked: bool | None
     time: int | None  # unix seconds
+    slate: str | None = None  # that it answers, by its id
+
+
+class Shown(NamedTuple):
+    """A slate: items that somebody was shown together; which of them they answered is told by interactions."""
+
+    line: int
+    user: str
+    slate: str  # its id; the same slate may be told of several times
+    items: tuple[str, ...]  # from the first place on, each once
+    propensities: tuple[float, ...] | None  # with which each was chosen, where the file tells
+    time: int | None  # unix seconds
 
 
 class InteractionFile:
-    """Iterate for the rows; those that cannot be used go to `problems`."""
+    """Iterate for the rows; those that cannot be used go to `problems`. A row may tell of a slate and of an answer."""
 
     def __init__(
         self, path: Path, problems: Problems, chosen: Mapping[str, str] | None = None, encoding: str | None = None
@@ -47,8 +60,11 @@ class InteractionFile:
         table = read_table_file(path, [], encoding)
         if table.columns:
             self._columns.require(table.columns, "user", "item")
+        self._export, rows = exports.recognised(table)
+        if self._export is not None:
+            self._columns = Columns(path, EXPORT_COLUMNS, {}, "--interaction-columns")
         self._recognised, self._has_date = table.notes, False
-        self._order, self._is_certain = cells.date_order(self._dates(row for _, row in table.rows))
+        self._order, self._is_certain = cells.date_order(self._dates(row for _, row in rows if self._export is None))
 
     def _dates(self, rows: Iterator[fields.Row]) -> Iterator[object]:
         for row in rows:
@@ -56,30 +72,44 @@ class InteractionFile:
             self._has_date |= cells.is_date(cell)
             yield cell
 
-    def __iter__(self) -> Iterator[Interaction]:
+    def __iter__(self) -> Iterator[Interaction | Shown]:
         table = read_table_file(self.path, self._problems, self._encoding)
-        for line, row in table.rows:
-            try:
-                yield self._interaction(line, row, table.has_decimal_commas)
-            except BadField as error:
-                self._problems.append(RowProblem(str(self.path), line, error.field, str(error)))
+        self._export, rows = exports.recognised(table)
+        for line, row in rows:
+            for part in [row] if self._export is None else self._export.interactions(row):
+                try:
+                    yield from self._told(line, part, table.has_decimal_commas)
+                except BadField as error:
+                    self._problems.append(RowProblem(str(self.path), line, error.field, str(error)))
 
-    def _interaction(self, line: int, row: fields.Row, has_decimal_commas: bool) -> Interaction:
+    def _told(self, line: int, row: fields.Row, has_decimal_commas: bool) -> Iterator[Interaction | Shown]:
         columns = self._columns
-        kind = columns.cell(row, "type")[1]
-        return Interaction(
-            line=line,
-            user=fields.identifier(row, columns, "user"),
-            item=fields.identifier(row, columns, "item"),
-            value=fields.number(row, columns, "value", has_decimal_commas),
-            kind=None if kind is None or kind == "" else str(kind),
-            liked=fields.truth(row, columns, "liked"),
-            time=fields.unix_seconds(row, columns, "time", self._order),
-        )
+        user = fields.identifier(row, columns, "user")
+        time = fields.unix_seconds(row, columns, "time", self._order)
+        slate = fields.some_identifier(row, columns, "slate")
+        shown = fields.identifiers(row, columns, "shown")
+        told: list[Interaction | Shown] = []
+        if shown:
+            slate = slate or f"line {line}"
+            chances = fields.propensities(row, columns, len(shown))
+            first = dict(reversed([(item, n) for n, item in enumerate(shown)]))  # place of each item, the first counts
+            places = sorted(first.values())
+            kept = None if chances is None else tuple(chances[n] for n in places)
+            told.append(Shown(line, user, slate, tuple(shown[n] for n in places), kept, time))
+        item = fields.some_identifier(row, columns, "item") if shown else fields.identifier(row, columns, "item")
+        if item is not None:
+            kind = columns.cell(row, "type")[1]
+            value = fields.number(row, columns, "value", has_decimal_commas)
+            liked = fields.truth(row, columns, "liked")
+            kind = None if kind is None or kind == "" else str(kind)
+            told.append(Interaction(line, user, item, value, kind, liked, time, slate))
+        yield from told
 
     def notes(self) -> list[str]:
         """What was recognised, once all rows were read."""
         notes = [*self._recognised, *self._columns.notes()]
+        if self._export is not None:
+            notes += exports.notes(self._export)
         if self._has_date and not self._is_certain:
             notes.append(f"dates read with the {self._order} first; none tells")
         return notes

@@ -113,7 +113,7 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.worker": BELOW_SERVING,
     "service.export": BELOW_SERVING,
     "service.histories": (*BELOW_SERVING, TABLES),
-    "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
+    "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving", TABLES),
     "service.cli": ("service",),
     "service.__main__": ("service",),
     "offline": ("service.policy", "service.contract", TABLES, CONDITIONS, DURABLE, COMMAND_LINE),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -118,6 +119,23 @@ def test_without_times_the_order_of_the_file_counts(run: Command, file: Path, ap
     assert "0 histories changed, 2 had them already" in again(file, "--however-old").stderr
     mixed = run(f"user,item,time\nann,film-7,{iso(9)}\nann,film-8,\n")
     assert "left out: 1 without a time" in mixed.stderr
+
+
+def test_events_of_metarank(tmp_path: Path, api: httpx.Client) -> None:
+    """What was shown to somebody without an answer is not shown to them again."""
+    now = round(time.time() * 1_000)
+    shown_items = [{"id": "film-1"}, {"id": "film-2"}]
+    events: list[dict[str, Any]] = [
+        {"event": "ranking", "id": "r1", "timestamp": str(now - 9_000), "user": "ann", "items": shown_items},
+        {"event": "interaction", "id": "i1", "timestamp": str(now - 8_000), "user": "ann", "ranking": "r1"},
+    ]
+    events[1] |= {"type": "click", "item": "film-2"}
+    log = tmp_path / "events.jsonl"
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    done = again(log)
+    assert done.exit_code == 0 and "events.jsonl: events of Metarank" in done.stderr, done.output
+    assert remembered(api, "ann") == [("film-2", 1.0)]
+    assert not {"film-1", "film-2"} & set(shown(recommend(api, "ann", k=20)))
 
 
 def test_a_bad_row_stops_it_before_anything_is_written(
