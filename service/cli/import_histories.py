@@ -131,6 +131,8 @@ def _reachable(settings: Settings) -> Iterator[Settings]:
     if "redis_url" in settings.model_fields_set or not folder.is_dir():
         yield settings
         return
+    if embedded.found(folder) is None:
+        typer.echo(f"{folder}: its service does not run; its data are opened for this command", err=True)
     with embedded.serving(folder) as url:
         yield settings.model_copy(update={"redis_url": url})
 

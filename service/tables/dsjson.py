@@ -7,12 +7,11 @@ a cost below 0. Decisions for several slots (`_outcomes`) have all of this for e
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.tables.features import text_of
+from service.tables.features import scalars, text_of
 
 MAX_TEXT = 4_000  # of an item, in characters; a test holds it to the API's
 _USERS = ("userId", "user_id", "sessionId", "session_id")  # as Personalizer's calls are read, in this order
@@ -26,7 +25,7 @@ class Dsjson:
 
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
-        self._items: dict[str, str] = {}
+        self._items: dict[str, tuple[int, str]] = {}  # last line and text, by name
 
     @staticmethod
     def is_row(row: Mapping[str, Any]) -> bool:
@@ -45,7 +44,7 @@ class Dsjson:
         else:
             yield from _as_rows(row, slots)
 
-    def take_items(self, row: Mapping[str, Any]) -> None:
+    def take_items(self, line: int, row: Mapping[str, Any]) -> None:
         """Remember the actions of a decision; of the same one later features count."""
         if not self.is_row(row):
             self.left_out["rows are no decisions"] += 1
@@ -53,11 +52,11 @@ class Dsjson:
         for action in _actions(row):
             facts = {name: value for name, value in action.items() if name not in _NOT_FEATURES}
             name = _name(action)
-            self._items[name] = text_of(name, [_without(facts, name)], MAX_TEXT)
+            self._items[name] = line, text_of(name, [_without(facts, name)], MAX_TEXT)
 
-    def items(self) -> Iterator[Mapping[str, Any]]:
-        """All actions, each with a text made of its features."""
-        yield from ({"id": name, "text": text} for name, text in self._items.items())
+    def items(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """All actions, each with its last line, and a text made of its features."""
+        yield from ((line, {"id": name, "text": text}) for name, (line, text) in self._items.items())
 
 
 _Slot = tuple[str, float | None, float]  # the item shown, with which probability, its reward
@@ -109,7 +108,7 @@ def _name(action: Mapping[str, Any]) -> str:
             value = facts.get(key)
             if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
                 return str(value)
-    written = json.dumps(action, sort_keys=True).encode()
+    written = repr(sorted(scalars([dict(action)]))).encode()
     return f"action-{hashlib.blake2b(written, digest_size=6).hexdigest()}"
 
 

@@ -27,11 +27,11 @@ class Export(Protocol):
     def interactions(self, row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """Rows of interactions, by the meanings of `columns.EXPORT_COLUMNS`."""
 
-    def take_items(self, row: Mapping[str, Any]) -> None:
+    def take_items(self, line: int, row: Mapping[str, Any]) -> None:
         """Remember what a row says of items."""
 
-    def items(self) -> Iterator[Mapping[str, Any]]:
-        """All items, as rows of a catalogue."""
+    def items(self) -> Iterator[Row]:
+        """All items, as rows of a catalogue, each with the last line that told of it."""
 
 
 FORMATS: tuple[type[Export], ...] = (Metarank, Dsjson)
@@ -47,11 +47,10 @@ def recognised(table: Table) -> tuple[Export | None, Iterator[Row]]:
 
 
 def item_rows(export: Export, rows: Iterator[Row]) -> Iterator[Row]:
-    """The items of a log, each with the last line that told of any."""
-    line = 0
-    for line, row in rows:  # noqa: B007
-        export.take_items(row)
-    yield from ((line, item) for item in export.items())
+    """The items of a log."""
+    for line, row in rows:
+        export.take_items(line, row)
+    yield from export.items()
 
 
 def notes(export: Export) -> list[str]:

@@ -18,7 +18,7 @@ def text_of(item_id: str, features: Features, longest: int) -> str:
 
     Without any it is the item's id, in quotes if that is white space.
     """
-    found = [(key, value.strip()) for key, value in _scalars(features or ()) if value.strip()]
+    found = [(key, value.strip()) for key, value in scalars(features or ()) if value.strip()]
     telling = [value for word in _TELLING for key, value in found if _last_word(key) == word]
     others = [f"{key}: {value}" for key, value in found if _last_word(key) not in _TELLING]
     text = "; ".join(dict.fromkeys([*telling, *others]))[:longest]
@@ -32,7 +32,7 @@ def _last_word(key: str) -> str:
     return words[-1].lower() if words else ""
 
 
-def _scalars(features: Features) -> Iterator[tuple[str, str]]:
+def scalars(features: Features) -> Iterator[tuple[str, str]]:
     """Names and values of all features, however deep, in their order; a list of scalars is one value."""
     waiting: list[tuple[str, Any]] = [("", facts) for facts in reversed(features or ())]
     while waiting:  # no recursion: how deep it goes is the client's choice

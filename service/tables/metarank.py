@@ -20,6 +20,7 @@ class Metarank:
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
         self._items: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, int] = {}  # that told of them last
 
     @staticmethod
     def is_row(row: Mapping[str, Any]) -> bool:
@@ -50,21 +51,22 @@ class Metarank:
         else:
             self.left_out["rows are no events of Metarank"] += 1
 
-    def take_items(self, row: Mapping[str, Any]) -> None:
+    def take_items(self, line: int, row: Mapping[str, Any]) -> None:
         """Remember an item's fields; later events change those that they name."""
         if row.get("event") != "item":
             self.left_out["events are not of items"] += 1
             return
-        known = self._items.setdefault(str(row.get("item")), {})
+        name = str(row.get("item"))
+        self._lines[name], known = line, self._items.setdefault(name, {})
         fields = row.get("fields")
         for field in fields if isinstance(fields, list) else ():
             if isinstance(field, dict) and isinstance(field.get("name"), str):
                 known[field["name"]] = field.get("value")
         known["id"] = row.get("item")
 
-    def items(self) -> Iterator[Mapping[str, Any]]:
-        """All items by their fields."""
-        yield from self._items.values()
+    def items(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """All items by their fields, each with its last line."""
+        yield from ((self._lines[name], known) for name, known in self._items.items())
 
 
 def _who(row: Mapping[str, Any], slate: object) -> object:

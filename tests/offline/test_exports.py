@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offline.datasets import Dataset, read_dataset, save_dataset
 from offline.errors import OfflineError
@@ -217,6 +219,31 @@ def test_a_spoilt_decision_costs_itself_alone(tmp_path: Path, spoilt: Json) -> N
     file = written(tmp_path / "log.jsonl", rows)
     found = load_catalogue(file, file)
     assert liked(found)[0] == (0, "emma")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "_tag", "a", "user"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_row_says_costs_that_row_alone(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    usual: list[Json] = [*METARANK[:1], *METARANK[4:6], decision(0, 1, -1.0, {"userId": "ann"})]
+    good: Json = data.draw(st.sampled_from(usual))
+    keys = st.sampled_from([*good, "_outcomes", "_skipLearn", "c"])
+    bad = good | data.draw(st.dictionaries(keys, ANYTHING, min_size=1, max_size=3))
+    if "c" in good and isinstance(bad["c"], dict) and data.draw(st.booleans()):
+        bad["c"] = good["c"] | {"_multi": data.draw(ANYTHING), "FromUrl": data.draw(ANYTHING)}
+    first = METARANK if "event" in good else [good]
+    file = written(tmp_path_factory.getbasetemp() / "spoilt.jsonl", [*first, bad])
+    found = load_catalogue(file, file)
+    assert found.items[0].item_id == "emma" and found.impressions is not None
+    assert {problem.line for problem in found.problems} <= {len(first) + 1}
 
 
 # -- plain files -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +143,20 @@ def test_what_was_shown_tells_what_likes_alone_hide() -> None:
     assert foretold["auc_with_logs"] > 0.65 > 0.5 > foretold["auc_popularity"]
     assert not [name for name in foretold if name.startswith("ndcg")], "every like answers a slate"
     assert torch.equal(warm.actor.leave, network.leave), "no log tells when sessions end"
+
+
+def test_what_was_learned_of_slates_is_told() -> None:
+    from rich.console import Console
+
+    answers, impressions = shown(1_000)
+    dataset = Dataset("toy", MOVIES, make_items(N_ITEMS), answers, impressions=impressions)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    learn_logs(dataset, made(NOTHING), 0, None, 900, console)
+    told = console.export_text()
+    assert re.search(
+        r"logs: 900 slates with \d+ answers and 0 other likes of \d+ users learned, 100 older slates", told
+    )
+    assert "AUC of what was answered against what was not 0." in told and "by popularity" in told
 
 
 def test_likes_and_slates_come_in_order_of_time() -> None:

@@ -210,6 +210,7 @@ def test_a_deployment_that_does_not_run(
     monkeypatch.setenv("IALP_DATA_DIR", str(folder))
     done = run("user,item\nann,film-1\n")
     assert done.exit_code == 0, done.output
+    assert "its service does not run; its data are opened for this command" in done.stderr
     assert embedded.found(folder / "redis") is None
     with embedded.serving(folder / "redis") as url, serving(own.model_copy(update={"redis_url": url})) as client:
         assert remembered(client, "ann") == [("film-1", 1.0)]
