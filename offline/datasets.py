@@ -13,13 +13,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from offline import impressions
 from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.errors import OfflineError
+from offline.impressions import Impressions
 from service.durable import write_file
+from service.tables.problems import RowProblem
 
 STAGE = "datasets"
 ITEMS_FILE = "items.jsonl"
 INTERACTIONS_FILE = "interactions.parquet"
+IMPRESSIONS_FILE = "impressions.parquet"
 PROBLEMS_FILE = "problems.jsonl"
 
 T = TypeVar("T")
@@ -57,19 +61,6 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class RowProblem:
-    """A row that could not be used: where it stands (line counts from 1; the row number in Parquet) and why."""
-
-    file: str
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}"
-
-
-@dataclass(frozen=True)
 class Dataset:
     """A catalogue (A items), the words for it, what users did with it, the rows that had to be left out, and what was
     recognised in its files."""
@@ -80,6 +71,7 @@ class Dataset:
     interactions: Interactions | None
     problems: tuple[RowProblem, ...] = ()
     notes: tuple[str, ...] = ()
+    impressions: Impressions | None = None  # where a log says what was shown; its users are those of `interactions`
 
 
 class Observation(NamedTuple):
@@ -92,10 +84,15 @@ class Observation(NamedTuple):
     time: int
 
 
-def index_observations(observations: Iterable[Observation], item_index: Mapping[Hashable, int]) -> Interactions:
-    """Number users by first appearance and items by `item_index`; observations of items outside it are left out."""
+def index_observations(
+    observations: Iterable[Observation],
+    item_index: Mapping[Hashable, int],
+    user_index: dict[Hashable, int] | None = None,
+) -> Interactions:
+    """Number users by first appearance and items by `item_index`; observations of items outside it are left out.
+    `user_index` has the numbers of users so far, and gets those of the others."""
     kept = [o for o in observations if o.item in item_index]
-    user_index: dict[Hashable, int] = {}
+    user_index = {} if user_index is None else user_index
     for observation in kept:
         user_index.setdefault(observation.user, len(user_index))
     return Interactions(
@@ -120,12 +117,14 @@ def save_dataset(
     `config` and `inputs` (name -> SHA-256) go into the manifest as given.
     """
     # A data set stands once its manifest does: an interrupted save must not leave the old manifest over new files.
-    for name in ("manifest.json", INTERACTIONS_FILE, PROBLEMS_FILE):
+    for name in ("manifest.json", INTERACTIONS_FILE, IMPRESSIONS_FILE, PROBLEMS_FILE):
         (folder / name).unlink(missing_ok=True)
     items = ({"id": i.item_id, "text": i.text, "categories": list(i.categories)} for i in dataset.items)
     write_file(folder / ITEMS_FILE, _json_lines(items))
     if dataset.interactions is not None:
         write_file(folder / INTERACTIONS_FILE, _to_parquet(dataset.interactions))
+    if dataset.impressions is not None:
+        write_file(folder / IMPRESSIONS_FILE, impressions.to_parquet(dataset.impressions))
     if dataset.problems:
         write_file(folder / PROBLEMS_FILE, _json_lines(asdict(p) for p in dataset.problems))
     results = {
@@ -134,6 +133,7 @@ def save_dataset(
         "n_items": len(dataset.items),
         "n_users": dataset.interactions.n_users if dataset.interactions is not None else 0,
         "n_interactions": len(dataset.interactions.user) if dataset.interactions is not None else 0,
+        "n_impressions": len(dataset.impressions.user) if dataset.impressions is not None else 0,
         "n_problems": len(dataset.problems),
         "notes": list(dataset.notes),
     }
@@ -159,10 +159,13 @@ def read_dataset(folder: Path) -> Dataset:
         interactions = None
         if INTERACTIONS_FILE in files:
             interactions = _from_parquet(folder / INTERACTIONS_FILE, results["n_users"], len(items))
+        shown = None
+        if IMPRESSIONS_FILE in files:
+            shown = impressions.from_parquet(folder / IMPRESSIONS_FILE, results["n_users"], len(items))
         problems = tuple(_read_json_lines(folder / PROBLEMS_FILE, RowProblem) if PROBLEMS_FILE in files else [])
         scenario = msgspec.convert(results["scenario"], Scenario)
         notes = tuple(msgspec.convert(results.get("notes", []), list[str]))
-        return Dataset(str(results["name"]), scenario, items, interactions, problems, notes)
+        return Dataset(str(results["name"]), scenario, items, interactions, problems, notes, shown)
     except (KeyError, TypeError, ValueError, OSError, RecursionError, NotImplementedError) as error:
         raise OfflineError(f"{folder}: not a data set this version can read ({error!r}); make it again") from None
 

@@ -15,7 +15,8 @@ from offline.artefacts import sha256_file
 from offline.datasets import Dataset, Scenario, save_dataset
 from offline.errors import OfflineError
 from offline.sources import FOLDER_SOURCES, Reading, load_catalogue, movielens
-from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
+from service.command_line.pairs import pairs
+from service.tables.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Meanings
 
 Source = Literal["movielens", "coat", "lfm", "industry", "movielens100k", "catalogue"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -34,7 +35,10 @@ _Source = Annotated[
 _Folder = Annotated[Path | None, typer.Option(help="The folder with the files of a public data set.")]
 _Items = Annotated[
     Path | None,
-    typer.Option(help="Your items: CSV of any kind, Excel, JSON or Parquet; packed or not.", rich_help_panel=_OWN),
+    typer.Option(
+        help="Your items: CSV of any kind, Excel, JSON or Parquet, packed or not; logs of Metarank and VW.",
+        rich_help_panel=_OWN,
+    ),
 ]
 _Interactions = Annotated[
     Path | None, typer.Option(help="Interactions of your users, in the same formats.", rich_help_panel=_OWN)
@@ -64,7 +68,7 @@ _InteractionColumns = Annotated[
     str | None,
     typer.Option(
         metavar="user=CUSTOMER,...",
-        help="Your names of the columns user, item, value, liked, type, time.",
+        help="Your names of the columns user, item, value, liked, type, time, slate, shown, propensities.",
         rich_help_panel=_OWN,
         show_default="recognised",
     ),
@@ -208,15 +212,10 @@ def _check_inputs(source: Source, folder: Path | None, items: Path | None, inter
 
 def _chosen(given: str | None, meanings: Meanings, option: str) -> dict[str, str]:
     """Columns by meaning, from `meaning=COLUMN,...`."""
-    pairs = [pair.partition("=") for pair in given.split(",")] if given else []
-    chosen = {meaning.strip(): column.strip() for meaning, _, column in pairs}
-    if wrong := next((m for m in chosen if m not in meanings), None):
-        raise OfflineError(
-            f"{option}: {wrong!r} is not one of {', '.join(meanings)}; write it as id=COLUMN,text=COLUMN"
-        )
-    if empty := next((m for m, column in chosen.items() if not column), None):
-        raise OfflineError(f"{option}: {empty} needs a column; write it as {empty}=COLUMN")
-    return chosen
+    try:
+        return pairs(given, option, meanings)
+    except ValueError as error:
+        raise OfflineError(str(error)) from None
 
 
 def _unusable(dataset: Dataset, console: Console) -> OfflineError:

@@ -27,6 +27,7 @@ from offline.scorers import RecordedScorer
 from service.command_line.progress import progress
 
 if TYPE_CHECKING:
+    from offline.logs import Logs
     from offline.pretrain import PretrainConfig, Pretrained
     from offline.warm_start import WarmStart
     from service.policy.snapshot import Snapshot, SnapshotCatalogue
@@ -63,7 +64,9 @@ _Temperature = Annotated[
 _Logs = Annotated[
     bool,
     typer.Option(
-        "--logs", help="Also learn from the likes among the data set's interactions.", rich_help_panel=_FROM_LOGS
+        "--logs",
+        help="Also learn from the data set's likes, and from what it says was shown.",
+        rich_help_panel=_FROM_LOGS,
     ),
 ]
 _HalfLife = Annotated[
@@ -97,6 +100,7 @@ def command(
     """Pre-train a policy from a language model's preferences (iALP); needs no user logs, and seconds.
 
     With --logs the likes of real users are learned on top of that, in order of time; minutes for a hundred thousand.
+    Where the data set says what was shown, that counts as well: what was shown without an answer was no like.
 
     Needs: RUN/dataset and RUN/distil, which `datasets` and `distil` write; with --logs a data set with interactions.
 
@@ -152,31 +156,41 @@ def learn_logs(
     Raises:
         OfflineError: it has no likes.
     """
-    from offline.warm_start import likes_of, warm_start
+    from offline.logs import logs_of
+    from offline.warm_start import warm_start
 
     found = dataset.interactions
     if found is None or not found.liked.any():
         raise OfflineError("--logs: the data set has no likes; give `datasets` the --interactions of your users")
-    likes = likes_of(found, None if half_life is None else half_life * _DAY_S, most)
-    with progress("learning from logs", len(likes.users), "likes", console=console) as bar:
-        warm = warm_start(result.actor, likes, seed, bar.advance)
-    left_out = int(found.liked.sum()) - len(likes.users)
-    console.print(
-        f"logs: {len(likes.users):,} likes of {len(set(likes.users.tolist())):,} users learned"
-        + (f", {left_out:,} older ones left out" if left_out else "")
-        + "; the last tenth, before it was learned: NDCG@10 "
-        + ", ".join(
-            f"{warm.foretold.get(f'ndcg_{name}', 0.0):.3f} {words}"
-            for name, words in (
-                ("with_logs", "with the likes before"),
-                ("pretrained", "without any"),
-                ("popularity", "by popularity"),
-            )
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
+    logs = logs_of(found, dataset.impressions, None if half_life is None else half_life * _DAY_S, most, seed)
+    with progress("learning from logs", len(logs.is_slate), "events", console=console) as bar:
+        warm = warm_start(result.actor, logs, seed, bar.advance)
+    console.print(_learned(logs, dataset, warm.foretold), highlight=False, soft_wrap=True)
     return warm
+
+
+def _learned(logs: Logs, dataset: Dataset, foretold: Mapping[str, float]) -> str:
+    """Tell what was learned, and how well the end of the logs was told before it was learned."""
+    likes, slates, impressions = logs.likes, logs.slates, dataset.impressions
+    users = len({*likes.users.tolist(), *slates.users.tolist()})
+    found = 0 if dataset.interactions is None else int(dataset.interactions.liked.sum())
+    told = [f"logs: {len(likes.users):,} likes of {users:,} users learned"]
+    left_out = found - len(likes.users)
+    if impressions is not None:
+        answers, older = int(slates.liked.sum()), len(impressions.user) - len(slates.users)
+        told = [
+            f"logs: {len(slates.users):,} slates with {answers:,} answers and {len(likes.users):,} other likes of "
+            f"{users:,} users learned" + (f", {older:,} older slates left out" if older else "")
+        ]
+        left_out = 0  # likes are answers for the most part
+    told[0] += f", {left_out:,} older ones left out" if left_out else ""
+    words = {"with_logs": "with the likes before", "pretrained": "without any", "popularity": "by popularity"}
+    for measure, name in {"ndcg": "NDCG@10", "auc": "AUC of what was answered against what was not"}.items():
+        values = {of: foretold.get(f"{measure}_{key}") for key, of in words.items()}
+        known = [f"{value:.3f} {of}" for of, value in values.items() if value is not None]
+        if known:
+            told.append(f"the last tenth, before it was learned: {name} {', '.join(known)}")
+    return "; ".join(told)
 
 
 def _tell(console: Console, dataset: Dataset, result: Pretrained, preferences: Preferences, target: Path) -> None:

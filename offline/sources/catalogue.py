@@ -1,21 +1,23 @@
-"""The user's own catalogue, with optional interactions, in whatever form `files` reads."""
+"""The user's own catalogue, with optional interactions, in whatever form `service.tables` reads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from offline.datasets import Dataset, Interactions, Item, Observation, RowProblem, Scenario, index_observations
+from offline.datasets import Dataset, Interactions, Item, Observation, Scenario, index_observations
 from offline.errors import OfflineError
-from offline.sources import cells
-from offline.sources.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, Columns
-from offline.sources.files import Problems, read_table_file
+from offline.impressions import MOST_SLOTS, Impressions, index_impressions
 from service.contract.base import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
-
-_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+from service.tables import cells, exports, fields
+from service.tables.columns import ITEM_COLUMNS, Columns
+from service.tables.fields import BadField
+from service.tables.files import read_table_file
+from service.tables.interactions import Interaction, InteractionFile, Shown
+from service.tables.problems import Problems, RowProblem, TableError
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,22 @@ def load_catalogue(
     """
     reading = reading or Reading()
     problems: Problems = []
-    items, hidden, notes = _read_items(items_path, reading, problems)
-    if not items:
-        first = f"; the first problem: {problems[0]}" if problems else ""
-        raise OfflineError(f"{items_path}: no usable item{first}")
-    interactions = None
-    if interactions_path is not None:
-        interactions, more = _read_interactions(interactions_path, items_path.name, items, hidden, reading, problems)
-        notes += more
+    try:
+        items, hidden, notes = _read_items(items_path, reading, problems)
+        if not items:
+            first = f"; the first problem: {problems[0]}" if problems else ""
+            raise OfflineError(f"{items_path}: no usable item{first}")
+        interactions = impressions = None
+        if interactions_path is not None:
+            interactions, impressions, more = _read_interactions(
+                interactions_path, items_path.name, items, hidden, reading, problems
+            )
+            notes += more
+    except TableError as error:
+        raise OfflineError(str(error)) from None
     problems.sort(key=lambda problem: (problem.file != str(items_path), problem.line))
-    return Dataset("catalogue", scenario or Scenario(), tuple(items), interactions, tuple(problems), tuple(notes))
-
-
-class _BadField(Exception):
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    words = scenario or Scenario()
+    return Dataset("catalogue", words, tuple(items), interactions, tuple(problems), tuple(notes), impressions)
 
 
 def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[Item], set[str], list[str]]:
@@ -72,7 +74,8 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
     columns = Columns(path, ITEM_COLUMNS, reading.item_columns, "--item-columns")
     if table.columns:
         columns.require(table.columns, "id", "text")
-    rows = list(table.rows)
+    export, told = exports.recognised(table)
+    rows = list(told if export is None else exports.item_rows(export, told))
     separator = reading.category_separator
     if separator is None:
         separator = cells.separator_of(columns.cell(row, "categories")[1] for _, row in rows)
@@ -80,16 +83,17 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
     hidden: set[str] = set()
     for line, row in rows:
         try:
-            if _truth(*columns.cell(row, "hidden"), default=False):
-                hidden.add(_identifier(row, columns, "id"))
+            if fields.truth(row, columns, "hidden"):
+                hidden.add(fields.identifier(row, columns, "id"))
                 continue
             item = _item(row, columns, separator)
             if item.item_id in items:
-                raise _BadField("id", f"{item.item_id!r} is in the file twice")
+                raise BadField("id", f"{item.item_id!r} is in the file twice")
             items[item.item_id] = item
-        except _BadField as error:
+        except BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
-    notes = [*table.notes, *columns.notes(), *_about(items.values(), separator)]
+    recognised = [] if export is None else exports.notes(export)
+    notes = [*table.notes, *recognised, *columns.notes(), *_about(items.values(), separator)]
     if hidden:
         notes.append(f"{len(hidden):,} hidden items left out")
     return list(items.values()), hidden, [f"{path.name}: {note}" for note in notes]
@@ -115,91 +119,64 @@ def _item(row: Mapping[str, Any], columns: Columns, separator: str | None) -> It
     name, cell = columns.cell(row, "categories")
     categories = cells.as_list(cell, separator)
     if categories is None:
-        raise _BadField(name, "must be a list of texts, or one text")
+        raise BadField(name, "must be a list of texts, or one text")
     if len(categories) > MAX_CATEGORIES:
-        raise _BadField(name, f"{len(categories)} categories; at most {MAX_CATEGORIES} are kept")
+        raise BadField(name, f"{len(categories)} categories; at most {MAX_CATEGORIES} are kept")
     if any(len(category.encode()) > MAX_ID_BYTES for category in categories):
-        raise _BadField(name, f"a category is longer than {MAX_ID_BYTES} bytes; is it split at the right sign?")
+        raise BadField(name, f"a category is longer than {MAX_ID_BYTES} bytes; is it split at the right sign?")
     name, cell = columns.cell(row, "text")
     text = cells.as_text(cell)
     if not text:
-        raise _BadField(name, "must be a text of whole characters that is not empty")
+        raise BadField(name, "must be a text of whole characters that is not empty")
     if len(text) > MAX_TEXT:
-        raise _BadField(name, f"has {len(text):,} characters; at most {MAX_TEXT:,} are kept")
-    return Item(_identifier(row, columns, "id"), text, tuple(categories))
+        raise BadField(name, f"has {len(text):,} characters; at most {MAX_TEXT:,} are kept")
+    return Item(fields.identifier(row, columns, "id"), text, tuple(categories))
 
 
 def _read_interactions(
     path: Path, items_name: str, items: list[Item], hidden: set[str], reading: Reading, problems: Problems
-) -> tuple[Interactions, list[str]]:
-    table = read_table_file(path, problems, reading.encoding)
-    columns = Columns(path, INTERACTION_COLUMNS, reading.interaction_columns, "--interaction-columns")
-    if table.columns:
-        columns.require(table.columns, "user", "item")
-    rows = list(table.rows)
-    order, is_certain = cells.date_order(columns.cell(row, "time")[1] for _, row in rows)
+) -> tuple[Interactions, Impressions | None, list[str]]:
+    file = InteractionFile(path, problems, reading.interaction_columns, reading.encoding)
     index: dict[Hashable, int] = {item.item_id: n for n, item in enumerate(items)}
     observations, of_hidden = [], 0
-    for line, row in rows:
-        try:
-            observation = _observation(line, row, columns, reading, order, table.has_decimal_commas)
-            if observation.item in hidden:
-                of_hidden += 1
-                continue
-            if observation.item not in index:
-                raise _BadField("item", f"{observation.item!r} is not in {items_name}")
-            observations.append(observation)
-        except _BadField as error:
-            problems.append(RowProblem(str(path), line, error.field, str(error)))
-    notes = [*table.notes, *columns.notes()]
+    slates: list[Shown] = []
+    answers: list[tuple[str, str]] = []
+    for row in file:
+        if isinstance(row, Shown):
+            slates.append(row)
+        elif row.item in hidden:
+            of_hidden += 1
+        elif row.item in index:
+            observations.append(_observation(row, reading))
+            if row.slate is not None and observations[-1].liked:
+                answers.append((row.slate, row.item))
+        else:
+            problems.append(RowProblem(str(path), row.line, "item", f"{row.item!r} is not in {items_name}"))
+    users: dict[Hashable, int] = {}
+    interactions = index_observations(observations, index, users)
+    notes = file.notes()
     if of_hidden:
         notes.append(f"{of_hidden:,} interactions with hidden items left out")
-    if not is_certain and any(cells.is_date(columns.cell(row, "time")[1]) for _, row in rows):
-        notes.append(f"dates read with the {order} first; none tells")
-    return index_observations(observations, index), [f"{path.name}: {note}" for note in notes]
+    impressions = index_impressions(slates, answers, index, users) if slates else None
+    if impressions is not None:
+        interactions = replace(interactions, n_users=len(users))
+        notes += [*impressions.notes(), *_unknown_shown(slates, index)]
+    return interactions, impressions, [f"{path.name}: {note}" for note in notes]
 
 
-def _observation(
-    line: int,
-    row: Mapping[str, Any],
-    columns: Columns,
-    reading: Reading,
-    order: cells.DateOrder,
-    has_decimal_commas: bool,
-) -> Observation:
-    user, item = _identifier(row, columns, "user"), _identifier(row, columns, "item")
-    value, time = 1.0, line
-    name, cell = columns.cell(row, "value")
-    if cell is not None and cell != "":
-        try:
-            value = cells.as_number(cell, has_decimal_commas)
-        except (TypeError, ValueError, OverflowError):
-            raise _BadField(name, f"{str(cell)[:80]!r} is not a usable number") from None
-    name, cell = columns.cell(row, "time")
-    if cell is not None and cell != "":
-        try:
-            time = cells.as_unix_seconds(cell, order)
-        except (TypeError, ValueError, OverflowError):
-            raise _BadField(name, f"{str(cell)[:80]!r} is not a time (unix seconds, ISO 8601, or a date)") from None
+def _unknown_shown(slates: Iterable[Shown], index: Mapping[Hashable, int]) -> list[str]:
+    """Tell what was shown and is no slot now."""
+    unknown = Counter(item for slate in slates for item in slate.items[:MOST_SLOTS] if item not in index)
+    deeper = sum(len(slate.items) > MOST_SLOTS for slate in slates)
+    notes = [f"{unknown.total():,} times {len(unknown):,} items were shown that are not in the catalogue"]
+    return notes * bool(unknown) + [f"{deeper:,} slates cut off after {MOST_SLOTS} items"] * bool(deeper)
+
+
+def _observation(row: Interaction, reading: Reading) -> Observation:
+    """Without a value it is 1, without a time the row's number."""
+    value = 1.0 if row.value is None else row.value
     liked = reading.liked_at is None or value >= reading.liked_at
     if reading.liked_types:
-        liked &= str(columns.cell(row, "type")[1]) in reading.liked_types
-    return Observation(user, item, value, _truth(*columns.cell(row, "liked"), default=liked), time)
-
-
-def _truth(name: str, cell: Any, *, default: bool) -> bool:
-    if cell is None or cell == "":
-        return default
-    if (word := str(cell).strip().lower()) not in _TRUTH:
-        raise _BadField(name, f"{word[:80]!r} is not one of true, false, 1, 0, yes, no")
-    return _TRUTH[word]
-
-
-def _identifier(row: Mapping[str, Any], columns: Columns, meaning: str) -> str:
-    name, cell = columns.cell(row, meaning)
-    identifier = cells.as_identifier(cell)
-    if identifier is None:
-        raise _BadField(name, f"needed (as {' or '.join(columns.meanings[meaning][:2])}): a text or a whole number")
-    if not 0 < len(identifier.encode()) <= MAX_ID_BYTES:
-        raise _BadField(name, f"must be 1 to {MAX_ID_BYTES} bytes long")
-    return identifier
+        liked &= row.kind in reading.liked_types
+    time = row.line if row.time is None else row.time
+    return Observation(row.user, row.item, value, liked if row.liked is None else row.liked, time)

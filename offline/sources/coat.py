@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from offline.datasets import Dataset, Item, Observation, RowProblem, Scenario, index_observations
+from offline.datasets import Dataset, Item, Observation, Scenario, index_observations
 from offline.errors import OfflineError
-from offline.sources.rows import Problems, number_within, numbered_lines, read_table, read_zero_one_rows
+from offline.sources.rows import number_within, numbered_lines, read_table, read_zero_one_rows
+from service.tables.problems import Problems
 
 SCENARIO = Scenario(noun="coat", nouns="coats", liked="liked", disliked="did not like")
 LIKED_RATING = 4
@@ -66,7 +67,7 @@ def load_coat_parts(folder: Path) -> tuple[Dataset, npt.NDArray[np.bool_]]:
 
 
 def _matrix(path: Path, n_items: int) -> dict[tuple[int, int], int]:
-    problems: list[RowProblem] = []
+    problems: Problems = []
     columns = {f"item {i}": number_within(0, 5) for i in range(n_items)}
     rows = [row for _, row in read_table(path, columns, problems, separator=None)]
     if problems:

@@ -7,8 +7,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from offline.datasets import Dataset, Item, Observation, RowProblem, Scenario, index_observations
-from offline.sources.rows import Problems, at_least, numbered_lines
+from offline.datasets import Dataset, Item, Observation, Scenario, index_observations
+from offline.sources.rows import at_least, numbered_lines
+from service.tables.problems import Problems, RowProblem
 
 SCENARIO = Scenario(noun="product", nouns="products", liked="bought", disliked="did not want")
 

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from offline.datasets import Dataset, Item, Observation, Scenario, index_observations
-from offline.sources.rows import Problems, at_least, number_within, read_table
+from offline.sources.rows import at_least, number_within, read_table
+from service.tables.problems import Problems
 
 SCENARIO = Scenario(noun="artist", nouns="artists", liked="enjoyed listening to", disliked="did not enjoy")
 TAGS_PER_ARTIST = 5

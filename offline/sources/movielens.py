@@ -15,7 +15,8 @@ from typing import Any
 
 from offline.datasets import Dataset, Item, Observation, Scenario, index_observations
 from offline.errors import OfflineError
-from offline.sources.rows import Problems, at_least, number_within, read_table
+from offline.sources.rows import at_least, number_within, read_table
+from service.tables.problems import Problems
 
 SCENARIO = Scenario(noun="movie", nouns="movies", liked="enjoyed", disliked="did not enjoy")
 LIKED_RATING = 4.0

@@ -9,10 +9,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline.datasets import Observation, RowProblem
+from offline.datasets import Observation
 from offline.errors import OfflineError
-
-Problems = list[RowProblem]
+from service.tables.problems import Problems, RowProblem
 
 
 def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

@@ -17,13 +17,13 @@ from offline.datasets import (
     Dataset,
     Item,
     Observation,
-    RowProblem,
     Scenario,
     index_observations,
     read_dataset,
     save_dataset,
 )
 from offline.errors import OfflineError
+from service.tables.problems import RowProblem
 
 
 def example() -> Dataset:

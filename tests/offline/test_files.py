@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from offline.datasets import Dataset, read_dataset, save_dataset
 from offline.errors import OfflineError
-from offline.sources import Reading, cells, load_catalogue
+from offline.sources import Reading, load_catalogue
+from service.contract.base import MAX_ID_BYTES
+from service.tables import cells, fields
 
 FILMS = [("1", "Alien (1979)", ("Horror", "Sci-Fi")), ("2", "Am\u00e9lie", ("Romance",)), ("3", "Heat", ())]
 PLAIN = "id,text,categories\n1,Alien (1979),Horror|Sci-Fi\n2,Am\u00e9lie,Romance\n3,Heat,\n"
@@ -223,7 +225,7 @@ def test_what_a_csv_writer_writes_is_read(tmp_path_factory: pytest.TempPathFacto
     import csv
     import io
 
-    from offline.sources.files import read_table_file
+    from service.tables.files import read_table_file
 
     file = io.StringIO(newline="")
     csv.writer(file).writerows([["a", "b", "c"], *rows])
@@ -261,3 +263,7 @@ def test_exports_of_gorse_as_they_are(tmp_path: Path) -> None:
     assert dataset.interactions is not None
     assert dataset.interactions.liked.tolist() == [False, True]
     assert dataset.interactions.time.tolist() == [1708768800] * 2
+
+
+def test_ids_may_be_as_long_as_those_of_the_api() -> None:
+    assert fields.MAX_ID_BYTES == MAX_ID_BYTES

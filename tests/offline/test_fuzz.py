@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.datasets import Dataset, Interactions, RowProblem, read_dataset, save_dataset
+from offline.datasets import Dataset, Interactions, read_dataset, save_dataset
 from offline.endpoint import EndpointConfig, EndpointLLM
 from offline.errors import OfflineError
 from offline.gguf import GgufLLM
@@ -25,6 +25,7 @@ from offline.judgements import Judgement, JudgementCache
 from offline.llm import Ask
 from offline.prompts import Shown, Style, likelihood_continuation, likelihood_prefix
 from offline.sources import load_catalogue
+from service.tables.problems import RowProblem
 from tests.offline.fake_llm import MOVIES, make_items
 from tests.policy.mutations import LONG, bounded_memory, mutated, mutated_json, searched
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +17,10 @@ from typer.testing import CliRunner
 from offline.__main__ import app
 from offline.datasets import Dataset, Interactions, save_dataset
 from offline.errors import OfflineError
+from offline.impressions import Impressions
+from offline.logs import Histories, likes_of, logs_of
 from offline.pretrain_command import learn_logs, make_snapshot
-from offline.warm_start import BLOCK, WarmStart, likes_of, warm_start
+from offline.warm_start import BLOCK, WarmStart, auc, warm_start
 from service.policy.networks import ItemScorer
 from service.policy.snapshot import Snapshot
 from service.policy.snapshot_files import load_snapshot, save_snapshot
@@ -51,7 +55,7 @@ def scores(network: ItemScorer, *histories: list[int]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def warm() -> WarmStart:
     torch.set_num_threads(1)
-    return warm_start(made(NOTHING).actor, likes_of(interactions(), None, 10_000), 0)
+    return warm_start(made(NOTHING).actor, logs_of(interactions(), None, None, 10_000), 0)
 
 
 def test_what_no_text_tells_is_learned_from_likes(warm: WarmStart) -> None:
@@ -69,16 +73,16 @@ def test_what_no_text_tells_is_learned_from_likes(warm: WarmStart) -> None:
 
 
 def test_the_same_seed_gives_the_same_start(warm: WarmStart) -> None:
-    again = warm_start(made(NOTHING).actor, likes_of(interactions(), None, 10_000), 0)
+    again = warm_start(made(NOTHING).actor, logs_of(interactions(), None, None, 10_000), 0)
     for name, tensor in warm.actor.state_dict().items():
         assert torch.equal(tensor, again.actor.state_dict()[name]), name
 
 
 def test_progress_hears_of_every_like_once() -> None:
     heard: list[int] = []
-    likes = likes_of(interactions(60, 4), None, 10_000)
-    warm_start(made(NOTHING).actor, likes, 0, heard.append)
-    assert sum(heard) == len(likes.users) == 240 and max(heard) <= BLOCK
+    logs = logs_of(interactions(60, 4), None, None, 10_000)
+    warm_start(made(NOTHING).actor, logs, 0, heard.append)
+    assert sum(heard) == len(logs.likes.users) == 240 and max(heard) <= BLOCK
 
 
 def test_old_likes_count_less_and_the_oldest_not_at_all() -> None:
@@ -95,6 +99,109 @@ def test_what_was_not_liked_is_no_like() -> None:
     found = interactions(n_users=2, per_user=10)
     found.liked[::2] = False
     assert len(likes_of(found, None, 100).users) == 10
+
+
+# -- slates that a log says were shown ---------------------------------------------------------------------------------
+
+RATES = np.random.default_rng(5).permutation(np.linspace(0.02, 0.6, N_ITEMS))  # how often an item is liked when shown
+
+
+def shown(n_slates: int = 3_000, n_users: int = 400) -> tuple[Interactions, Impressions]:
+    """Slates of four by somebody who shows what nobody wants: an item has the more likes, the less it is liked."""
+    rng = np.random.default_rng(6)
+    weights = np.exp(-8 * RATES)
+    items = np.array([rng.choice(N_ITEMS, 4, replace=False, p=weights / weights.sum()) for _ in range(n_slates)])
+    liked = rng.random(items.shape) < RATES[items]
+    users, time = rng.integers(n_users, size=n_slates), np.arange(n_slates)
+    row, slot = np.nonzero(liked)
+    ones = np.ones(len(row))
+    answers = Interactions(
+        users[row].astype(np.int32),
+        items[row, slot].astype(np.int32),
+        ones.astype(np.float32),
+        ones > 0,
+        time[row],
+        n_users,
+    )
+    chances = np.full(items.shape, np.nan, np.float32)
+    return answers, Impressions(users.astype(np.int32), time, items.astype(np.int32), liked, chances)
+
+
+def test_what_was_shown_tells_what_likes_alone_hide() -> None:
+    answers, impressions = shown()
+    popularity = np.bincount(answers.item, minlength=N_ITEMS)
+    assert np.corrcoef(popularity, RATES)[0, 1] < -0.5, "its popularity is its exposure"
+    network = made(NOTHING).actor
+    warm = warm_start(network, logs_of(answers, impressions, None, 10_000), 0)
+    misled = warm_start(network, logs_of(answers, None, None, 10_000), 0)
+
+    def agreement(learned: WarmStart) -> float:
+        return float(np.corrcoef(scores(learned.actor, [])[0], RATES)[0, 1])
+
+    assert agreement(misled) < 0 and agreement(warm) > 0.7
+    foretold = warm.foretold
+    assert foretold["auc_with_logs"] > 0.65 > 0.5 > foretold["auc_popularity"]
+    assert not [name for name in foretold if name.startswith("ndcg")], "every like answers a slate"
+    assert torch.equal(warm.actor.leave, network.leave), "no log tells when sessions end"
+
+
+def test_what_was_learned_of_slates_is_told() -> None:
+    from rich.console import Console
+
+    answers, impressions = shown(1_000)
+    dataset = Dataset("toy", MOVIES, make_items(N_ITEMS), answers, impressions=impressions)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    learn_logs(dataset, made(NOTHING), 0, None, 900, console)
+    told = console.export_text()
+    assert re.search(
+        r"logs: 900 slates with \d+ answers and 0 other likes of \d+ users learned, 100 older slates", told
+    )
+    assert "AUC of what was answered against what was not 0." in told and "by popularity" in told
+
+
+def test_likes_and_slates_come_in_order_of_time() -> None:
+    user, item = np.array([0, 0, 1], np.int32), np.array([3, 4, 5], np.int32)
+    ones = np.ones(3, np.float32)
+    likes = Interactions(user, item, ones, ones > 0, np.array([10, 30, 20]), 2)
+    slates = Impressions(
+        user=np.array([1, 0], np.int32),
+        time=np.array([25, 10]),
+        items=np.array([[7, -1], [3, 8]], np.int32),
+        liked=np.array([[False, False], [True, False]]),
+        propensities=np.array([[np.nan, np.nan], [0.5, 0.25]], np.float32),
+    )
+    logs = logs_of(likes, slates, None, 100)
+    assert logs.is_slate.tolist() == [True, False, True, False], "ann's like of 3 is an answer, and no more"
+    assert (logs.likes.items.tolist(), logs.slates.users.tolist()) == ([5, 4], [0, 1])
+    assert logs.slates.propensities.tolist() == [[0.5, 0.25], [1.0, 1.0]]
+    part = logs.part(1, 3)
+    assert (part.is_slate.tolist(), part.likes.items.tolist(), part.slates.items.tolist()) == (
+        [False, True],
+        [5],
+        [[7, -1]],
+    )
+
+
+def test_old_slates_are_there_with_the_probability_by_which_they_count() -> None:
+    answers, impressions = shown(2_000)
+    logs = logs_of(answers, impressions, 500.0, 10_000)
+    expected = (0.5 ** (np.arange(2_000) / 500)).sum()
+    assert len(logs.slates.users) == pytest.approx(expected, abs=4 * np.sqrt(expected))
+
+
+def test_a_history_is_what_a_service_would_tell() -> None:
+    histories = Histories(50)
+    histories.like(0, 1)
+    histories.show(0, [2, 3, -1], [False, True, False])
+    histories.show(0, [4, 2], [False, False])
+    assert histories.of(0) == ((1, 1.0), (3, 1.0), (4, 0.0), (2, 0.0))
+    histories.like(0, 4)
+    assert histories.of(0) == ((1, 1.0), (3, 1.0), (4, 1.0), (2, 0.0)) and histories.of(9) == ()
+
+
+def test_auc_counts_equal_scores_by_half() -> None:
+    assert auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True])) == 1
+    assert auc(np.array([1.0, 1.0]), np.array([False, True])) == 0.5 == auc(np.array([1.0]), np.array([True]))
 
 
 def snapshot_of(warm: WarmStart) -> Snapshot:

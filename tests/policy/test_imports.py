@@ -13,6 +13,7 @@ PACKAGES = ("service", "offline", "simulator")
 DURABLE = "service.durable"
 CONDITIONS = "service.conditions"
 COMMAND_LINE = "service.command_line"  # pages of help, exit codes and progress: all three have them
+TABLES = "service.tables"  # people's files: `offline` and the service's import read the same ones
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -103,6 +104,7 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.policy": (DURABLE,),
     "service.contract": (CONDITIONS,),
     COMMAND_LINE: (),
+    TABLES: (),
     "service.settings": ("service.policy",),
     "service.client": ("service.contract", CONDITIONS),
     "service.runtime": ("service.settings",),
@@ -110,10 +112,11 @@ HOUSE = {  # package: what of ours it may import, beside itself
     "service.serving": BELOW_SERVING,
     "service.worker": BELOW_SERVING,
     "service.export": BELOW_SERVING,
-    "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving"),
+    "service.histories": (*BELOW_SERVING, TABLES),
+    "service.api": (*BELOW_SERVING, "service.contract", "service.export", "service.serving", TABLES),
     "service.cli": ("service",),
     "service.__main__": ("service",),
-    "offline": ("service.policy", "service.contract", CONDITIONS, DURABLE, COMMAND_LINE),
+    "offline": ("service.policy", "service.contract", TABLES, CONDITIONS, DURABLE, COMMAND_LINE),
     ERRORS: (),
     STATISTICS: (),
     PAGES: (),

@@ -67,7 +67,8 @@ local function add_response(history, entry, explicit)
   return string.sub(rest, 1, after) .. entry .. string.sub(rest, after + 1), more
 end
 
-local function save_session(key, history, others, longest_history, longest_seen, ttl)
+-- Returns history and others once the history is no longer than it may be; what goes from it is the oldest seen.
+local function fit_history(history, others, longest_history)
   while #history > RESPONSE_BYTES * longest_history do
     local weakest, least = 1, math.huge
     local last = #history - RESPONSE_BYTES + 1
@@ -80,6 +81,15 @@ local function save_session(key, history, others, longest_history, longest_seen,
     history = string.sub(history, 1, weakest - 1) .. string.sub(history, weakest + RESPONSE_BYTES)
     if not find(history, place, RESPONSE_BYTES) then others = place .. others end
   end
+  return history, others
+end
+
+local function pack_session(history, others, longest_seen)
   others = string.sub(others, -PLACE_BYTES * longest_seen)
-  redis.call('SET', key, string.char(FORMAT, #history / RESPONSE_BYTES) .. history .. others, 'EX', ttl)
+  return string.char(FORMAT, #history / RESPONSE_BYTES) .. history .. others
+end
+
+local function save_session(key, history, others, longest_history, longest_seen, ttl)
+  history, others = fit_history(history, others, longest_history)
+  redis.call('SET', key, pack_session(history, others, longest_seen), 'EX', ttl)
 end

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from offline.errors import OfflineError
+from service.tables.problems import TableError
 
 Meanings = Mapping[str, tuple[str, ...]]
 
@@ -36,8 +36,14 @@ INTERACTION_COLUMNS = _meanings(
     liked="liked",
     type="type feedbacktype event eventtype action",
     time="time timestamp date datetime createdat occurredat eventtime orderdate orderedat",
+    slate="recommendationid slateid rankingid impressionid",
+    shown="shownitems shownitemids shownids impressionlist",
+    propensities="propensities propensity",
 )
-"""The same of an interaction's columns."""
+"""The same of an interaction's columns; `shown` are the items of the slate that it answers, or that nobody answered."""
+
+EXPORT_COLUMNS = _meanings(**{meaning: meaning for meaning in INTERACTION_COLUMNS})
+"""The same of rows that are made from other systems' logs."""
 
 
 class Columns:
@@ -53,16 +59,16 @@ class Columns:
         """Check that a header has a column for each of the `needed` meanings.
 
         Raises:
-            OfflineError: it has not, or lacks a column that the user named.
+            TableError: it has not, or lacks a column that the user named.
         """
         listed = ", ".join(map(repr, columns)) or "none"
         for meaning, column in self.chosen.items():
             if column not in columns:
-                raise OfflineError(f"{self.path}: {self.option} {meaning}={column}: its columns are {listed}")
+                raise TableError(f"{self.path}: {self.option} {meaning}={column}: its columns are {listed}")
         found = self._found(tuple(columns))
         for meaning in needed:
             if not found[meaning]:
-                raise OfflineError(
+                raise TableError(
                     f"{self.path}: no column for the {meaning} (such as {' or '.join(self.meanings[meaning][:3])});"
                     f" its columns are {listed}; name it with {self.option} {meaning}=COLUMN"
                 )

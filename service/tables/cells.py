@@ -123,6 +123,12 @@ def as_list(cell: Any, separator: str | None) -> list[str] | None:
     return None if any(text is None for text in texts) else list(dict.fromkeys(text for text in texts if text))
 
 
+def written_list(cell: str) -> list[Any] | None:
+    """The parts of a list that is written as JSON or as Python writes it, whatever they are; None for another text."""
+    found = _read_list(cell) if _is_written_list(cell) else None
+    return found if isinstance(found, list) else None
+
+
 def _is_written_list(cell: str) -> bool:
     return cell.strip()[:1] == "[" and cell.strip()[-1:] == "]"
 
