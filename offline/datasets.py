@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.errors import OfflineError
 from offline.impressions import Impressions
 from service.durable import write_file
+from service.policy.snapshot import PropertyValue
 from service.tables.problems import RowProblem
 
 STAGE = "datasets"
@@ -36,6 +37,7 @@ class Item:
     item_id: str
     text: str
     categories: tuple[str, ...] = ()
+    properties: dict[str, PropertyValue] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,11 @@ def save_dataset(
     # A data set stands once its manifest does: an interrupted save must not leave the old manifest over new files.
     for name in ("manifest.json", INTERACTIONS_FILE, IMPRESSIONS_FILE, PROBLEMS_FILE):
         (folder / name).unlink(missing_ok=True)
-    items = ({"id": i.item_id, "text": i.text, "categories": list(i.categories)} for i in dataset.items)
+    items = (
+        {"id": i.item_id, "text": i.text, "categories": list(i.categories)}
+        | ({"properties": i.properties} if i.properties else {})
+        for i in dataset.items
+    )
     write_file(folder / ITEMS_FILE, _json_lines(items))
     if dataset.interactions is not None:
         write_file(folder / INTERACTIONS_FILE, _to_parquet(dataset.interactions))
@@ -155,7 +161,7 @@ def read_dataset(folder: Path) -> Dataset:
                     f"{folder / name}: changed since it was written; run `python -m offline {STAGE}` again"
                 )
         rows = _read_json_lines(folder / ITEMS_FILE, _ItemRow)
-        items = tuple(Item(row.id, row.text, row.categories) for row in rows)
+        items = tuple(Item(row.id, row.text, row.categories, row.properties) for row in rows)
         interactions = None
         if INTERACTIONS_FILE in files:
             interactions = _from_parquet(folder / INTERACTIONS_FILE, results["n_users"], len(items))
@@ -179,6 +185,7 @@ class _ItemRow:
     id: str
     text: str
     categories: tuple[str, ...]
+    properties: dict[str, PropertyValue] = field(default_factory=dict)
 
 
 def _read_json_lines(path: Path, kind: type[T]) -> list[T]:

@@ -81,6 +81,14 @@ _CategorySeparator = Annotated[
         show_default="recognised",
     ),
 ]
+_Properties = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN,...",
+        help="Columns to keep as items' properties, for filters and rules; all: those that mean nothing else.",
+        rich_help_panel=_OWN,
+    ),
+]
 _Encoding = Annotated[
     str | None,
     typer.Option(help="Encoding of the files, such as cp1252.", rich_help_panel=_OWN, show_default="recognised"),
@@ -124,6 +132,7 @@ def command(
     item_columns: _ItemColumns = None,
     interaction_columns: _InteractionColumns = None,
     category_separator: _CategorySeparator = None,
+    properties: _Properties = None,
     encoding: _Encoding = None,
     noun: _Noun = None,
     nouns: _Nouns = None,
@@ -154,7 +163,7 @@ def command(
     _check_inputs(source, folder, items, interactions)
     words = {"noun": noun, "nouns": nouns, "liked": liked, "disliked": disliked}
     scenario = Scenario(**{name: word for name, word in words.items() if word is not None})
-    forms = (liked_at, liked_types, item_columns, interaction_columns, category_separator, encoding)
+    forms = (liked_at, liked_types, item_columns, interaction_columns, category_separator, properties, encoding)
     if source != "catalogue" and any(value is not None for value in (interactions, *forms, *words.values())):
         raise OfflineError("--interactions, options of your files, and the words are for --source catalogue only")
     reading = _reading(*forms)
@@ -178,6 +187,7 @@ def _reading(
     item_columns: str | None,
     interaction_columns: str | None,
     category_separator: str | None,
+    properties: str | None,
     encoding: str | None,
 ) -> Reading:
     return Reading(
@@ -185,6 +195,7 @@ def _reading(
         _chosen(interaction_columns, INTERACTION_COLUMNS, "--interaction-columns"),
         "" if category_separator == "none" else category_separator,
         encoding,
+        tuple(part.strip() for part in properties.split(",")) if properties else (),
         liked_at,
         frozenset(part.strip() for part in liked_types.split(",")) if liked_types else frozenset(),
     )

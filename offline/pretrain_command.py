@@ -139,7 +139,7 @@ def command(
     warm = learn_logs(dataset, result, seed, half_life, most_likes, console) if logs else None
     report = {**result.report, **(warm.foretold if warm else {}), "seconds": time.monotonic() - started}
     snapshot = make_snapshot(dataset, distilled["results"]["model"], config, result, report, warm)
-    items = tuple(CatalogueItem(item.item_id, item.text, item.categories) for item in dataset.items)
+    items = tuple(CatalogueItem(item.item_id, item.text, item.categories, item.properties) for item in dataset.items)
     _replace_snapshot(target, snapshot, SnapshotCatalogue(items, embeddings))
     inputs = {"distil/manifest.json": sha256_file(run / "distil" / "manifest.json")}
     results = {"report": report, "warnings": list(result.alignment.warnings)}

@@ -11,6 +11,7 @@ from typing import Any
 from offline.datasets import Dataset, Interactions, Item, Observation, Scenario, index_observations
 from offline.errors import OfflineError
 from offline.impressions import MOST_SLOTS, Impressions, index_impressions
+from offline.sources.properties import Properties
 from service.contract.base import MAX_CATEGORIES, MAX_ID_BYTES, MAX_TEXT
 from service.tables import cells, exports, fields
 from service.tables.columns import ITEM_COLUMNS, Columns
@@ -28,6 +29,7 @@ class Reading:
     interaction_columns: Mapping[str, str] = field(default_factory=dict)
     category_separator: str | None = None  # of several categories in one text; "" for none
     encoding: str | None = None
+    properties: tuple[str, ...] = ()  # columns that are kept as such; `properties.ALL`: those that mean nothing else
     liked_at: float | None = None  # least value that is liked, without a column for it; None: all are
     liked_types: frozenset[str] = frozenset()  # types that are likes, without a column for it; empty: all are
 
@@ -79,6 +81,10 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
     separator = reading.category_separator
     if separator is None:
         separator = cells.separator_of(columns.cell(row, "categories")[1] for _, row in rows)
+    kept = [row for _, row in rows]
+    for row in kept:
+        columns.cell(row, "id")  # so that all columns are seen
+    properties = Properties(path, kept, columns, reading.properties, table.has_decimal_commas)
     items: dict[str, Item] = {}
     hidden: set[str] = set()
     for line, row in rows:
@@ -86,14 +92,14 @@ def _read_items(path: Path, reading: Reading, problems: Problems) -> tuple[list[
             if fields.truth(row, columns, "hidden"):
                 hidden.add(fields.identifier(row, columns, "id"))
                 continue
-            item = _item(row, columns, separator)
+            item = replace(_item(row, columns, separator), properties=properties.of(row))
             if item.item_id in items:
                 raise BadField("id", f"{item.item_id!r} is in the file twice")
             items[item.item_id] = item
         except BadField as error:
             problems.append(RowProblem(str(path), line, error.field, str(error)))
     recognised = [] if export is None else exports.notes(export)
-    notes = [*table.notes, *recognised, *columns.notes(), *_about(items.values(), separator)]
+    notes = [*table.notes, *recognised, *columns.notes(), *properties.notes(), *_about(items.values(), separator)]
     if hidden:
         notes.append(f"{len(hidden):,} hidden items left out")
     return list(items.values()), hidden, [f"{path.name}: {note}" for note in notes]

@@ -124,16 +124,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redis, probe = connect(settings, circuit), connect(settings)
         quick = connect(settings, circuit, settings.recommend_redis_timeout_s)
         state = app.state.ialp = _state(settings, metrics, circuit, redis, quick, probe)
-        tasks = {asyncio.create_task(_keep_up(state)), asyncio.create_task(state.lag.follow())}
-        tasks.add(asyncio.create_task(state.placements.watch()))
+        watched = (_keep_up(state), state.lag.follow(), state.placements.watch())
+        tasks = {asyncio.create_task(one) for one in watched}
         if state.key_ring is not None:
             tasks.add(asyncio.create_task(state.key_ring.watch()))
         else:
             log.warning("IALP_AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
         if "*" in settings.cors_origins:
-            log.warning(
-                "IALP_CORS_ORIGINS=*: pages of any site may send requests with a key that they have got hold of"
-            )
+            log.warning("IALP_CORS_ORIGINS=*: pages of any site may send requests with a key that they have got")
         try:
             yield
         finally:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from service.api.errors import invalid, no_policy
 from service.api.state import State
 from service.contract.base import MAX_FIELDS
-from service.contract.items import ItemBody, ItemPatch, ItemResponse, PropertyValues
+from service.contract.items import ItemBody, ItemPatch, ItemResponse
 from service.policy.text import item_text
 from service.store.catalogue import ItemRecord, pack_embedding
-from service.store.properties import Stored
+from service.store.properties import stored_properties
 
 
 async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool = True) -> list[bool]:
@@ -47,14 +47,10 @@ def _record(item: ItemBody, embedding: bytes) -> ItemRecord:
         embedding,
         tuple(item.categories),
         item.hidden,
-        properties={name: _stored(value) for name, value in item.properties.items()},
+        properties=stored_properties(item.properties),
         available_from=item.available_from,
         available_until=item.available_until,
     )
-
-
-def _stored(value: PropertyValues) -> Stored:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def patched(record: ItemRecord, patch: ItemPatch) -> ItemBody:

@@ -207,6 +207,9 @@ def catalogue_hash(item_ids: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()
 
 
+PropertyValue = bool | int | float | str | list[bool | int | float | str]
+
+
 @dataclass(frozen=True)
 class CatalogueItem:
     """An item of the catalogue that a pre-trained snapshot carries."""
@@ -214,6 +217,7 @@ class CatalogueItem:
     item_id: str
     text: str
     categories: tuple[str, ...]
+    properties: dict[str, PropertyValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

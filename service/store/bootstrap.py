@@ -14,6 +14,7 @@ from service.policy.snapshot_files import load_catalogue, load_snapshot, read_ma
 from service.settings import Settings
 from service.store.catalogue import CatalogueStore, ItemRecord, pack_embedding
 from service.store.keys import Keys
+from service.store.properties import stored_properties
 from service.store.registry import PUBLISH, Gate, Registry, folder_of, publish_call
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ async def bootstrap(redis: aioredis.Redis, keys: Keys, settings: Settings) -> bo
     snapshot = await asyncio.to_thread(load_snapshot, settings.snapshot)
     catalogue = await asyncio.to_thread(load_catalogue, settings.snapshot)
     items = [
-        (item.item_id, ItemRecord(item.text, pack_embedding(row), item.categories))
+        (
+            item.item_id,
+            ItemRecord(item.text, pack_embedding(row), item.categories, properties=stored_properties(item.properties)),
+        )
         for item, row in zip(catalogue.items, catalogue.embeddings, strict=True)
     ]
     async with redis.lock(keys.bootstrap, timeout=_LOCK_S, blocking_timeout=_LOCK_S):

@@ -20,6 +20,12 @@ Mask = npt.NDArray[np.bool_]
 Stored: TypeAlias = Value | tuple[Value, ...]
 _Key: TypeAlias = Any  # equal for equal values, and True is no 1
 
+
+def stored_properties(properties: Mapping[str, Any]) -> dict[str, Stored]:
+    """Return properties as they are stored: lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in properties.items()}
+
+
 _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,

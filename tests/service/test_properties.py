@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,10 +16,11 @@ from service.client import Client
 from service.contract.filters import AtMost, Filters, Placement, Rules
 from service.contract.items import ItemPatch
 from service.contract.schemas import PageRequest, PageSlate
+from service.policy.snapshot_files import load_catalogue, load_snapshot, save_snapshot
 from service.policy.text import Embeddings, item_text
 from service.settings import Settings
 from service.store.events import Impression, decode_mask
-from tests.service.service_examples import N_ITEMS, logged, problem_of, recommend, until
+from tests.service.service_examples import N_ITEMS, logged, problem_of, recommend, serving, until
 
 BRANDS = ("Acme", "Initech", "Hooli")
 
@@ -123,6 +126,16 @@ def test_what_no_property_can_be_is_refused(api: httpx.Client, properties: dict[
     problem = problem_of(api.put("/items/x", json={"text": "X", "properties": properties}), 422)
     assert problem["errors"][0]["field"].startswith(field)
     problem_of(api.get("/items/x"), 404)
+
+
+def test_a_snapshot_brings_properties_along(settings: Settings, tmp_path: Path) -> None:
+    assert settings.snapshot is not None
+    snapshot, catalogue = load_snapshot(settings.snapshot), load_catalogue(settings.snapshot)
+    items = tuple(replace(item, properties={"price": n, "tags": ["a"]}) for n, item in enumerate(catalogue.items))
+    save_snapshot(snapshot, tmp_path / "snapshot", replace(catalogue, items=items))
+    with serving(settings.model_copy(update={"snapshot": tmp_path / "snapshot"})) as api:
+        assert api.get("/items/film-3").json()["properties"] == {"price": 3, "tags": ["a"]}
+        assert sorted(shown(api, filters={"where": {"price": {"<": 2}, "tags": "a"}})) == ["film-0", "film-1"]
 
 
 def test_a_text_is_embedded_only_when_it_changes(shop: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
