@@ -37,7 +37,7 @@ def _open_without_judgements(context: Context) -> Learner:
     return LiveLearner(pretrain(context.dataset, context.embeddings, decompose([], [])), context.seed)
 
 
-_CONFIG = {**asdict(BoltzmannConfig()), "others": N_OTHERS, "trust": TRUST}
+_CONFIG = {**asdict(BoltzmannConfig()), "likes": "softmax", "others": N_OTHERS, "trust": TRUST}
 
 METHODS: Mapping[str, Method] = {
     "live": Method("A-iALP_ft, learning from likes", "live", open_learner=_open, config=_CONFIG),

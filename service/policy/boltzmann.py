@@ -6,6 +6,8 @@ importance ratios nor bootstrapped targets:
 
     L = BCE(f(s, a_k), reward_k)        mean over filled slots, + the prior of items' taste vectors
 
+Of likes that came by themselves it learns which item was liked, among others drawn at random (`organic`).
+
 Sessions' ends have a model of their own (`Hazard`), of which the policy uses the mean over turns.
 
 The actor needs no gradient of its own: the policy that maximises E[Q] + temperature * entropy is
@@ -178,22 +180,25 @@ class Boltzmann:
         counts = organic.trust(batch) * answer_counts(rewards, response.detach())
         if batch.organic is not None:
             by_itself = batch.organic.unsqueeze(1)
-            response = torch.where(by_itself, response - encoded.level + organic.USUAL, response)
+            response = torch.where(by_itself, organic.against_others(response, batch), response)
             targets = torch.where(by_itself, (batch.rewards > 0).to(targets.dtype), targets)
         return _Seen(table, encoded, close, actions, prior, response, targets, counts)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross entropy of the responses, in nats per filled slot."""
+        """Cross entropy of the responses, in nats per filled slot; of a like by itself that of which item it was."""
         seen = self._seen(batch)
         cross_entropy = functional.binary_cross_entropy_with_logits(seen.response, seen.targets, reduction="none")
+        if batch.organic is not None:  # the like's own slot has the softmax's
+            cross_entropy = torch.where(batch.organic.unsqueeze(1), cross_entropy * seen.targets, cross_entropy)
         return losses.slot_mean(cross_entropy * seen.counts, batch.actions)
 
     def _filter(self, batch: Batch, seen: _Seen) -> None:
         """Take the posterior from before to after these transitions."""
         features = self.actor.linear_features(seen.encoded, seen.table, seen.close, seen.actions, seen.prior)
-        if batch.organic is not None:
-            features[batch.organic] *= self.actor.without_level()
         shown = batch.actions != EMPTY_SLOT
+        if (rows := batch.organic) is not None:
+            compared = organic.centred(features[rows], seen.response[rows], shown[rows])
+            features[rows] = compared * self.actor.without_level()
         self.posterior.update(
             self.actor,
             features[shown],

@@ -1,25 +1,26 @@
 """Likes that came by themselves, without an impression: what they teach.
 
-Nobody knows what else the user saw, so a like stands beside items drawn at random: which of them would this user have
-liked (negative sampling; Mikolov et al. 2013, section 2.2)? Items are drawn uniformly, so that the answer tells how
-well an item is liked and by whom, and anew whenever a like is learned from. Three things keep such rows from what
-impressions teach: they have a level of their own, which says how many of the items were likes, they are no part of when
-sessions end, and they count less.
+Nobody knows what else the user saw, so a like stands beside items drawn at random: which one of them did this user
+like (sampled softmax; Bengio & Senécal 2003)? Items are drawn uniformly, so that the answer tells how well an item is
+liked and by whom, and anew whenever a like is learned from. Three things keep such rows from what impressions teach:
+they compare items and so tell nothing of the level, they are no part of when sessions end, and they count less.
+
+One of many is asked for, and not of each whether it was liked: there the scores of a user with clear taste, whose items
+all are a little close, would have to stay low although only their order matters.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.policy.losses import MASKED_LOGIT
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, Transition, pack_states
 
 N_OTHERS = 50  # items drawn at random beside a like
-USUAL = math.log(1 / N_OTHERS)  # logit of the like among them
 TRUST = 0.3  # of an impression's slot
 COST = 1.5  # slots of impressions that a like counts as: N_OTHERS sure answers tell little more than a few open ones
 
@@ -29,6 +30,23 @@ def trust(batch: Batch) -> Tensor:
     if batch.organic is None:
         return torch.ones(len(batch.discount), 1)
     return torch.where(batch.organic.unsqueeze(1), TRUST * batch.rewards[:, :1], 1.0)
+
+
+def against_others(response: Tensor, batch: Batch) -> Tensor:
+    """[B, K] logit of each slot against all that were drawn beside the like of its row: f - log sum exp f of those.
+
+    Of the like it is log p / (1 - p), p its probability under softmax over the row; the others together are answered
+    once at most. `response` f [B, K]; where nothing else was drawn the like is sure, and nothing is learned.
+    """
+    drawn = (batch.actions != EMPTY_SLOT) & (batch.rewards <= 0)
+    return response - response.masked_fill(~drawn, MASKED_LOGIT).logsumexp(1, keepdim=True)
+
+
+def centred(features: Tensor, response: Tensor, shown: Tensor) -> Tensor:
+    """Features [B, K, P] without their mean over the row, in which each slot that is `shown` [B, K] counts as softmax
+    over `response` [B, K] has it: what all of a row have in common says nothing of which one was liked."""
+    likely = response.masked_fill(~shown, MASKED_LOGIT).softmax(1)
+    return features - (likely.unsqueeze(2) * features).sum(1, keepdim=True)
 
 
 def organic_transition(

@@ -10,7 +10,16 @@ import torch
 
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
 from service.policy.networks import ItemScorer
-from service.policy.organic import N_OTHERS, TRUST, USUAL, organic_batch, organic_transition, trust, with_others
+from service.policy.organic import (
+    N_OTHERS,
+    TRUST,
+    against_others,
+    centred,
+    organic_batch,
+    organic_transition,
+    trust,
+    with_others,
+)
 from service.policy.posterior import Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch, Interaction, pack_states
@@ -101,6 +110,33 @@ def test_the_replay_knows_which_rows_are_organic() -> None:
     assert loaded is not None and loaded.tolist() == [True, True, False]
 
 
+def test_a_like_stands_against_all_that_were_drawn() -> None:
+    response = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    actions = torch.tensor([[1, 2, 3, 4], [1, 2, EMPTY_SLOT, 4], [1, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT]])
+    rewards = torch.tensor([[1.0, 0, 0, 0]] * 3)
+    batch = likes([()] * 3, [1] * 3)._replace(actions=actions, rewards=rewards)
+    logit = against_others(response, batch)
+    for row in (0, 1):
+        among = torch.softmax(response[row][actions[row] != EMPTY_SLOT], 0)
+        torch.testing.assert_close(torch.sigmoid(logit[row, 0]), among[0])
+        assert torch.sigmoid(logit[row, 1:])[actions[row, 1:] != EMPTY_SLOT].sum() < 1
+    torch.testing.assert_close(against_others(response + 5.0, batch)[:2], logit[:2], msg="a level tells nothing")
+    (slope,) = torch.autograd.grad(torch.nn.functional.softplus(-logit[:, 0]).sum(), response)
+    torch.testing.assert_close(slope[0], torch.softmax(response.detach()[0], 0) - rewards[0])
+    assert not slope[2].any(), "nothing is learned of a like beside nothing"
+
+
+def test_features_of_a_row_say_how_items_differ() -> None:
+    generator = torch.Generator().manual_seed(1)
+    response, features = torch.randn(2, 4, generator=generator), torch.randn(2, 4, 3, generator=generator)
+    shown = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    compared = centred(features, response, shown)
+    likely = torch.softmax(response[0], 0)
+    torch.testing.assert_close(likely @ compared[0], torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(compared, centred(features + 3.0, response, shown), atol=1e-5, rtol=0)
+    assert not compared[1, 0].any()
+
+
 def test_level_and_ends_are_left_to_impressions() -> None:
     boltzmann = learner(random_text(np.random.default_rng(1), ITEMS, WIDE.text_dim))
     before = {name: tensor.clone() for name, tensor in boltzmann.actor.state_dict().items()}
@@ -139,7 +175,7 @@ def test_a_row_of_trust_two_teaches_as_two_rows_do() -> None:
     network = fresh_scorer(3, text, WIDE).requires_grad_(False)
     n_weights = sum(len(part) for part in network.linear_weights())
     features, wanted = torch.from_numpy(rng.normal(size=(6, n_weights))).float(), torch.tensor([1.0, 0, 0, 1, 0, 0])
-    items, response = torch.tensor([0, 1, 2, 0, 3, 4]), torch.full((6,), USUAL)
+    items, response = torch.tensor([0, 1, 2, 0, 3, 4]), torch.full((6,), -4.0)
     nets: list[ItemScorer] = []
     for repeated in (False, True):
         net = deepcopy(network)
