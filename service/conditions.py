@@ -107,30 +107,30 @@ def _object(data: object, path: str, depth: int) -> Condition:
     if len(data) > MAX_PARTS:
         raise ValueError(f"{path}must have at most {MAX_PARTS} fields")
     parts: list[Condition] = []
-    for name, said in cast("dict[str, Any]", data).items():
+    for name, content in cast("dict[str, Any]", data).items():
         inside = f"{path}{name[:64]}: "
         if name == "not":
-            parts.append(Not(_object(said, inside, depth + 1)))
+            parts.append(Not(_object(content, inside, depth + 1)))
         elif name in RESERVED:
-            if not isinstance(said, list) or not 1 <= len(said) <= MAX_PARTS:
+            if not isinstance(content, list) or not 1 <= len(content) <= MAX_PARTS:
                 raise ValueError(f"{inside}must be a list of 1 to {MAX_PARTS} conditions")
-            some = tuple(_object(one, f"{inside}{n}: ", depth + 1) for n, one in enumerate(said))
+            some = tuple(_object(one, f"{inside}{n}: ", depth + 1) for n, one in enumerate(content))
             parts.append(Every(some) if name == "and" else Some(some))
         elif not _is_name(name):
             raise ValueError(f"{inside}is no name of a property (letters, digits, `_`, `.`, `-`; 64 at most)")
         else:
-            parts.append(_property(name, said, inside))
+            parts.append(_property(name, content, inside))
     return parts[0] if len(parts) == 1 else Every(tuple(parts))
 
 
-def _property(name: str, said: object, path: str) -> Condition:
-    if isinstance(said, list):
-        return Compare(name, "in", _values(said, path))
-    if not isinstance(said, dict):
-        return Compare(name, "=", (_value(said, path),))
-    if not said:
+def _property(name: str, data: object, path: str) -> Condition:
+    if isinstance(data, list):
+        return Compare(name, "in", _values(data, path))
+    if not isinstance(data, dict):
+        return Compare(name, "=", (_value(data, path),))
+    if not data:
         raise ValueError(f"{path}needs a comparison: {', '.join(sorted(_OPERATORS))}")
-    parts = tuple(_comparison(name, operator, value, path) for operator, value in said.items())
+    parts = tuple(_comparison(name, operator, value, path) for operator, value in data.items())
     return parts[0] if len(parts) == 1 else Every(parts)
 
 

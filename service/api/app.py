@@ -36,8 +36,8 @@ from service.api.routes import (
 from service.api.routes import (
     log as log_routes,
 )
+from service.api.rules import Placements
 from service.api.state import Encoder, State
-from service.api.wanted import Placements
 from service.policy.snapshot import SnapshotError
 from service.runtime import telemetry
 from service.runtime.threads import one_thread

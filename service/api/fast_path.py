@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors, guard
 from service.api.errors import Problem
+from service.api.rules import FilterFields, Id, RuleFields, both, decode_hook, exact
 from service.api.state import State
-from service.api.wanted import FilterFields, Id, RuleFields, both, decode_hook, exact
 from service.contract.base import DEFAULT_K, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
 from service.contract.filters import PLACEMENT
 from service.contract.schemas import RecommendRequest

@@ -1,4 +1,4 @@
-"""Putting items: their texts are embedded as the policy in service reads texts, stored, and known here when it ends."""
+"""Putting items: their texts are embedded as the policy in service reads texts, stored, and embeddings here when it ends."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool
         raise no_policy()
     stored = await state.watch.store.get_many([item_id for item_id, _ in items])
     texts = [item_text(item.text, item.categories) for _, item in items]
-    known = [
+    embeddings = [
         one.embedding if not one.deleted and item_text(one.text, one.categories) == text else b""
         for one, text in zip(stored, texts, strict=True)
     ]
-    missing = [n for n, embedding in enumerate(known) if not embedding]
+    missing = [n for n, embedding in enumerate(embeddings) if not embedding]
     if missing:
         rows = await state.encoder.encode(live.snapshot.manifest.text_encoder, [texts[n] for n in missing])
         for n, row in zip(missing, rows, strict=True):
-            known[n] = pack_embedding(row)
-    records = [(item_id, _record(item, embedding)) for (item_id, item), embedding in zip(items, known, strict=True)]
+            embeddings[n] = pack_embedding(row)
+    records = [
+        (item_id, _record(item, embedding)) for (item_id, item), embedding in zip(items, embeddings, strict=True)
+    ]
     created = await state.watch.store.put(records, replace=replace)
     await state.watch.sync_catalogue()
     return created

@@ -22,7 +22,7 @@ from service.contract.items import ItemBody
 from service.contract.personalizer import RankableAction, RankedAction, RankRequest, RankResponse
 from service.policy.types import session_state
 from service.serving import slates
-from service.serving.slates import Wanted, find_candidates
+from service.serving.slates import Restrictions, find_candidates
 from service.store import ranked, sessions
 from service.store.events import Feedback
 from service.store.ranked import Ranked
@@ -47,7 +47,7 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     if live is None:
         raise no_policy()
     history = session_state(*(session or _NOBODY).named(catalogue.ids), state.settings.shown_length)
-    chosen = find_candidates(catalogue, (), Wanted(1, ids, excluded), time.time())
+    chosen = find_candidates(catalogue, (), Restrictions(1, ids, excluded), time.time())
     places = np.array([catalogue.index[item] for item in ids])
     allowed = chosen.available[places]
     if not allowed.any():

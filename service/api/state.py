@@ -11,7 +11,7 @@ import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
 from service.api.metrics import Metrics
-from service.api.wanted import Placements
+from service.api.rules import Placements
 from service.policy.text import Embeddings, TextEncoder, load_text_encoder
 from service.serving.live import PolicyWatch
 from service.serving.recommender import Recommender

@@ -610,7 +610,7 @@ export interface paths {
         put?: never;
         /**
          * Recommend Page
-         * @description Several slates of one page for a user: each is drawn, logged and learned from like one that is asked for alone,
+         * @description Several slates of one page for a user: each is drawn, logged and learned from like one that is first for alone,
          *     without the items of those before it. Its propensities are given these.
          */
         post: operations["recommend_page_recommend_page_post"];
@@ -1500,7 +1500,7 @@ export interface components {
         };
         /**
          * Placement
-         * @description What a place of a page, mail or app shows, where the request does not say otherwise.
+         * @description Defaults for the requests of one place of a page, mail or app.
          */
         Placement: {
             /** @description The request's own filters restrict further. */

@@ -86,7 +86,7 @@ class Rules(Strict):
 
 
 class Placement(Strict):
-    """What a place of a page, mail or app shows, where the request does not say otherwise."""
+    """Defaults for the requests of one place of a page, mail or app."""
 
     k: Slots | None = Field(None, description="Number of slots.")
     filters: Filters | None = Field(None, description="The request's own filters restrict further.")

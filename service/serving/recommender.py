@@ -25,7 +25,7 @@ from service.serving.fallback import fall_back
 from service.serving.live import PolicyWatch
 from service.serving.loader import LivePolicy
 from service.serving.rules import Rules
-from service.serving.slates import Candidates, Repeat, SlateWarning, Wanted, find_candidates
+from service.serving.slates import Candidates, Repeat, Restrictions, SlateWarning, find_candidates
 from service.settings import Settings
 from service.store.catalogue import Catalogue
 from service.store.event_log import EventLog
@@ -50,9 +50,9 @@ class SlateRequest(NamedTuple):
     repeat: Repeat | None = None
     placement: str | None = None
 
-    def wanted(self, repeat: Repeat) -> Wanted:
-        """What it says of its items; `repeat` where it says nothing of that."""
-        return Wanted(
+    def restrictions(self, repeat: Repeat) -> Restrictions:
+        """Return its restrictions; `repeat` is the default."""
+        return Restrictions(
             self.k, self.candidates, self.excluded, self.categories, self.condition, self.repeat or repeat, self.rules
         )
 
@@ -96,7 +96,7 @@ class Recommender:
         if request.history is not None:
             history = request.history
             seen += [item for item, _ in history]
-        chosen = find_candidates(catalogue, seen, request.wanted(settings.repeat), time.time())
+        chosen = find_candidates(catalogue, seen, request.restrictions(settings.repeat), time.time())
         if live is None:
             slate = fall_back(catalogue, chosen, await self._popular() if redis_answers else [], request.k)
         else:

@@ -27,7 +27,7 @@ def unknown_properties(conditions: Iterable[Condition], catalogue: Catalogue) ->
 
 @dataclass(frozen=True)
 class Rules:
-    """As a request, or its placement, has them."""
+    """Rules of a request or of its placement."""
 
     pins: tuple[tuple[int, str], ...] = ()  # (slot, item id)
     boosts: tuple[tuple[Condition, float], ...] = ()  # log odds for the items that fit
@@ -86,7 +86,7 @@ class Counting:
 
 
 class _Count:
-    """How many items of a slate have each value of a property."""
+    """Counts of a slate's items by the value of a property."""
 
     def __init__(self, column: Column, most: int, rows: npt.NDArray[np.intp] | None, n_items: int) -> None:
         self._column, self._most = column, most

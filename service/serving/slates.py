@@ -67,8 +67,8 @@ class Slate:
     places: Sequence[int] = ()  # of the items in the catalogue
 
 
-class Wanted(NamedTuple):
-    """What a request says of the items that it is to be shown."""
+class Restrictions(NamedTuple):
+    """Restrictions of a request on the items of its slate."""
 
     k: int
     only: Sequence[str] | None = None  # item ids
@@ -91,7 +91,7 @@ class Candidates:
     warnings: tuple[SlateWarning, ...]
 
 
-def find_candidates(catalogue: Catalogue, seen: Sequence[str], wanted: Wanted, now_s: float) -> Candidates:
+def find_candidates(catalogue: Catalogue, seen: Sequence[str], restrictions: Restrictions, now_s: float) -> Candidates:
     """Hidden, deleted, excluded and filtered items are not available, nor those whose time it is not; with `only`, nor
     are all others. What was `seen`, oldest first, is not either, unless it is to `repeat`: freely, or, when fewer than
     `k` are left, the half of it of which the last sight is the longest ago.
@@ -100,28 +100,28 @@ def find_candidates(catalogue: Catalogue, seen: Sequence[str], wanted: Wanted, n
     open_now = catalogue.available(now_s)
     available = open_now.copy()
     warnings: list[SlateWarning] = [] if available.any() else ["catalogue_empty"]
-    warnings += _restrict(available, catalogue, wanted)
-    is_filtered = wanted.categories is not None or wanted.condition is not None
+    warnings += _restrict(available, catalogue, restrictions)
+    is_filtered = restrictions.categories is not None or restrictions.condition is not None
     named = allowed = None
     if is_filtered:
         allowed = encode_mask(available)
-    elif wanted.only is not None:
+    elif restrictions.only is not None:
         named = tuple([catalogue.ids[place] for place in np.flatnonzero(available)])
-    without = [item for item in dict.fromkeys(wanted.excluded) if item in index]
+    without = [item for item in dict.fromkeys(restrictions.excluded) if item in index]
     applied = None
-    if wanted.rules is not None:
-        applied = rules.apply(wanted.rules, catalogue, open_now, frozenset(without), wanted.k)
-        warnings += ["pin_not_shown"] if len(applied.pinned) < len(wanted.rules.pins) else []
-        warnings += ["unknown_property"] if wanted.rules.unknown_properties(catalogue) else []
+    if restrictions.rules is not None:
+        applied = rules.apply(restrictions.rules, catalogue, open_now, frozenset(without), restrictions.k)
+        warnings += ["pin_not_shown"] if len(applied.pinned) < len(restrictions.rules.pins) else []
+        warnings += ["unknown_property"] if restrictions.rules.unknown_properties(catalogue) else []
         without += [catalogue.ids[place] for place in applied.pinned.values()]
     available[[index[item] for item in without]] = False
     hidden: dict[str, int] = {}  # rows of what was seen, latest first
-    if wanted.repeat != "freely":
+    if restrictions.repeat != "freely":
         hidden = {item: row for item in reversed(seen) if (row := index.get(item)) is not None}
         rows = np.fromiter(hidden.values(), np.intp, len(hidden))
         was_available = available[rows]
         available[rows] = False
-        if wanted.repeat == "when_empty" and (missing := _missing(available, applied, wanted.k)) > 0:
+        if restrictions.repeat == "when_empty" and (missing := _missing(available, applied, restrictions.k)) > 0:
             could = [item for item, free in zip(hidden, was_available, strict=True) if free]
             for item in could[::-1][: max(missing, len(could) // 2)]:  # some to choose from
                 available[hidden.pop(item)] = True
@@ -137,24 +137,24 @@ def _missing(available: Mask, applied: Applied | None, k: int) -> int:
     return k - n_pinned - int(np.count_nonzero(available))
 
 
-def _restrict(available: Mask, catalogue: Catalogue, wanted: Wanted) -> list[SlateWarning]:
+def _restrict(available: Mask, catalogue: Catalogue, restrictions: Restrictions) -> list[SlateWarning]:
     """Take from `available` what a request's own candidates and filters leave out; warn of what is unknown."""
     warnings: list[SlateWarning] = []
-    if wanted.only is not None:
-        named_rows = [catalogue.index[i] for i in wanted.only if i in catalogue.index]
-        if len(named_rows) < len(wanted.only):
+    if restrictions.only is not None:
+        named_rows = [catalogue.index[i] for i in restrictions.only if i in catalogue.index]
+        if len(named_rows) < len(restrictions.only):
             warnings.append("unknown_candidates")
         named = np.zeros_like(available)
         named[named_rows] = True
         available &= named
-    if wanted.categories is not None:
-        if catalogue.unknown_categories(wanted.categories):
+    if restrictions.categories is not None:
+        if catalogue.unknown_categories(restrictions.categories):
             warnings.append("unknown_category")
-        available &= catalogue.in_categories(wanted.categories)
-    if wanted.condition is not None:
-        if rules.unknown_properties([wanted.condition], catalogue):
+        available &= catalogue.in_categories(restrictions.categories)
+    if restrictions.condition is not None:
+        if rules.unknown_properties([restrictions.condition], catalogue):
             warnings.append("unknown_property")
-        available &= catalogue.fits(wanted.condition)
+        available &= catalogue.fits(restrictions.condition)
     return warnings
 
 

@@ -23,7 +23,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._windows: dict[int, Window] = {}
-        self._known: tuple[Mask, Mask, float, float] | None = None  # what was asked, the answer, and when that holds
+        self._cached: tuple[Mask, Mask, float, float] | None = None  # what was asked, the answer, and when that holds
 
     def put(self, place: int, window: Window | None) -> None:
         """Set when an item may be shown; None: always."""
@@ -37,17 +37,17 @@ class Schedule:
         before the next window opens or closes, it costs nothing."""
         if not self._windows:
             return visible
-        if self._known is not None and self._known[0] is visible and self._known[2] <= now_s < self._known[3]:
-            return self._known[1]
+        if self._cached is not None and self._cached[0] is visible and self._cached[2] <= now_s < self._cached[3]:
+            return self._cached[1]
         places = np.fromiter(self._windows, np.intp, len(self._windows))
         windows = np.array(list(self._windows.values()))
-        known = places < len(visible)
-        closed = places[known & ~((windows[:, 0] <= now_s) & (now_s < windows[:, 1]))]
+        present = places < len(visible)
+        closed = places[present & ~((windows[:, 0] <= now_s) & (now_s < windows[:, 1]))]
         answer = visible.copy()
         answer[closed] = False
         turns = np.unique(windows)
         at = int(np.searchsorted(turns, now_s, side="right"))
         since = float(turns[at - 1]) if at > 0 else -math.inf
         until = float(turns[at]) if at < len(turns) else math.inf
-        self._known = visible, answer, since, until
+        self._cached = visible, answer, since, until
         return answer

@@ -45,7 +45,7 @@ class ItemRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def window(self) -> Window | None:
-        """When it may be shown; None: always."""
+        """Time in which it may be shown; None: always."""
         return window_of(self.available_from, self.available_until)
 
 
@@ -63,7 +63,7 @@ def decode_record(data: bytes) -> ItemRecord:
 
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
-_MASKS = 64  # conditions whose answers are kept until the next change
+_MASKS = 16  # conditions whose answers are kept until the next change
 
 PUT = script("put_item")
 
@@ -121,12 +121,12 @@ class Catalogue:
 
     def fits(self, condition: Condition) -> npt.NDArray[np.bool_]:
         """[A] whether an item fits; not to be changed."""
-        known = self._masks.get(condition)
-        if known is None:
+        mask = self._masks.get(condition)
+        if mask is None:
             if len(self._masks) >= _MASKS:
                 self._masks.clear()
-            known = self._masks[condition] = self.columns.fits(condition, len(self))
-        return known
+            mask = self._masks[condition] = self.columns.fits(condition, len(self))
+        return mask
 
     def in_categories(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
         """[A] whether an item has any of the categories; not to be changed."""

@@ -120,6 +120,8 @@ def decode(data: bytes) -> Event:
             raise EventError("impression: `items` and `propensities` differ in length")
         if not all(0.0 < p <= _ABOUT_ONE for p in event.propensities):
             raise EventError("impression: `propensities` must be above 0 and at most 1")
+        if event.allowed is not None:
+            decode_mask(event.allowed, 0)
         if event.shadow is not None:
             _check_shadow(event.shadow, len(event.items))
         if not all(math.isfinite(reward) for _, reward in event.history):

@@ -71,7 +71,7 @@ class Column:
         self._numbered: dict[_Key, int] = {}
         self._holding: dict[_Key, list[int]] = {}  # numbers of the values that are, or hold, one;
         self._held = 1  # of those below this
-        self._known: dict[Callable[[Stored], float], npt.NDArray[np.float64]] = {}
+        self._converted_values: dict[Callable[[Stored], float], npt.NDArray[np.float64]] = {}
 
     def put(self, place: int, value: Stored | None) -> None:
         """Set an item's value; None, and an empty list, are none."""
@@ -144,11 +144,11 @@ class Column:
 
     def _converted(self, convert: Callable[[Stored], float]) -> npt.NDArray[np.float64]:
         """[V] the distinct values as numbers or times; NaN, which is in no order, for others."""
-        known = self._known.get(convert, np.zeros(0))
-        if len(known) < len(self.values):
-            known = np.append(known, [convert(value) for value in self.values[len(known) :]])
-            self._known[convert] = known
-        return known
+        converted = self._converted_values.get(convert, np.zeros(0))
+        if len(converted) < len(self.values):
+            converted = np.append(converted, [convert(value) for value in self.values[len(converted) :]])
+            self._converted_values[convert] = converted
+        return converted
 
 
 class Columns:

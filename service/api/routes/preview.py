@@ -23,7 +23,7 @@ from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.serving.loader import LivePolicy
 from service.serving.preview import Preview
-from service.serving.slates import History, SlateWarning, Wanted, find_candidates
+from service.serving.slates import History, Restrictions, SlateWarning, find_candidates
 from service.store import sessions
 from service.store.catalogue import Catalogue, ItemRecord
 from service.store.events import Mask
@@ -42,7 +42,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     seen = [*seen, *(item_id for past in baseline for item_id, _ in past)]
     filters = request.filters or Filters()
     condition = read_condition(filters.where) if filters.where is not None else None
-    wanted = Wanted(
+    restrictions = Restrictions(
         request.k,
         request.candidate_item_ids,
         request.exclude_item_ids,
@@ -50,7 +50,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
         condition,
         state.settings.repeat,
     )
-    chosen = find_candidates(catalogue, seen, wanted, time.time())
+    chosen = find_candidates(catalogue, seen, restrictions, time.time())
     arm = _arm(request, user, live, state)
     largest = live.policy.config.largest_reward
     queries = [

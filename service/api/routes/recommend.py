@@ -23,14 +23,14 @@ async def recommend(request: RecommendRequest, state: Shared) -> Response:
 
 @router.post("/recommend:page", response_model=PageResponse)
 async def recommend_page(request: PageRequest, state: Shared) -> Response:
-    """Several slates of one page for a user: each is drawn, logged and learned from like one that is asked for alone,
+    """Several slates of one page for a user: each is drawn, logged and learned from like one that is first for alone,
     without the items of those before it. Its propensities are given these."""
     shared = request.model_dump(exclude={"slates", "exclude_item_ids"})
     shown = list(request.exclude_item_ids)
     answers = []
     for slate in request.slates:
         one = RecommendRequest.model_validate({**shared, **slate.model_dump()})
-        asked = fast_path.fast_request(one)
-        answers.append(await fast_path.recommend(msgspec.structs.replace(asked, exclude_item_ids=shown), state))
+        first = fast_path.fast_request(one)
+        answers.append(await fast_path.recommend(msgspec.structs.replace(first, exclude_item_ids=shown), state))
         shown = [*shown, *(item.item_id for item in answers[-1].items)]
     return Response(fast_path.encoded_page(answers), media_type="application/json")

@@ -126,16 +126,16 @@ _decoder = msgspec.json.Decoder(PlacementFields, dec_hook=decode_hook)
 
 
 class Placements:
-    """What is stored of placements, in memory; kept equal to what Redis says."""
+    """Stored placements in memory, kept as they are in Redis."""
 
     def __init__(self, redis: aioredis.Redis, keys: Keys, interval_s: float) -> None:
         self._redis, self._name, self._interval_s = redis, keys.placements, interval_s
         self._stored: dict[bytes, bytes] = {}
-        self._known: dict[str, PlacementFields] = {}
+        self._placements: dict[str, PlacementFields] = {}
 
     def of(self, name: str | None) -> PlacementFields:
         """Return what a placement says; nothing if it is not stored."""
-        return _NOTHING if name is None else self._known.get(name, _NOTHING)
+        return _NOTHING if name is None else self._placements.get(name, _NOTHING)
 
     def all(self) -> dict[str, Any]:
         """Return all that are stored, as they were put, by name."""
@@ -157,13 +157,13 @@ class Placements:
         """Look once."""
         stored: dict[bytes, bytes] = await self._redis.hgetall(self._name)
         if stored != self._stored:
-            known = {}
+            placements = {}
             for name, data in stored.items():
                 try:
-                    known[name.decode()] = _decoder.decode(data)
+                    placements[name.decode()] = _decoder.decode(data)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     log.error("placement %r says nothing: its settings cannot be read (%s)", name, error)
-            self._stored, self._known = stored, known
+            self._stored, self._placements = stored, placements
 
     async def watch(self) -> None:
         """Refresh for ever."""
