@@ -1,4 +1,4 @@
-"""Putting items: their texts are embedded as the policy in service reads texts, stored, and embeddings here when it ends."""
+"""Putting items: their texts are embedded as the policy in service reads texts, stored, and known here when it ends."""
 
 from __future__ import annotations
 
