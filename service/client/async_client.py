@@ -195,9 +195,17 @@ class AsyncClient:
         """Get items like one, closest first."""
         return await self.send(showing(f"/similar/{path_of(item_id)}", count, categories, where))
 
-    async def popular(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
-        """Get the items that earned the most responses."""
-        return await self.send(showing("/popular", count, categories, where))
+    async def popular(
+        self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None, days: int | None = None
+    ) -> ListResponse:
+        """Get the items that earned the most responses, in the last `days` or since ever."""
+        return await self.send(showing("/popular", count, categories, where, days))
+
+    async def trending(
+        self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None, days: int = 1
+    ) -> ListResponse:
+        """Get the items that earned more responses in the last `days` than before."""
+        return await self.send(showing("/trending", count, categories, where, days))
 
     async def newest(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that came last into the catalogue, the latest first."""

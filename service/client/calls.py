@@ -191,10 +191,13 @@ def listing(search: str | None, after: str | None, count: int) -> Call[ItemsResp
     return Call("GET", f"/items?{query}", ItemsResponse)
 
 
-def showing(path: str, count: int, categories: Sequence[str], where: Where = None) -> Call[ListResponse]:
+def showing(
+    path: str, count: int, categories: Sequence[str], where: Where = None, days: int | None = None
+) -> Call[ListResponse]:
     """GET a list that is the same for everybody."""
     parameters = [("count", str(count)), *(("category", category) for category in categories)]
-    query = urlencode([*parameters, *([] if where is None else [("where", json.dumps(where))])])
+    parameters += [] if where is None else [("where", json.dumps(where))]
+    query = urlencode([*parameters, *([] if days is None else [("days", str(days))])])
     return Call("GET", f"{path}?{query}", ListResponse)
 
 

@@ -528,7 +528,7 @@ export interface paths {
         };
         /**
          * Popular
-         * @description Items that earned the most responses, first the one with most; of a category, those among the first 1,000.
+         * @description Items that earned the most responses, first the one with most, among the 1,000 that earned most of all.
          */
         get: operations["popular_popular_get"];
         put?: never;
@@ -632,6 +632,27 @@ export interface paths {
          * @description Items like one: by what the policy has learned of both and by their texts, closest first.
          */
         get: operations["similar_similar__item_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/trending": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Trending
+         * @description Items that earn more responses now than before: as many days are compared with the four times as many before
+         *     them. `score` is the difference in standard deviations of what chance would do.
+         */
+        get: operations["trending_trending_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1356,7 +1377,7 @@ export interface components {
             };
             /**
              * Score
-             * @description Cosine to the item asked about, or responses earned; null where the order is not by a number.
+             * @description Cosine to the item asked about, responses earned, or how far beyond chance these are; null where the order is not by a number.
              */
             score: number | null;
             /** Text */
@@ -5686,6 +5707,8 @@ export interface operations {
                 category?: string[];
                 /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
                 where?: string | null;
+                /** @description Of the last days (UTC); since ever. */
+                days?: number | null;
             };
             header?: never;
             path?: never;
@@ -6276,6 +6299,125 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    trending_trending_get: {
+        parameters: {
+            query?: {
+                /** @description Number of items. */
+                count?: number;
+                /** @description Only items with any of these categories; may be repeated. */
+                category?: string[];
+                /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
+                where?: string | null;
+                /** @description What counts as now, days (UTC). */
+                days?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -203,9 +203,17 @@ class Client:
         """Get items like one, closest first."""
         return self.send(showing(f"/similar/{path_of(item_id)}", count, categories, where))
 
-    def popular(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
-        """Get the items that earned the most responses."""
-        return self.send(showing("/popular", count, categories, where))
+    def popular(
+        self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None, days: int | None = None
+    ) -> ListResponse:
+        """Get the items that earned the most responses, in the last `days` or since ever."""
+        return self.send(showing("/popular", count, categories, where, days))
+
+    def trending(
+        self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None, days: int = 1
+    ) -> ListResponse:
+        """Get the items that earned more responses in the last `days` than before."""
+        return self.send(showing("/trending", count, categories, where, days))
 
     def newest(self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None) -> ListResponse:
         """Get the items that came last into the catalogue, the latest first."""

@@ -15,7 +15,8 @@ class ListedItem(BaseModel):
     categories: list[str]
     properties: dict[str, Any] = {}
     score: float | None = Field(
-        description="Cosine to the item asked about, or responses earned; null where the order is not by a number."
+        description="Cosine to the item asked about, responses earned, or how far beyond chance these are; null where "
+        "the order is not by a number."
     )
 
 

@@ -18,6 +18,7 @@ from service.store import events, sessions
 from service.store.events import Event, Feedback, Impression, VisitorJoined
 from service.store.keys import Keys
 from service.store.lease import Lease
+from service.store.popularity import DAYS_KEPT, today
 from service.store.scripts import script
 
 START = "0-0"
@@ -75,13 +76,14 @@ class EventLog:
         and last at least for the reward window.
         """
         settings = self._settings
-        keys = [self._keys.events, self._keys.popularity]
+        keys = [self._keys.events, self._keys.popularity, self._keys.popularity_of(today())]
         window_s = math.ceil(settings.reward_window_s) if marks is not None else 0
         args: list[str | bytes | int] = [
             max(settings.dedupe_ttl_s, window_s),
             settings.history_length,
             settings.seen_limit,
             settings.session_ttl_s,
+            DAYS_KEPT * 86_400,
         ]
         if marks is None:
             marks = [self._keys.event(event.user, event.event_id) for event in feedback]

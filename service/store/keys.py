@@ -78,6 +78,10 @@ class Keys:
         """Sorted set: item id -> number of positive responses."""
         return f"{self.prefix}:popularity"
 
+    def popularity_of(self, day: int) -> str:
+        """Sorted set: the same of one day, by its number since 1970; expires."""
+        return f"{self.prefix}:popularity:{day}"
+
     @property
     def policies(self) -> str:
         """Hash: version -> record (manifest and gate results)."""

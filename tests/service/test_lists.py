@@ -83,3 +83,37 @@ def test_the_client_has_them(http_api: httpx.Client) -> None:
         assert len(client.similar("x/y", count=4).items) == 4
         with pytest.raises(ServiceError, match="404"):
             client.similar("nobody")
+
+
+def test_what_is_popular_lately_and_what_is_trending(
+    api: httpx.Client, redis: syncredis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """film-1 has always had ten a day, film-2 has had none before today, film-3 was liked long ago."""
+    day = 20_000
+    monkeypatch.setattr("service.store.popularity.time.time", lambda: day * 86_400 + 50_000.0)
+    for ago in range(1, 12):
+        redis.zincrby(keys.popularity_of(day - ago), 10, "film-1")
+        redis.zincrby(keys.popularity, 10, "film-1")
+    redis.zincrby(keys.popularity_of(day - 11), 500, "film-3")
+    redis.zincrby(keys.popularity, 500, "film-3")
+    events = [("film-1", user) for user in range(11)] + [("film-2", user) for user in range(9)]
+    for item, user in events:
+        event = {"event_id": f"{item}-{user}", "user_id": f"u{user}", "item_id": item, "type": "like"}
+        assert api.post("/feedback", json=[event, event]).json()["accepted"] == 1
+    assert 86_400 < redis.ttl(keys.popularity_of(day)) <= 35 * 86_400
+
+    def listed(path: str, **parameters: object) -> list[tuple[str, float]]:
+        answer = api.get(path, params={name: str(value) for name, value in parameters.items()})
+        return [(item["item_id"], item["score"]) for item in answer.json()["items"]]
+
+    assert listed("/popular") == [("film-3", 500), ("film-1", 121), ("film-2", 9)]
+    assert listed("/popular", days=1) == [("film-1", 11), ("film-2", 9)]
+    assert listed("/popular", days=7) == [("film-1", 71), ("film-2", 9)]
+    assert listed("/trending") == [("film-2", 9.0), ("film-1", pytest.approx(1 / 11**0.5))]
+    assert listed("/trending", days=3)[0] == ("film-2", 9.0)
+    undo = {"event_id": "undo", "user_id": "u1", "item_id": "film-2", "undo": True}
+    api.post("/feedback", json=undo).raise_for_status()
+    assert listed("/popular", days=1) == [("film-1", 11), ("film-2", 8)]
+    assert listed("/trending", where='{"categories": "Nothing"}') == []
+    for path, days in (("/popular", 29), ("/trending", 8), ("/trending", 0)):
+        problem_of(api.get(path, params={"days": days}), 422)

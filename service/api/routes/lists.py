@@ -1,4 +1,4 @@
-"""GET /similar/{item_id}, /popular and /new: lists that are the same for everybody."""
+"""GET /similar/{item_id}, /popular, /trending and /new: lists that are the same for everybody."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from service.conditions import Condition, read_condition
 from service.contract.base import MAX_ID_BYTES, MAX_K, Id
 from service.contract.lists import ListedItem, ListResponse
 from service.policy.variants import Arm
+from service.store.popularity import MOST_DAYS, Counts, Popularity
 
 router = APIRouter(tags=["lists"], route_class=needs("serve"))
 _READ = 1_000  # most popular items that are looked at
@@ -80,14 +81,41 @@ async def similar(
 
 
 @router.get("/popular")
-async def popular(state: Shared, count: Count = 10, category: Categories = [], where: WhereText = None) -> ListResponse:  # noqa: B006
-    """Items that earned the most responses, first the one with most; of a category, those among the first 1,000."""
+async def popular(
+    state: Shared,
+    count: Count = 10,
+    category: Categories = [],  # noqa: B006
+    where: WhereText = None,
+    days: Annotated[int | None, Query(ge=1, le=MOST_DAYS, description="Of the last days (UTC); since ever.")] = None,
+) -> ListResponse:
+    """Items that earned the most responses, first the one with most, among the 1,000 that earned most of all."""
+    ranked = await Popularity(state.redis, state.keys).most(_READ, days)
+    return await _of_ranked(state, ranked, count, category, where)
+
+
+@router.get("/trending")
+async def trending(
+    state: Shared,
+    count: Count = 10,
+    category: Categories = [],  # noqa: B006
+    where: WhereText = None,
+    days: Annotated[int, Query(ge=1, le=MOST_DAYS // 4, description="What counts as now, days (UTC).")] = 1,
+) -> ListResponse:
+    """Items that earn more responses now than before: as many days are compared with the four times as many before
+    them. `score` is the difference in standard deviations of what chance would do."""
+    ranked = await Popularity(state.redis, state.keys).trending(_READ, days)
+    return await _of_ranked(state, ranked, count, category, where)
+
+
+async def _of_ranked(
+    state: State, ranked: Counts, count: int, categories: Iterable[str], where: str | None
+) -> ListResponse:
+    """List the first `count` of `ranked` that may be listed."""
     await _catch_up(state)
-    catalogue, shown = state.watch.catalogue, _shown(state, category, _condition(where))
-    ranked = await state.redis.zrevrange(state.keys.popularity, 0, _READ - 1, withscores=True)
-    found = [(catalogue.index.get(item.decode(), len(catalogue)), score) for item, score in ranked]
+    catalogue, shown = state.watch.catalogue, _shown(state, categories, _condition(where))
+    found = [(catalogue.index.get(item, len(catalogue)), score) for item, score in ranked]
     kept = [(place, score) for place, score in found if place < len(catalogue) and shown[place]][:count]
-    return await _listed(state, [place for place, _ in kept], [float(score) for _, score in kept])
+    return await _listed(state, [place for place, _ in kept], [score for _, score in kept])
 
 
 @router.get("/new")

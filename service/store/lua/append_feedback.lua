@@ -1,15 +1,15 @@
--- KEYS: events, popularity, then for each event: dedupe, session.
--- ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), then for each event: payload, item's place and
+-- KEYS: events, popularity, that of the day, then for each event: dedupe, session.
+-- ARGV: dedupe ttl (s), history length, seen limit, session ttl (s), ttl of a day's popularity (s), then for each event: payload, item's place and
 -- reward as in an entry, when (ms; "" for now, by the server's clock as the log has it), item, and how it counts:
 -- "explicit", "implicit", "undo", or "" to leave the session alone.
 
 local accepted = {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i = 0, (#KEYS - 2) / 2 - 1 do
-  local dedupe, session = KEYS[3 + i * 2], KEYS[4 + i * 2]
-  local payload, entry, item, kind = ARGV[5 + i * 5], ARGV[6 + i * 5], ARGV[8 + i * 5], ARGV[9 + i * 5]
-  local at = math.min(now, tonumber(ARGV[7 + i * 5]) or now)
+for i = 0, (#KEYS - 3) / 2 - 1 do
+  local dedupe, session = KEYS[4 + i * 2], KEYS[5 + i * 2]
+  local payload, entry, item, kind = ARGV[6 + i * 5], ARGV[7 + i * 5], ARGV[9 + i * 5], ARGV[10 + i * 5]
+  local at = math.min(now, tonumber(ARGV[8 + i * 5]) or now)
   if at < now - ARGV[4] * 1000 then kind = '' end
   entry = entry .. struct.pack('<I6', math.max(0, at))
   local history, others = load_session(session)
@@ -32,7 +32,11 @@ for i = 0, (#KEYS - 2) / 2 - 1 do
       history, likes = add_response(history, entry, kind == 'explicit')
       save_session(session, history, others, ARGV[2], ARGV[3], ARGV[4])
     end
-    if likes ~= 0 then redis.call('ZINCRBY', KEYS[2], likes, item) end
+    if likes ~= 0 then
+      redis.call('ZINCRBY', KEYS[2], likes, item)
+      redis.call('ZINCRBY', KEYS[3], likes, item)
+      redis.call('EXPIRE', KEYS[3], ARGV[5])
+    end
     accepted[i + 1] = 1
   else
     accepted[i + 1] = 0
