@@ -18,7 +18,6 @@ from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.errors import OfflineError
 from offline.impressions import Impressions
 from service.durable import write_file
-from service.policy.snapshot import PropertyValue
 from service.tables.problems import RowProblem
 
 STAGE = "datasets"
@@ -28,6 +27,9 @@ IMPRESSIONS_FILE = "impressions.parquet"
 PROBLEMS_FILE = "problems.jsonl"
 
 T = TypeVar("T")
+
+
+PropertyValue = bool | int | float | str | list[bool | int | float | str]
 
 
 @dataclass(frozen=True)

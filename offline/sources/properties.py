@@ -12,10 +12,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from offline.datasets import PropertyValue
 from offline.errors import OfflineError
 from service.conditions import CATEGORIES, MAX_VALUE, NAME, RESERVED
 from service.contract.base import MAX_FIELDS
-from service.policy.snapshot import PropertyValue
 from service.tables import cells
 from service.tables.columns import Columns
 

@@ -185,6 +185,7 @@ def test_an_empty_deployment_answers(redis_url: str, tmp_path_factory: pytest.Te
         assert problem_of(client.post("/policies:freeze"), 409)["code"] == "conflict"
         nothing: dict[str, object] = {
             "arms": {},
+            "placements": {},
             "off_policy": {},
             "shadow": None,
             "watch": [],

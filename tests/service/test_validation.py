@@ -45,7 +45,7 @@ def wrong(field: str, *values: object) -> list[tuple[str, object]]:
     return [(field, value) for value in values]
 
 
-WRONG_RECOMMEND = wrong("k", "5", 1.5, True, 0, -1, 101, None, [], 10**30, float("nan"), float("inf"))
+WRONG_RECOMMEND = wrong("k", "5", 1.5, True, 0, -1, 101, [], 10**30, float("nan"), float("inf"))
 WRONG_RECOMMEND += wrong("user_id", "", LONG, 7, ["u"], {"a": 1}, "\ud800" + SECRET, "é" * 200, True)
 WRONG_RECOMMEND += [("unknown_field", SECRET), ("context", []), ("context", {"a": [SECRET]}), ("context", {"a": 1e999})]
 WRONG_RECOMMEND += [("context", {str(n): n for n in range(33)}), ("candidate_item_ids", SECRET)]
@@ -258,8 +258,15 @@ _ids = st.sampled_from(["u", "film-1", "film-2", "", "\0", "a/b"]) | _text
 _requests = st.dictionaries(
     st.sampled_from(
         ["user_id", "session_id", "k", "context", "candidate_item_ids", "exclude_item_ids", "filters", "history"]
+        + ["rules", "placement", "include_items", "repeat"]
     ),
-    _json | _ids | st.integers(0, 101) | st.lists(_ids, max_size=3) | st.fixed_dictionaries({"categories": _json}),
+    _json
+    | _ids
+    | st.integers(0, 101)
+    | st.lists(_ids, max_size=3)
+    | st.fixed_dictionaries({"categories": _json})
+    | st.fixed_dictionaries({"where": _json})
+    | st.fixed_dictionaries({"pins": _json, "boosts": _json, "at_most": _json}),
     max_size=4,
 )
 _events = st.fixed_dictionaries(
