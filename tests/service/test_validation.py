@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from service.contract.schemas import RecommendRequest
 from service.settings import Settings
 from tests.service.service_examples import problem_of, serving_http
 
@@ -256,10 +257,7 @@ _json = st.recursive(
 )
 _ids = st.sampled_from(["u", "film-1", "film-2", "", "\0", "a/b"]) | _text
 _requests = st.dictionaries(
-    st.sampled_from(
-        ["user_id", "session_id", "k", "context", "candidate_item_ids", "exclude_item_ids", "filters", "history"]
-        + ["rules", "placement", "include_items", "repeat"]
-    ),
+    st.sampled_from([*RecommendRequest.model_fields]),
     _json
     | _ids
     | st.integers(0, 101)
