@@ -61,7 +61,8 @@ class Probe:
             answer = await self._ask(taste, baseline, **fields, item_ids=ids[start : start + MAX_IDS])
             shares += [(item.in_slate, item.baseline_in_slate) for item in answer.items]
         ours, theirs = self._sum(shares, baseline)
-        return ours / self.k, None if theirs is None else theirs / self.k
+        # Estimated, each item by itself: where all slots are the category's, a little more may come of it.
+        return min(1.0, ours / self.k), None if theirs is None else min(1.0, theirs / self.k)
 
     @staticmethod
     def _sum(shares: Sequence[tuple[float, float | None]], baseline: Taste | None) -> tuple[float, float | None]:
