@@ -12,7 +12,7 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from service.conditions import CATEGORIES, NAME, Compare, Condition, Every, read_condition
-from service.contract.base import MAX_ID_BYTES, MAX_K
+from service.contract.base import MAX_DAYS, MAX_ID_BYTES, MAX_K, MAX_TYPES, TYPE
 from service.contract.filters import MOST_BOOST, MOST_BOOSTS, MOST_LIMITS, MOST_PINS
 from service.serving.rules import Rules
 from service.serving.slates import Repeat
@@ -26,6 +26,12 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 def exact(pattern: str) -> str:
     """Return a pattern of JSON Schema as Python has it, where `$` also stands before a line's end."""
     return pattern.removesuffix("$") + r"\Z"
+
+
+Types = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=64, pattern=exact(TYPE))]], Meta(max_length=MAX_TYPES)
+]
+Days = Annotated[float, Meta(gt=0, le=MAX_DAYS)]
 
 
 class Where:
@@ -103,6 +109,8 @@ class PlacementFields(msgspec.Struct, frozen=True):
     filters: FilterFields | None = None
     rules: RuleFields | None = None
     repeat: Repeat | None = None
+    repeat_after_days: float | None = None
+    exclude_feedback_types: list[str] = []
 
     def condition(self) -> Condition | None:
         """Return what its filters say."""

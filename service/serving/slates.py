@@ -36,6 +36,7 @@ SlateWarning = Literal[  # each with its meaning in `contract.slate_warnings`
     "session_unavailable",
     "unknown_candidates",
     "unknown_category",
+    "unknown_feedback_type",
     "unknown_property",
 ]
 Source = Literal["pretrained", "learned", "popularity", "catalogue", "pinned"]

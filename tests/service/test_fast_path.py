@@ -72,6 +72,8 @@ BODIES = st.fixed_dictionaries(
         ),
         "history": st.one_of(st.none(), st.lists(PAST, max_size=3)),
         "rules": st.one_of(st.none(), RULES),
+        "repeat_after_days": st.one_of(st.none(), NUMBERS),
+        "exclude_feedback_types": st.lists(st.sampled_from(["purchase", "view\n", "", "a b", "x" * 65]), max_size=2),
         "placement": st.one_of(st.none(), st.sampled_from(["home", "home\n", "", "a b", "x" * 65])),
         "include_items": st.one_of(st.booleans(), NUMBERS),
         "unknown": IDS,
