@@ -1418,6 +1418,22 @@ export interface components {
             text: string;
         };
         /**
+         * NewItems
+         * @description A least share for items that came into the catalogue lately.
+         */
+        NewItems: {
+            /**
+             * Share
+             * @description Least probability of each slot that the policy fills, given the slots above it, that its item is new, as long as one is left that may be shown.
+             */
+            share: number;
+            /**
+             * Within Days
+             * @description An item is new for so long, to the hour.
+             */
+            within_days: number;
+        };
+        /**
          * PageRequest
          * @description Ask for all slates of a page at once: no item comes twice on it.
          * @example {
@@ -2205,6 +2221,8 @@ export interface components {
              * @default []
              */
             boosts?: components["schemas"]["Boost"][];
+            /** @description Items that the deployment began with are not new, nor one that was deleted and comes back. */
+            new_items?: components["schemas"]["NewItems"] | null;
             /**
              * Pins
              * @description Shown even if seen before or filtered out, but never if hidden or excluded.

@@ -12,6 +12,7 @@ from service.contract.base import MAX_DAYS, MAX_ID_BYTES, MAX_K, MAX_TYPES, Feed
 CONDITION = {"type": "object", "title": "Condition"}  # in the OpenAPI document its whole schema, which calls itself
 MOST_PINS, MOST_BOOSTS, MOST_LIMITS = 20, 20, 5
 MOST_BOOST = 10.0
+MOST_DAYS = 365
 
 
 def _checked(data: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +82,21 @@ class AtMost(Strict):
     n: Whole = Field(ge=1, le=MAX_K)
 
 
+class NewItems(Strict):
+    """A least share for items that came into the catalogue lately."""
+
+    share: float = Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Least probability of each slot that the policy fills, given the slots above it, that its item is "
+        "new, as long as one is left that may be shown.",
+    )
+    within_days: float = Field(
+        gt=0, le=MOST_DAYS, allow_inf_nan=False, description="An item is new for so long, to the hour."
+    )
+
+
 class Rules(Strict):
     """Rules of a business for a slate. All propensities stay exact; what is pinned is not learned as a choice."""
 
@@ -95,6 +111,9 @@ class Rules(Strict):
         description="In a catalogue of many items they act among the policy's candidates for this user.",
     )
     at_most: list[AtMost] = Field([], max_length=MOST_LIMITS, description="Pinned items count, and are never left out.")
+    new_items: NewItems | None = Field(
+        None, description="Items that the deployment began with are not new, nor one that was deleted and comes back."
+    )
 
     @model_validator(mode="after")
     def _one_pin_each(self) -> Rules:

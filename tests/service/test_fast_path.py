@@ -52,6 +52,7 @@ RULES = st.fixed_dictionaries(
         "pins": st.lists(st.fixed_dictionaries({"slot": NUMBERS, "item_id": IDS}), max_size=2),
         "boosts": st.lists(st.fixed_dictionaries({"where": WHERE, "by": NUMBERS}), max_size=2),
         "at_most": st.lists(st.fixed_dictionaries({"of": NAMES, "n": NUMBERS}), max_size=2),
+        "new_items": st.one_of(st.none(), st.fixed_dictionaries({"share": NUMBERS, "within_days": NUMBERS})),
         "more": NUMBERS,
     },
 )
