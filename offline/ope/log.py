@@ -11,6 +11,7 @@ from typing import Any
 
 from offline.datasets import import_pyarrow
 from offline.errors import OfflineError
+from service.policy.context import read_context
 from service.policy.logged import ITEMS_METADATA, LOG_FORMAT, LOG_METADATA, LoggedSlate, items_schema, log_schema
 
 _BATCH = 4096
@@ -46,6 +47,7 @@ def read_log(path: Path) -> Log:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
         }
+        values.setdefault("context", "{}")
         problem = _misshapen(values) or _impossible(values, item_ids)
         if problem is not None:
             raise OfflineError(f"{path}: row {number}: {problem}")
@@ -100,12 +102,14 @@ def _read(path: Path, key: bytes) -> tuple[dict[str, Any], Iterator[dict[str, An
         raise OfflineError(f"{path}: format {version!r}, this version reads {LOG_FORMAT}; {again}")
     expected = log_schema(arrow) if key == LOG_METADATA else items_schema(arrow)
     for column in expected:
+        if column.name == "context" and column.name not in names:
+            continue
         if column.name not in names:
             raise OfflineError(f"{path}: {column.name}: column is missing; {again}")
         actual = found.field(column.name).type
         if actual != column.type:
             raise OfflineError(f"{path}: {column.name}: column is {actual}, expected {column.type}; {again}")
-    return metadata, _rows(path, file, expected.names, again)
+    return metadata, _rows(path, file, [name for name in expected.names if name in names], again)
 
 
 def _rows(path: Path, file: Any, columns: list[str], again: str) -> Iterator[dict[str, Any]]:
@@ -136,6 +140,8 @@ def _misshapen(row: dict[str, Any]) -> str | None:
 
 def _impossible(row: dict[str, Any], catalogue: frozenset[str]) -> str | None:
     """The first field whose value cannot be, and why."""
+    if read_context(row["context"]) is None:
+        return "context: is no JSON object of facts"
     outside = [p for p in row["propensities"] if not 0 < p <= 1 + _ROUNDING]
     if outside:
         return f"propensities: {outside[0]} is not in (0, 1]"

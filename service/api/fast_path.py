@@ -1,14 +1,15 @@
 """POST /recommend from bytes in to bytes out: the way that nearly every request takes.
 
 FastAPI and pydantic check a request with more care than its common form needs. This middleware takes what msgspec can
-read at once, and leaves all else to the route (`routes.recommend`), which ends in the same `recommend`: requests with
-`context`, and whatever is not valid, so that there is one place that says what is wrong. Tests hold that what is
+read at once, and leaves all else to the route (`routes.recommend`), which ends in the same `recommend`: whatever is
+not valid, so that there is one place that says what is wrong. Tests hold that what is
 taken here would have been valid there, with the same meaning.
 
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
@@ -22,17 +23,29 @@ from service.api import errors, guard
 from service.api.errors import Problem
 from service.api.rules import Days, FilterFields, Id, RuleFields, Types, both, decode_hook, exact
 from service.api.state import State
-from service.contract.base import DEFAULT_K, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
+from service.conditions import MAX_VALUE
+from service.contract.base import DEFAULT_K, MAX_FIELDS, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
+from service.contract.context import MAX_NAME, MOST_OF_LIST, few_facts
 from service.contract.filters import PLACEMENT
 from service.contract.schemas import RecommendRequest
 from service.serving import slates
 from service.serving.recommender import SlateRequest
 from service.serving.slates import Repeat, SlateWarning
 from service.store import api_keys, sessions
+from service.store.events import ContextValue
 
 _PATHS = ("/recommend", "/v1/recommend")
 SCOPES: tuple[api_keys.Scope, ...] = ("serve",)
 
+FactName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+_Text = Annotated[str, Meta(max_length=MAX_VALUE)]
+FactValue = (
+    bool
+    | Annotated[int, Meta(ge=-(2**53), le=2**53)]
+    | Annotated[float, Meta(ge=-1e300, le=1e300)]
+    | _Text
+    | Annotated[list[_Text], Meta(max_length=MOST_OF_LIST)]
+)
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
@@ -44,7 +57,7 @@ class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The fields of `schemas.RecommendRequest`, without `context`."""
+    """The fields of `schemas.RecommendRequest`."""
 
     user_id: Id | None = None
     session_id: Id | None = None
@@ -59,6 +72,11 @@ class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rules: RuleFields | None = None
     placement: Annotated[str, Meta(pattern=exact(PLACEMENT))] | None = None
     include_items: bool = False
+    context: Annotated[dict[FactName, FactValue | None], Meta(max_length=MAX_FIELDS)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.context:
+            few_facts(self.context)
 
 
 class FastResponse(msgspec.Struct, frozen=True):
@@ -73,7 +91,7 @@ class FastResponse(msgspec.Struct, frozen=True):
 
 def fast_request(request: RecommendRequest) -> FastRequest:
     """Convert a request that pydantic has read."""
-    return msgspec.convert(request.model_dump(exclude={"context"}), FastRequest, dec_hook=decode_hook)
+    return msgspec.convert(request.model_dump(), FastRequest, dec_hook=decode_hook)
 
 
 _decoder = msgspec.json.Decoder(FastRequest, dec_hook=decode_hook)
@@ -214,7 +232,13 @@ def slate_request(request: FastRequest, state: State) -> SlateRequest:
         repeat_after_days=request.repeat_after_days or placement.repeat_after_days,
         excluded_types=(*request.exclude_feedback_types, *placement.exclude_feedback_types),
         placement=request.placement,
+        context=facts_of(request.context),
     )
+
+
+def facts_of(context: Mapping[str, ContextValue | None] | None) -> dict[str, ContextValue]:
+    """The facts of a request; null is as if not there."""
+    return {name: value for name, value in context.items() if value is not None} if context else {}
 
 
 async def _described(slots: list[slates.Slot], state: State) -> list[slates.Slot]:

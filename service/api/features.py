@@ -9,12 +9,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.errors import invalid
 from service.contract.base import MAX_TEXT, Id
+from service.contract.context import MAX_NAME, MOST_FACTS, FactValue, n_facts
 from service.store import sessions
+from service.store.events import ContextValue
 from service.tables.features import text_of as features_text
 
 Features = Sequence[dict[str, Any]] | None  # any JSON within
 
 _id: TypeAdapter[str] = TypeAdapter(Id)
+_value: TypeAdapter[Any] = TypeAdapter(FactValue)
+_MOST_LOOKED_AT = 1_000  # facts, however deep
 _NAMES = {"userId": True, "user_id": True, "sessionId": False, "session_id": False}  # whether it names a user
 
 
@@ -34,6 +38,33 @@ def find_user(features: Features) -> str | None:
             found = _checked(str(value), f"contextFeatures.{place}.{name}")
             return sessions.user_key(found, None) if of_user else sessions.user_key(None, found)
     return None
+
+
+def facts_in(features: Features) -> dict[str, ContextValue]:
+    """The facts in a context, of what it holds within an object under `outer.inner`: the first that come to as many
+    features as a request may have, without the ids of users and sessions and what is no fact (null, long texts)."""
+    found: dict[str, ContextValue] = {}
+    left = MOST_FACTS
+    waiting: list[tuple[str, Any]] = [(name, value) for facts in features or () for name, value in facts.items()]
+    for name, value in waiting:  # which grows meanwhile
+        if name in _NAMES or left <= 0 or len(waiting) > _MOST_LOOKED_AT:
+            continue
+        if isinstance(value, dict):
+            waiting.extend((f"{name}.{inner}", one) for inner, one in value.items())
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            waiting.extend((f"{name}.{inner}", one) for facts in value for inner, one in facts.items())
+        elif (fact := _fact(value)) is not None and 0 < len(name) <= MAX_NAME:
+            left -= n_facts({name: fact})
+            found |= {name: fact} if left >= 0 else {}
+    return found
+
+
+def _fact(value: Any) -> ContextValue | None:
+    try:
+        fact: ContextValue | None = _value.validate_python(value, strict=True)
+    except ValidationError:
+        return None
+    return fact
 
 
 def _checked(value: str, field: str) -> str:

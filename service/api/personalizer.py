@@ -16,12 +16,13 @@ from redis.exceptions import RedisError
 
 from service.api import back_pressure, items, responses
 from service.api.errors import FieldError, Problem, invalid, no_policy, redis_away
-from service.api.features import find_user, text_of
+from service.api.features import facts_in, find_user, text_of
 from service.api.state import State
 from service.contract.items import ItemBody
 from service.contract.personalizer import RankableAction, RankedAction, RankRequest, RankResponse
 from service.policy.types import session_state
 from service.serving import slates
+from service.serving.recommender import with_user
 from service.serving.slates import Restrictions, find_candidates
 from service.store import ranked, sessions
 from service.store.events import Feedback
@@ -52,7 +53,8 @@ async def rank(request: RankRequest, may_add: bool, state: State) -> RankRespons
     allowed = chosen.available[places]
     if not allowed.any():
         raise _nothing_left()
-    slate, drawn = await state.recommender.draw(user, live, catalogue, chosen, history, 1)
+    context = with_user(facts_in(request.context_features), session or _NOBODY)
+    slate, drawn = await state.recommender.draw(user, live, catalogue, chosen, history, 1, context=context)
     assert slate.impression is not None
     item = slate.items[0].item_id
     is_shown = not request.defer_activation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 from pydantic import BaseModel
@@ -25,6 +25,7 @@ from service.client.calls import (
     Where,
     activating,
     asking,
+    describing,
     explaining,
     feeding_back,
     listing,
@@ -218,6 +219,14 @@ class AsyncClient:
     async def user(self, user_id: str) -> UserResponse:
         """Get what is stored of a user."""
         return await self.send(Call("GET", f"/users/{path_of(user_id)}", UserResponse))
+
+    async def put_user(self, user_id: str, features: Mapping[str, Any]) -> UserFeatures:
+        """Store facts about a user instead of those stored before."""
+        return await self.send(describing("PUT", user_id, features))
+
+    async def change_user(self, user_id: str, features: Mapping[str, Any]) -> UserFeatures:
+        """Change some facts about a user; None takes one away."""
+        return await self.send(describing("PATCH", user_id, features))
 
     async def erase_user(self, user_id: str) -> ErasedResponse:
         """Forget a user."""

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from service.contract.context import UserBody, UserPatch
 from service.contract.filters import Filters, Placement, Rules
 from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemPatch, ItemResponse
 from service.contract.lists import ListResponse
@@ -24,6 +25,7 @@ from service.contract.schemas import (
     PastInteraction,
     RecommendRequest,
     RecommendResponse,
+    UserFeatures,
 )
 
 NO_CONNECTION = "no connection"
@@ -71,7 +73,7 @@ class RecommendFields(TypedDict, total=False):
     rules: Rules
     placement: str
     include_items: bool
-    context: dict[str, str | int | float | bool | None]
+    context: dict[str, Any]
 
 
 class PreviewFields(TypedDict, total=False):
@@ -168,6 +170,12 @@ def putting(item_id: str, text: str, fields: ItemFields) -> Call[ItemResponse]:
 def patching(item_id: str, changes: ItemPatch) -> Call[ItemResponse]:
     """PATCH /items/{item_id}; the same changes twice are the same as once."""
     return Call("PATCH", f"/items/{path_of(item_id)}", ItemResponse, _json(changes))
+
+
+def describing(method: Literal["PUT", "PATCH"], user_id: str, features: Mapping[str, Any]) -> Call[UserFeatures]:
+    """PUT or PATCH /users/{user_id}."""
+    body: BaseModel = {"PUT": UserBody, "PATCH": UserPatch}[method](features=dict(features))
+    return Call(method, f"/users/{path_of(user_id)}", UserFeatures, _json(body))
 
 
 def placing(name: str, placement: Placement) -> Call[Placement]:

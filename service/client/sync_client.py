@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 from pydantic import BaseModel
@@ -33,6 +33,7 @@ from service.client.calls import (
     Where,
     activating,
     asking,
+    describing,
     explaining,
     feeding_back,
     listing,
@@ -226,6 +227,14 @@ class Client:
     def user(self, user_id: str) -> UserResponse:
         """Get what is stored of a user."""
         return self.send(Call("GET", f"/users/{path_of(user_id)}", UserResponse))
+
+    def put_user(self, user_id: str, features: Mapping[str, Any]) -> UserFeatures:
+        """Store facts about a user instead of those stored before."""
+        return self.send(describing("PUT", user_id, features))
+
+    def change_user(self, user_id: str, features: Mapping[str, Any]) -> UserFeatures:
+        """Change some facts about a user; None takes one away."""
+        return self.send(describing("PATCH", user_id, features))
 
     def erase_user(self, user_id: str) -> ErasedResponse:
         """Forget a user."""

@@ -49,8 +49,8 @@ class RankRequest(Strict):
     context_features: Features | None = Field(
         None,
         description="The user: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole "
-        "number at the top level of any object. Without one the event is a visitor of its own. All else is accepted "
-        "and not yet used by any policy.",
+        "number at the top level of any object. Without one the event is a visitor of its own. All else are "
+        "facts about the request, as `context` of /recommend; the first that come to 64 features count.",
     )
     excluded_actions: list[Id] | None = Field(None, max_length=MAX_ACTIONS, description="Ids of actions not to show.")
     event_id: Id | None = Field(

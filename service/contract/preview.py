@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.contract.base import MAX_IDS, MAX_K, MAX_PAST, Id, Strict, Whole, whole
+from service.contract.context import Facts
 from service.contract.filters import ExcludedTypes, Filters, RepeatAfter
 from service.contract.schemas import PastInteraction, StoredInteraction
 from service.contract.slate_warnings import SlateWarnings
@@ -36,6 +37,7 @@ class PreviewRequest(Strict):
     history: list[PastInteraction] | None = Field(
         None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
     )
+    context: Facts | None = Field(None, description="Facts about the request, as for /recommend.")
     baseline: list[PastInteraction] | None = Field(
         None,
         max_length=MAX_PAST,

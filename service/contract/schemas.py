@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.contract.base import (
-    MAX_FIELDS,
     MAX_IDS,
     MAX_PAST,
     MAX_SLATES,
@@ -18,8 +17,8 @@ from service.contract.base import (
     UnixSeconds,
     at_least_one,
     exactly_one,
-    few_fields,
 )
+from service.contract.context import Facts
 from service.contract.filters import ExcludedTypes, Filters, PlacementName, Repeat, RepeatAfter, Rules, Slots
 from service.contract.slate_warnings import SlateWarnings
 
@@ -68,13 +67,10 @@ class RecommendRequest(Somebody):
     )
 
     k: Slots | None = Field(None, description="Number of slots; that of the placement if not given, or else 10.")
-    context: Annotated[
-        dict[Annotated[str, Field(max_length=64)], str | int | Finite | bool | None] | None,
-        BeforeValidator(few_fields),
-    ] = Field(
+    context: Facts | None = Field(
         None,
-        max_length=MAX_FIELDS,
-        description="Free facts about the request; accepted and not yet used by any policy.",
+        description="Facts about the request, such as the device or the time of day: the learned policy takes them "
+        "into account, and they are logged. A name `user.…` stands for a user's feature, instead of a stored one.",
     )
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
@@ -121,6 +117,7 @@ class PageRequest(Somebody):
 
     slates: list[PageSlate] = Field(min_length=1, max_length=MAX_SLATES, description="In the order of the page.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="Shown in none of them.")
+    context: Facts | None = Field(None, description="As for /recommend, of all slates.")
     history: list[PastInteraction] | None = Field(None, max_length=MAX_PAST)
     include_items: bool = False
 
@@ -231,6 +228,14 @@ class UserResponse(BaseModel):
         {}, description="Items by the types of the responses to them, the oldest first."
     )
     arm: Literal["control", "adaptive"]
+    features: dict[str, Any] = Field({}, description="Facts that were stored.")
+
+
+class UserFeatures(BaseModel):
+    """Facts about a user as stored."""
+
+    user_id: str
+    features: dict[str, Any]
 
 
 class Health(BaseModel):

@@ -7,6 +7,7 @@ whether the two together are what was served from.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -216,4 +217,5 @@ def _row(closed: OpenImpression, availability: Availability) -> LoggedSlate:
         verified=availability.verified,
         weight=impression.weight,
         entropy=impression.entropy,
+        context=json.dumps(impression.context),
     )

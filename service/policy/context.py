@@ -18,24 +18,36 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 
+import msgspec
 import torch
 from torch import Tensor
 
 from service.policy.types import Features, WithContext
 
-ContextValue = str | int | float | bool | list[str]
+ContextValue = bool | int | float | str | list[str]
 
 N_NAMES, N_VALUES = 64, 128  # that are told apart, of names and of each name's values, as long as they share no row
 N_ROWS = N_NAMES * N_VALUES
-MOST_FEATURES = 64  # of one request
+MOST_FEATURES = 128  # of one request
 LEADING = 24  # coordinates of an item's vector that a feature speaks of; one more is for all items alike
 WIDTH = LEADING + 1
 _USUAL = 4  # features of a request; more are weaker each, so that together they say no more
-_DEVIATION, _LEVEL_DEVIATION = 0.5, 0.5  # of what a feature says before anything is known, per unit of a vector
-_SURE = 10.0  # coordinates that the first guess of a deviation counts as
+_DEVIATION, _LEVEL_DEVIATION = 0.3, 0.5  # of what a feature says before anything is known, per unit of a vector
+_SURE = 30.0  # coordinates that the first guess of a deviation counts as
 _AGAIN, _FIRST = 1.1, 200  # answers by how much, and from how many on, deviations are found again
 _AT_ONCE = 128  # answers that are explained together
 _NEWTON_STEPS, _CLOSE = 10, 1e-3
+
+
+def read_context(data: str | bytes) -> dict[str, ContextValue] | None:
+    """Decode a context from JSON; None if it is none."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+_decoder = msgspec.json.Decoder(dict[str, ContextValue])
 
 
 def features_of(context: Mapping[str, ContextValue]) -> Features:
@@ -88,6 +100,9 @@ class ContextFilter:
     """Covariances of what is known of each row that was seen; the means are in the network's `context` table."""
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._of: dict[int, Tensor] = {}  # row -> [WIDTH, WIDTH], float64
         self._variance = torch.full((N_NAMES,), _DEVIATION**2, dtype=torch.float64)  # of what a name's features say
         self._answers = self._due = 0
@@ -179,7 +194,7 @@ class ContextFilter:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
-        self.__init__()
+        self._forget()
         if state:
             self._variance = state["variance"].clone()
             self._answers, self._due = map(int, state["answers"].tolist())

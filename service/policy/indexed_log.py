@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from service.policy.context import features_of, read_context
 from service.policy.logged import LoggedSlate
 from service.policy.sampling import Probs
 from service.policy.types import EMPTY_SLOT, States, interactions, pack_states
@@ -32,7 +33,7 @@ def index_slates(
     shape = len(slates), max((len(slate.items) for slate in slates), default=0)
     shown, filled = np.full(shape, EMPTY_SLOT), np.zeros(shape, np.bool_)
     rewards, propensities = np.zeros(shape), np.ones(shape)
-    histories = []
+    histories, contexts = [], []
     for row, slate in enumerate(slates):
         k = len(slate.items)
         assert k > 0
@@ -41,5 +42,6 @@ def index_slates(
         rewards[row, :k], propensities[row, :k] = slate.rewards, slate.propensities
         past = zip(slate.history_items, slate.history_rewards, strict=True)
         histories.append(interactions(past, index, largest_reward))
+        contexts.append(features_of(read_context(slate.context) or {}))
     user = np.array([users.setdefault(slate.user, len(users)) for slate in slates], np.int64)
-    return IndexedLog(pack_states(histories, max_history), shown, filled, rewards, propensities, user)
+    return IndexedLog(pack_states(histories, max_history, contexts), shown, filled, rewards, propensities, user)

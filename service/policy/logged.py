@@ -32,6 +32,7 @@ class LoggedSlate:
     verified: bool  # the available items that these fields give have the hash that was logged
     weight: float  # share of the learned policy in the mixture
     entropy: float  # of the behaviour policy, nats
+    context: str = "{}"  # facts about the request, a JSON object; no column in files of older releases
 
 
 def log_schema(arrow: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from service.serving.slates import Candidates, Repeat, Restrictions, SlateWarnin
 from service.settings import Settings
 from service.store.catalogue import Catalogue
 from service.store.event_log import EventLog
+from service.store.events import Context
 from service.store.keys import Keys
 from service.store.lag import Lag
 from service.store.sessions import Session, SessionStore, share_of
@@ -52,6 +54,7 @@ class SlateRequest(NamedTuple):
     repeat_after_days: float | None = None  # what was seen longer ago may be shown again
     excluded_types: Sequence[str] = ()  # feedback types; what has any of these is not shown
     placement: str | None = None
+    context: Context = MappingProxyType({})  # facts about the request
 
     def restrictions(self, repeat: Repeat) -> Restrictions:
         """Return its restrictions; `repeat` is the default."""
@@ -108,7 +111,8 @@ class Recommender:
         if live is None:
             slate = fall_back(catalogue, chosen, await self._popular() if redis_answers else [], request.k)
         else:
-            slate, _ = await self.draw(user, live, catalogue, chosen, history, request.k, request.placement)
+            facts = with_user(request.context, session)
+            slate, _ = await self.draw(user, live, catalogue, chosen, history, request.k, request.placement, facts)
         warnings: list[SlateWarning] = [] if redis_answers else ["session_unavailable"]
         warnings += ["unknown_feedback_type"] if not settings.rewards.keys() >= set(request.excluded_types) else []
         if slate.impression is not None and (self._lag.too_far or not (redis_answers and await self._log(slate))):
@@ -140,15 +144,17 @@ class Recommender:
         history: slates.History,
         k: int,
         placement: str | None = None,
+        context: Context | None = None,
     ) -> tuple[slates.Slate, slates.Drawn]:
         """Draw a slate of `k` items for a user, together with what comes in this turn of the event loop."""
         with telemetry.span("draw", version=live.version, k=k):
             arm = self.arm_of(user)
-            draws = slates.plan_draws(live, catalogue, chosen, history, arm, k, self._rng, self._shadow_rng)
+            context = context or {}
+            draws = slates.plan_draws(live, catalogue, chosen, history, arm, k, self._rng, self._shadow_rng, context)
             coming = [self._draw(one) for one in draws]  # all before the first is waited for
             drawn = [await slate for slate in coming]
             slate = slates.build_slate(
-                live, catalogue, chosen, history, drawn, user=user, arm=arm, k=k, placement=placement
+                live, catalogue, chosen, history, drawn, user=user, arm=arm, k=k, placement=placement, context=context
             )
             return slate, drawn[0]
 
@@ -183,6 +189,13 @@ def done_before(session: Session, catalogue: Catalogue, types: Sequence[str]) ->
     """Items to which a user has responded with feedback of any of the types."""
     by_type = session.by_type()
     return [item for name in types for item in session.names_of(by_type.get(name, ()), catalogue.ids)]
+
+
+def with_user(context: Context, session: Session) -> Context:
+    """Facts about a request with those about its user, as `user.name`, that it does not state itself."""
+    if not session.features:
+        return context
+    return {**{f"user.{name}": value for name, value in session.features.items()}, **context}
 
 
 async def _draw(draws: Sequence[slates.Draw]) -> list[slates.Drawn]:

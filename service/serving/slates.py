@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from service.conditions import Condition
 from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
+from service.policy.context import features_of
 from service.policy.sampling import Probs, sample_slates
 from service.policy.types import interactions
 from service.policy.variants import Arm
@@ -19,10 +20,11 @@ from service.serving import rules
 from service.serving.loader import LivePolicy, Loaded
 from service.serving.rules import Applied, Rules
 from service.store.catalogue import Catalogue
-from service.store.events import Impression, Mask, Shadow, candidate_hash, encode_mask
+from service.store.events import Context, Impression, Mask, Shadow, candidate_hash, encode_mask
 from service.store.slate_ids import new_id
 
 History = Sequence[tuple[str, float]]
+_NO_CONTEXT: Context = {}
 
 Repeat = Literal["never", "when_empty", "freely"]
 SlateWarning = Literal[  # each with its meaning in `contract.slate_warnings`
@@ -189,6 +191,7 @@ def plan_draws(
     k: int,
     rng: np.random.Generator,
     shadow_rng: np.random.Generator,
+    context: Context = _NO_CONTEXT,
 ) -> list[Draw]:
     """List the draws of one slate: that of the policy in service and, if there is a shadow version, its own.
 
@@ -197,9 +200,11 @@ def plan_draws(
     """
     past = interactions(history, catalogue.index, live.policy.config.largest_reward)
     serving_arm = Arm.CONTROL if live.is_frozen else arm
-    draws = [Draw(live.policy, Query(past, chosen.available, serving_arm), k, rng, chosen.rules)]
+    features = features_of(context) if context else ()
+    draws = [Draw(live.policy, Query(past, chosen.available, serving_arm, features), k, rng, chosen.rules)]
     if live.shadow is not None:  # under the same rules, so that both are compared in what they chose
-        draws.append(Draw(live.shadow.policy, Query(past, chosen.available), k, shadow_rng, chosen.rules))
+        query = Query(past, chosen.available, context=features)
+        draws.append(Draw(live.shadow.policy, query, k, shadow_rng, chosen.rules))
     return draws
 
 
@@ -272,6 +277,7 @@ def build_slate(
     arm: Arm,
     k: int,
     placement: str | None = None,
+    context: Context = _NO_CONTEXT,
 ) -> Slate:
     """Make the slate of what was `drawn` by its draws, and what is logged of it."""
     slate, *others = drawn
@@ -294,6 +300,7 @@ def build_slate(
         allowed=chosen.allowed,
         pinned=pinned,
         placement=placement,
+        context=dict(context),
     )
     places = [catalogue.index[item.item_id] for item in items] if pinned else slate.items
     warnings = with_shortage(chosen, len(items), k)

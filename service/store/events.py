@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -15,6 +16,10 @@ _ABOUT_ONE = 1.0 + 1e-6  # a sum of probabilities may round upwards
 
 
 Mask = npt.NDArray[np.bool_]
+
+
+ContextValue = bool | int | float | str | list[str]
+Context = Mapping[str, ContextValue]
 
 
 class EventError(Exception):
@@ -48,7 +53,7 @@ class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression
     allowed: bytes | None = None  # instead of `candidates`, where filters said so, see `encode_mask`
     pinned: tuple[int, ...] = ()  # slots that a rule filled and no policy chose: their propensity is 1
     placement: str | None = None  # where it was shown
-    context: dict[str, str | int | float | bool | list[str]] = {}  # of the request and, as `user.name`, of its user
+    context: dict[str, ContextValue] = {}  # of the request and, as `user.name`, of its user
 
 
 class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):

@@ -30,6 +30,10 @@ class Keys:
         """Set: visitors without an account who turned out to be this user."""
         return f"{self.prefix}:visitors:{user}"
 
+    def features(self, user: str) -> str:
+        """String: facts about a user, JSON; stay until they are erased."""
+        return f"{self.prefix}:features:{user}"
+
     def event(self, user: str, event_id: str) -> str:
         """String: this feedback event was accepted. Each user has event ids of their own, and the key does not name
         them."""

@@ -17,16 +17,19 @@ import functools
 import hashlib
 import math
 import struct
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import redis.asyncio as aioredis
+from redis.exceptions import WatchError
 
+from service.policy.context import read_context
 from service.settings import Settings
 from service.store import events
-from service.store.events import VisitorJoined
+from service.store.events import ContextValue, VisitorJoined
 from service.store.keys import Keys
 from service.store.scripts import script
 
@@ -56,6 +59,7 @@ class Session:
     seen: tuple[int, ...]
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
     stored: bytes = field(default=b"", repr=False, compare=False)  # what `seen_since` and `by_type` look at
+    features: dict[str, ContextValue] = field(default_factory=dict)  # of the user, read in the same round trip
 
     def named(self, ids: Sequence[str]) -> tuple[list[tuple[str, float]], list[str]]:
         """History and seen items by id; places that `ids` does not have are left out."""
@@ -236,8 +240,44 @@ class SessionStore:
 
     async def load(self, users: Sequence[str]) -> list[Session]:
         """Users' sessions in one round trip; an unknown user has an empty one."""
-        seq, *found = await self._load(keys=[self._keys.item_seq, *map(self._keys.session, users)])
-        return [decode(data, int(seq or 0)) for data in found]
+        keys = self._keys
+        names = [name for user in users for name in (keys.session(user), keys.features(user))]
+        seq, *found = await self._load(keys=[keys.item_seq, *names])
+        sessions = [decode(data, int(seq or 0)) for data in found[::2]]
+        if any(found[1::2]):
+            pairs = zip(sessions, found[1::2], strict=True)
+            sessions = [replace(one, features=(read_context(data) or {})) if data else one for one, data in pairs]
+        return sessions
+
+    async def put_features(self, user: str, features: Mapping[str, ContextValue]) -> bool:
+        """Store what is known of a user instead of what was; False if nothing was."""
+        name = self._keys.features(user)
+        if not features:
+            return bool(await self._redis.delete(name))
+        return await self._redis.set(name, msgspec.json.encode(features), get=True) is not None
+
+    async def change_features(
+        self,
+        user: str,
+        changes: Mapping[str, ContextValue | None],
+        check: Callable[[dict[str, ContextValue]], object],
+    ) -> dict[str, ContextValue]:
+        """Change some of a user's features, None taking one away, and return all of them; what others change at the
+        same time stays changed. Nothing changes where `check` of all of them raises an error."""
+        name = self._keys.features(user)
+        async with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    await pipe.watch(name)
+                    known = read_context(await pipe.get(name) or b"") or {}
+                    features = {of: value for of, value in {**known, **changes}.items() if value is not None}
+                    check(features)
+                    pipe.multi()
+                    pipe.set(name, msgspec.json.encode(features)) if features else pipe.delete(name)
+                    await pipe.execute()
+                except WatchError:
+                    continue
+                return features
 
     async def join(self, visitor: str, user: str) -> bool:
         """Join a visitor's session to the session of the user that they turned out to be, and log it for the worker, at
@@ -258,3 +298,7 @@ class SessionStore:
         removed = await self._redis.delete(self._keys.session(user))
         await self._redis.delete(self._keys.visitors(user))
         return bool(removed)
+
+    async def erase_features(self, user: str) -> bool:
+        """Forget what is known of a user; says whether anything was."""
+        return bool(await self._redis.delete(self._keys.features(user)))

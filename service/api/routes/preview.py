@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter
 
 from service.api.errors import no_policy
+from service.api.fast_path import facts_of
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared, State
@@ -18,12 +19,13 @@ from service.contract.filters import Filters
 from service.contract.preview import Comparison, PreviewedCategory, PreviewedItem, PreviewRequest, PreviewResponse
 from service.contract.schemas import StoredInteraction
 from service.policy.adaptive import Query
+from service.policy.context import features_of
 from service.policy.types import interactions, session_state
 from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.serving.loader import LivePolicy
 from service.serving.preview import Preview
-from service.serving.recommender import done_before, recently_seen
+from service.serving.recommender import done_before, recently_seen, with_user
 from service.serving.slates import History, Restrictions, SlateWarning, find_candidates
 from service.store import sessions
 from service.store.catalogue import Catalogue, ItemRecord
@@ -55,8 +57,10 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     chosen = find_candidates(catalogue, seen, restrictions, time.time())
     arm = _arm(request, user, live, state)
     largest = live.policy.config.largest_reward
+    context = features_of(with_user(facts_of(request.context), session))
     queries = [
-        Query(interactions(past, catalogue.index, largest), chosen.available, arm) for past in (history, *baseline)
+        Query(interactions(past, catalogue.index, largest), chosen.available, arm, context)
+        for past in (history, *baseline)
     ]
     served, seed = live.policy.serve(queries), np.random.SeedSequence(request.seed)
     found = [await asyncio.to_thread(previews.preview, one, len(catalogue), request.k, seed) for one in served]

@@ -1,4 +1,4 @@
-"""GET and DELETE /users/{user_id}"""
+"""GET, PUT, PATCH and DELETE /users/{user_id}"""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from service.api.errors import Problem
+from service.api.errors import Problem, invalid
+from service.api.fast_path import facts_of
 from service.api.guard import needs
 from service.api.openapi import problems
 from service.api.state import Shared
 from service.contract.base import Id
+from service.contract.context import UserBody, UserPatch, few_facts
 from service.contract.operator import ErasedResponse
-from service.contract.schemas import StoredInteraction, UserResponse
+from service.contract.schemas import StoredInteraction, UserFeatures, UserResponse
 from service.store import sessions
 from service.store.events import UserErased
 
@@ -28,7 +30,7 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
     user = sessions.user_key(user_id, None)
     session = await state.session(user)
     history, seen = session.named(state.watch.catalogue.ids)
-    if not history and not seen:
+    if not history and not seen and not session.features:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown_user", "Nothing is stored of this user.")
     return UserResponse(
         user_id=user_id,
@@ -38,7 +40,27 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
             name: session.names_of(places, state.watch.catalogue.ids) for name, places in session.by_type().items()
         },
         arm=state.recommender.arm_of(user).value,
+        features=session.features,
     )
+
+
+@router.put("/users/{user_id:opaque}", responses=problems(503))
+async def put_user(user_id: UserId, body: UserBody, state: Shared) -> UserFeatures:
+    """Store facts about a user, instead of those stored before: every request for them has these in its `context`, as
+    `user.name`, until they are erased."""
+    features = facts_of(body.features)
+    await state.sessions.put_features(sessions.user_key(user_id, None), features)
+    return UserFeatures(user_id=user_id, features=features)
+
+
+@router.patch("/users/{user_id:opaque}", responses=problems(503))
+async def change_user(user_id: UserId, changes: UserPatch, state: Shared) -> UserFeatures:
+    """Change some of a user's facts."""
+    try:
+        features = await state.sessions.change_features(sessions.user_key(user_id, None), changes.features, few_facts)
+    except ValueError as error:
+        raise invalid([{"field": "features", "code": "too_many", "message": str(error)}]) from None
+    return UserFeatures(user_id=user_id, features=features)
 
 
 _REMAINS = [
@@ -59,6 +81,7 @@ async def erase_user(user_id: UserId, state: Shared) -> ErasedResponse:
     user = sessions.user_key(user_id, None)
     visitors = await state.sessions.visitors(user)
     session, removed = False, Counter[str]()
+    await state.sessions.erase_features(user)
     for name in (user, *visitors):
         session |= await state.sessions.erase(name)
         await state.ranked.erase(name)

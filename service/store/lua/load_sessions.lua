@@ -1,4 +1,5 @@
--- KEYS: the catalogue's sequence, then users' sessions. Returns what they hold; one that is no string holds nothing.
+-- KEYS: the catalogue's sequence, then of each user the session and the features. Returns what they hold; one that is
+-- no string holds nothing.
 
 local found = {redis.call('GET', KEYS[1])}
 for i = 2, #KEYS do
