@@ -5,6 +5,27 @@
  */
 
 export interface paths {
+    "/bought-together/{item_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Bought Together
+         * @description Items that users who bought this one bought, too: with feedback of a type that ends a visit (`purchase`, or
+         *     `IALP_ENDING_TYPES`). At least two users must have both.
+         */
+        get: operations["bought_together_bought_together__item_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/dead-letters": {
         parameters: {
             query?: never;
@@ -1358,6 +1379,11 @@ export interface components {
              * @description Version that tells what is similar; 0 when no policy is loaded.
              */
             policy_version: number;
+            /**
+             * Waits For
+             * @description What has yet to happen for the list to have items, if it has none.
+             */
+            waits_for?: string | null;
         };
         /**
          * ListedItem
@@ -1377,7 +1403,7 @@ export interface components {
             };
             /**
              * Score
-             * @description Cosine to the item asked about, responses earned, or how far beyond chance these are; null where the order is not by a number.
+             * @description Cosine to the item asked about, or of those who bought both; responses earned, or how far beyond chance these are; null where the order is not by a number.
              */
             score: number | null;
             /** Text */
@@ -2326,6 +2352,135 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    bought_together_bought_together__item_id__get: {
+        parameters: {
+            query?: {
+                /** @description Number of items. */
+                count?: number;
+                /** @description Only items with any of these categories; may be repeated. */
+                category?: string[];
+                /** @description Only items whose properties fit, JSON as in `filters.where`: `{"price": {"<": 9}}`. */
+                where?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description Opaque, any Unicode, at most 256 bytes. */
+                item_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     list_dead_letters_dead_letters_get: {
         parameters: {
             query?: {

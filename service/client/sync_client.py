@@ -210,6 +210,12 @@ class Client:
         """Get the items that earned the most responses, in the last `days` or since ever."""
         return self.send(showing("/popular", count, categories, where, days))
 
+    def bought_together(
+        self, item_id: str, *, count: int = 10, categories: Sequence[str] = (), where: Where = None
+    ) -> ListResponse:
+        """Get the items that users who bought this one bought, too."""
+        return self.send(showing(f"/bought-together/{path_of(item_id)}", count, categories, where))
+
     def trending(
         self, *, count: int = 10, categories: Sequence[str] = (), where: Where = None, days: int = 1
     ) -> ListResponse:

@@ -15,8 +15,8 @@ class ListedItem(BaseModel):
     categories: list[str]
     properties: dict[str, Any] = {}
     score: float | None = Field(
-        description="Cosine to the item asked about, responses earned, or how far beyond chance these are; null where "
-        "the order is not by a number."
+        description="Cosine to the item asked about, or of those who bought both; responses earned, or how far beyond "
+        "chance these are; null where the order is not by a number."
     )
 
 
@@ -25,3 +25,6 @@ class ListResponse(BaseModel):
 
     items: list[ListedItem]
     policy_version: int = Field(description="Version that tells what is similar; 0 when no policy is loaded.")
+    waits_for: str | None = Field(
+        None, description="What has yet to happen for the list to have items, if it has none."
+    )

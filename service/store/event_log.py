@@ -21,10 +21,11 @@ from service.store.keys import Keys
 from service.store.lease import Lease
 from service.store.popularity import DAYS_KEPT, today
 from service.store.scripts import script
+from service.store.together import as_argument
 
 START = "0-0"
 
-FEEDBACK = script("append_feedback", "session")
+FEEDBACK = script("append_feedback", "session", "together")
 IMPRESSIONS = script("append_impressions", "session", "impression")
 REPLAY = script("replay_dead_letter")
 
@@ -85,6 +86,8 @@ class EventLog:
             settings.seen_limit,
             settings.session_ttl_s,
             DAYS_KEPT * 86_400,
+            self._keys.together,
+            as_argument(settings),
         ]
         if marks is None:
             marks = [self._keys.event(event.user, event.event_id) for event in feedback]

@@ -15,8 +15,9 @@ from service.settings import Settings
 from service.store import sessions
 from service.store.keys import Keys
 from service.store.scripts import script
+from service.store.together import as_argument
 
-IMPORT = script("import_sessions", "session")
+IMPORT = script("import_sessions", "session", "together")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Importer:
         opinions = {reward for kind, reward in settings.rewards.items() if settings.is_explicit(kind, reward)}
         packed = b"".join(struct.pack("<f", reward) for reward in sorted(opinions))
         self._limits = [settings.history_length, settings.seen_limit, settings.session_ttl_s, packed]
+        self._limits += [keys.together, as_argument(settings)]
         self._keys, self._script = keys, redis.register_script(IMPORT)
 
     def add(self, pasts: Sequence[Past]) -> list[bool]:

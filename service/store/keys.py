@@ -92,6 +92,12 @@ class Keys:
         return f"{self.prefix}:popularity:{day}"
 
     @property
+    def together(self) -> str:
+        """Beginning of names. With an item's place: sorted set of other places -> users who bought both; with `users`:
+        hash of places -> users who bought the item."""
+        return f"{self.prefix}:together:"
+
+    @property
     def policies(self) -> str:
         """Hash: version -> record (manifest and gate results)."""
         return f"{self.prefix}:policies"

@@ -1,4 +1,4 @@
-"""GET /similar/{item_id}, /popular, /trending and /new: lists that are the same for everybody."""
+"""GET /similar/{item_id}, /bought-together/{item_id}, /popular, /trending and /new: the same lists for everybody."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from service.contract.base import MAX_ID_BYTES, MAX_K, Id
 from service.contract.lists import ListedItem, ListResponse
 from service.policy.variants import Arm
 from service.store.popularity import MOST_DAYS, Counts, Popularity
+from service.store.together import FEWEST_USERS, Together, ending_types
 
 router = APIRouter(tags=["lists"], route_class=needs("serve"))
 _READ = 1_000  # most popular items that are looked at
@@ -59,11 +60,8 @@ async def similar(
     where: WhereText = None,
 ) -> ListResponse:
     """Items like one: by what the policy has learned of both and by their texts, closest first."""
-    await _catch_up(state)
+    place = await _place(item_id, state)
     live, catalogue = state.watch.current, state.watch.catalogue
-    place = catalogue.index.get(item_id, len(catalogue))
-    if place >= len(catalogue) or await state.watch.store.get(item_id) is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
     shown = _shown(state, category, _condition(where))
     shown[place] = False
     rows = np.flatnonzero(shown)
@@ -78,6 +76,38 @@ async def similar(
     close = await asyncio.to_thread(closeness)
     best = np.argsort(-close, kind="stable")[:count]
     return await _listed(state, rows[best].tolist(), [float(score) for score in close[best]])
+
+
+@router.get("/bought-together/{item_id:opaque}", responses=problems(404))
+async def bought_together(
+    item_id: Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")],
+    state: Shared,
+    count: Count = 10,
+    category: Categories = [],  # noqa: B006
+    where: WhereText = None,
+) -> ListResponse:
+    """Items that users who bought this one bought, too: with feedback of a type that ends a visit (`purchase`, or
+    `IALP_ENDING_TYPES`). At least two users must have both."""
+    place = await _place(item_id, state)
+    beside = await Together(state.redis, state.keys).beside(place)
+    shown = _shown(state, category, _condition(where))
+    kept = [(other, score) for other, score in beside if other < len(shown) and shown[other]][:count]
+    listed = await _listed(state, [other for other, _ in kept], [score for _, score in kept])
+    if beside:
+        return listed
+    types = ", ".join(ending_types(state.settings)) or "none is set (IALP_ENDING_TYPES)"
+    waits_for = f"{FEWEST_USERS} users with feedback about this item and another; of types that end a visit: {types}"
+    return listed.model_copy(update={"waits_for": waits_for})
+
+
+async def _place(item_id: str, state: State) -> int:
+    """Place of an item that is there, in a catalogue that is up to date."""
+    await _catch_up(state)
+    catalogue = state.watch.catalogue
+    place = catalogue.index.get(item_id, len(catalogue))
+    if place >= len(catalogue) or await state.watch.store.get(item_id) is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_item", "There is no such item.")
+    return place
 
 
 @router.get("/popular")

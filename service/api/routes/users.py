@@ -70,6 +70,7 @@ _REMAINS = [
     " the log.",
     "The log says that this user was erased until IALP_STREAM_RETENTION_S is over, so that the worker learns of it.",
     "Ids of feedback events are remembered as used until IALP_DEDUPE_TTL_S is over; they do not name the user.",
+    "How many users answered or bought items, and which together, is counted over all users, and names none.",
     "Files that `export` wrote before are not changed.",
 ]
 

@@ -1,5 +1,5 @@
 -- KEYS: popularity, then users' sessions. ARGV: history length, seen limit, session ttl (s), rewards by which users state
--- an opinion (float32 each); then for each user: number of responses, number of feedback types, what they saw without a
+-- an opinion (float32 each), beginning of the names of what was bought together, types that end a visit; then for each user: number of responses, number of feedback types, what they saw without a
 -- response, as sessions have it; then for each response, oldest first: entry of the history, "1" if it replaces what was
 -- said of the item before, item; then for each type: its name, places. Returns for each user 1 if the session changed, else 0. What a session has of later counts as it would have in order.
 
@@ -29,7 +29,7 @@ local function once(seen)  -- each where it stands last
   return table.concat(kept)
 end
 
-local changed, argument = {}, 5
+local changed, argument = {}, 7
 for user = 2, #KEYS do
   local before, others, types = load_session(KEYS[user])
   local history, saw = before, ARGV[argument + 2]
@@ -46,7 +46,8 @@ for user = 2, #KEYS do
   end
   for at = after, argument - 1, 2 do
     for last = #ARGV[at + 1], 1, -PLACE_BYTES do
-      types = add_type(types, ARGV[at], string.sub(ARGV[at + 1], last - PLACE_BYTES + 1, last), ARGV[2], true)
+      local place = string.sub(ARGV[at + 1], last - PLACE_BYTES + 1, last)
+      types = add_counted(types, ARGV[at], place, ARGV[2], true, ARGV[5], ARGV[6])
     end
   end
   history, others = fit_history(history, others, ARGV[1])
