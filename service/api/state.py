@@ -12,7 +12,8 @@ from fastapi import Depends, Request
 
 from service.api.metrics import Metrics
 from service.api.rules import Placements
-from service.policy.text import Embeddings, TextEncoder, load_text_encoder
+from service.policy.encoders import load_text_encoder
+from service.policy.text import Embeddings, TextEncoder
 from service.serving.live import PolicyWatch
 from service.serving.recommender import Recommender
 from service.settings import Settings
