@@ -70,7 +70,7 @@ class E5Encoder:
         """Return the share of each text's pieces that the vocabulary has not; 1 where there are none."""
         found = []
         for text in texts:
-            pieces = self._pieces.cut(PREFIX + text)
+            pieces = [piece for piece in self._pieces.cut(PREFIX + text) if piece != self._pieces.gap]
             n = len(pieces) - self._n_prefix
             found.append(pieces.count(_UNKNOWN) / n if n > 0 else 1.0)
         return found
@@ -88,6 +88,7 @@ class Pieces:
         marks = (_BEGIN, _PADDING, _END, _UNKNOWN, len(pieces) - 1)
         self._numbers = {piece: number for number, piece in enumerate(pieces) if number not in marks}
         self._longest = max(map(len, self._numbers))
+        self.gap = self._numbers.get(_SPACE)  # a word's beginning by itself, which says nothing
         self._scores, self._same = scores, dict(same)
         self._unknown = min(scores) - _RARER
         self._known_word = lru_cache(maxsize=1 << 15)(self._cut_word)
