@@ -18,7 +18,7 @@ COPY simulator simulator
 ENV UNUSED="sentence-transformers transformers scikit-learn"
 # What may be installed is bounded in pyproject.toml. Torch's tests, tools and headers are for those who build on it.
 # hadolint ignore=DL3013
-RUN pip install ".[service,text,index,otel]" && pip uninstall --yes $UNUSED scipy \
+RUN pip install ".[service,text,multilingual,index,otel]" && pip uninstall --yes $UNUSED scipy \
     && rm -rf /opt/venv/lib/python*/site-packages/torch/test /opt/venv/lib/python*/site-packages/torch/include \
     && find /opt/venv/lib/python*/site-packages/torch/bin -mindepth 1 ! -name torch_shm_manager -delete
 

@@ -106,7 +106,7 @@ IMAGE_VENV := .venv-image
 UNUSED := $(shell sed -n 's/^ENV UNUSED="\(.*\)"/\1/p' Dockerfile)
 
 $(IMAGE_VENV)/.stamp-image: pyproject.toml Dockerfile
-	$(MAKE) --no-print-directory VENV=$(IMAGE_VENV) $(IMAGE_VENV)/.stamp-text,index,otel
+	$(MAKE) --no-print-directory VENV=$(IMAGE_VENV) $(IMAGE_VENV)/.stamp-text,multilingual,index,otel
 	$(IMAGE_VENV)/bin/python -m pip uninstall --quiet --yes $(UNUSED)
 	@touch $@
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from offline.datasets import Dataset
+from offline.encoding import embed_items
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
 from offline.judgements import Question
@@ -101,20 +102,6 @@ def question_batches(
             for state, chosen in zip(states, candidates, strict=True)
             if chosen
         ]
-
-
-def embed_items(dataset: Dataset, encoder: str) -> Embeddings:
-    """Unit rows [A, d] of the items' texts and categories.
-
-    Raises:
-        OfflineError: no such encoder, or its package is not installed.
-    """
-    from service.policy.text import item_text, load_text_encoder  # takes torch along
-
-    try:
-        return load_text_encoder(encoder).encode([item_text(i.text, i.categories) for i in dataset.items])
-    except (ValueError, ModuleNotFoundError) as error:
-        raise OfflineError(f"--encoder: {error}") from None
 
 
 def kept_embeddings(dataset: Dataset, folder: Path) -> Embeddings:

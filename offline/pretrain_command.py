@@ -17,8 +17,9 @@ from rich.console import Console
 from offline.artefacts import read_manifest, sha256_file, write_manifest
 from offline.datasets import Dataset, read_dataset
 from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
-from offline.distil import collect, embed_items
+from offline.distil import collect
 from offline.distil_command import CACHE_FILE
+from offline.encoding import embed_items
 from offline.errors import OfflineError
 from offline.judge import Judge
 from offline.judgements import JudgementCache

@@ -92,6 +92,11 @@ def no_policy() -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_policy", detail, headers=headers)
 
 
+def no_encoder(detail: str) -> Problem:
+    """503: texts cannot be read, since a package of the policy's text encoder is not installed here."""
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no_text_encoder", f"{detail}.")
+
+
 def not_in_charset(charset: str, position: int) -> Problem:
     """400 for a body that is not in its charset, from the byte at `position` on."""
     detail = (

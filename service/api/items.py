@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from service.api.errors import invalid, no_policy
+from service.api.item_texts import warnings_of
 from service.api.state import State
 from service.contract.base import MAX_FIELDS
 from service.contract.items import ItemBody, ItemPatch, ItemResponse
@@ -13,13 +15,20 @@ from service.store.catalogue import ItemRecord, pack_embedding
 from service.store.properties import stored_properties
 
 
-async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool = True) -> list[bool]:
-    """Store items by their ids, all or none; True where one is new. Without `replace` the others stay as they are.
+class Put(NamedTuple):
+    """What became of an item that was put."""
+
+    created: bool
+    warnings: list[str]
+
+
+async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool = True) -> list[Put]:
+    """Store items by their ids, all or none. Without `replace` those that are there stay as they are.
 
     A text is embedded only if it is not what is stored already.
 
     Raises:
-        Problem: 503, no policy is loaded, so texts cannot be embedded yet.
+        Problem: 503, texts cannot be embedded: no policy is loaded yet, or its encoder is not installed.
     """
     live = state.watch.current
     if live is None:
@@ -31,16 +40,20 @@ async def put(items: Sequence[tuple[str, ItemBody]], state: State, replace: bool
         for one, text in zip(stored, texts, strict=True)
     ]
     missing = [n for n, embedding in enumerate(embeddings) if not embedding]
+    warnings: list[list[str]] = [[] for _ in items]
     if missing:
-        rows = await state.encoder.encode(live.snapshot.manifest.text_encoder, [texts[n] for n in missing])
-        for n, row in zip(missing, rows, strict=True):
-            embeddings[n] = pack_embedding(row)
+        new = [texts[n] for n in missing]
+        encoder = live.snapshot.manifest.text_encoder
+        rows = await state.encoder.encode(encoder, new)
+        told = await warnings_of(encoder, [items[n][0] for n in missing], new, rows, state)
+        for n, row, codes in zip(missing, rows, told, strict=True):
+            embeddings[n], warnings[n] = pack_embedding(row), codes
     records = [
         (item_id, _record(item, embedding)) for (item_id, item), embedding in zip(items, embeddings, strict=True)
     ]
     created = await state.watch.store.put(records, replace=replace)
     await state.watch.sync_catalogue()
-    return created
+    return [Put(*one) for one in zip(created, warnings, strict=True)]
 
 
 def _record(item: ItemBody, embedding: bytes) -> ItemRecord:

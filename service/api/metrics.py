@@ -32,6 +32,9 @@ class Metrics:
         self.impressions = Counter("ialp_impressions", "Slates served", ["arm"], registry=registry)
         self.reward = Counter("ialp_reward", "Positive reward accepted", ["arm"], registry=registry)
         self.feedback = Counter("ialp_feedback", "Feedback events", ["outcome"], registry=registry)
+        self.item_warnings = Counter(
+            "ialp_item_warnings", "Put items whose text cannot be read or told apart", ["code"], registry=registry
+        )
         self.entropy = Gauge("ialp_policy_entropy", "Entropy of the last slate's policy, nats", registry=registry)
         self.mix_weight = Gauge("ialp_mix_weight", "Learned share in the last mixture", registry=registry)
         self.version = Gauge("ialp_policy_version", "Version in service", registry=registry)

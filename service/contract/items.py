@@ -20,6 +20,7 @@ from service.contract.base import (
     few_fields,
 )
 from service.contract.filters import PropertyName
+from service.contract.item_warnings import ItemWarningCounts, ItemWarnings
 
 PropertyValue = (
     Annotated[str, Field(max_length=MAX_VALUE)]
@@ -107,8 +108,15 @@ class ItemResponse(BaseModel):
     available_until: float | None = None
 
 
+class PutItemResponse(ItemResponse):
+    """An item as stored, and what is to be known of its text."""
+
+    warnings: ItemWarnings = []
+
+
 class ItemBatchResponse(BaseModel):
     """Result of a batch."""
 
     created: int
     updated: int
+    warnings: ItemWarningCounts = {}

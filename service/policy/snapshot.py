@@ -44,7 +44,7 @@ class Manifest:
     version: _Count
     parent: _Count | None
     created_at: float  # unix seconds
-    text_encoder: Annotated[str, Meta(pattern="^(minilm|hashing)$")]
+    text_encoder: Annotated[str, Meta(pattern="^(minilm|e5|hashing)$")]
     network: NetworkConfig
     serving: ServingConfig
     n_items: _Count

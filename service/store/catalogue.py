@@ -64,6 +64,8 @@ def decode_record(data: bytes) -> ItemRecord:
 
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
+_FIRST = 8  # dimensions that tell nearly all vectors apart
+_ROUNDING = 3e-4  # of half precision, in one dimension
 _MASKS = 16  # conditions whose answers are kept until the next change
 _HOUR_S = 3600
 _ARRIVALS = 10_000  # hours in which items came, the latest: of more than a year
@@ -159,6 +161,22 @@ class Catalogue:
         best = np.argpartition(closeness, len(self) - n)[len(self) - n :]
         self.embeddings.forget()
         return [int(place) for place in best[np.argsort(-closeness[best])]]
+
+    def same(self, embedding: npt.NDArray[np.float16], besides: str) -> int | None:
+        """Place of a visible item, other than `besides`, whose text has this vector [TEXT_DIM] within rounding."""
+        own, found = self.index.get(besides), None
+        for start in range(0, len(self), _PART):
+            part = self.embeddings.array[start : min(len(self), start + _PART)]
+            near = np.abs(part[:, :_FIRST] - embedding[:_FIRST]).max(1) <= _ROUNDING
+            near &= self.visible[start : start + len(part)]
+            places = start + np.flatnonzero(near)
+            places = places[places != own] if own is not None else places
+            equal = np.abs(self.embeddings.array[places] - embedding).max(1, initial=0) <= _ROUNDING
+            if equal.any():
+                found = int(places[equal][0])
+                break
+        self.embeddings.forget()
+        return found
 
     def adopt(self) -> None:
         """This is the catalogue in use from now on: its ids are found, too."""

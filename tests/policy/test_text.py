@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.policy.text import TEXT_DIM, HashingEncoder, TextEncoder, TextProjection, item_text, load_text_encoder
+from service.policy.encoders import best_encoder, foreign_letters, load_text_encoder
+from service.policy.text import TEXT_DIM, HashingEncoder, TextEncoder, TextProjection, item_text, twins
 
 TEXTS = [
     "Toy Story (1995) | Animation, Children, Comedy",
@@ -111,9 +112,37 @@ def test_directions_that_the_catalogue_does_not_have_are_zero() -> None:
         assert fitted(torch.tensor(embeddings, dtype=torch.float32)).isfinite().all()
 
 
+def test_twins_are_the_rows_that_are_the_same_and_no_others() -> None:
+    rows = HashingEncoder().encode([f"film {n}" for n in range(200)])
+    assert (twins(rows) == -1).all()
+    rounding = np.random.default_rng(1).normal(size=TEXT_DIM).astype(np.float32) * 1e-8
+    copies = np.concatenate([rows, rows[[7, 7, 50]] + rounding])
+    found = twins(copies)
+    assert sorted(np.flatnonzero(found >= 0).tolist()) == [7, 50, 200, 201, 202]
+    assert {int(found[7]), int(found[50])} <= {200, 201, 202}
+    assert (twins(np.repeat(rows[:1], 3_000, axis=0)) >= 0).all()  # and in no time, however many are the same
+    assert twins(rows[:0]).tolist() == []
+
+
+def test_a_catalogue_is_read_by_what_knows_its_letters() -> None:
+    assert foreign_letters(["Heat (1995)", "Amélie", "Straße"]) == 0.0
+    assert foreign_letters(["12 + 3", ""]) == 0.0
+    assert foreign_letters(["аб ab"]) == 0.5
+    assert best_encoder(["Heat (1995)", "Spirited Away (千と)"] * 9 + ["Alien"] * 9) == "minilm"
+    for text in ("กระทะ", "ტაფა", "红楼梦", "مقلاة", "Сковорода"):
+        assert best_encoder([text, "DVD"]) == "e5"
+
+
+def test_what_an_encoder_does_not_know_of_a_text(minilm: TextEncoder) -> None:
+    assert minilm.unknown(["Heat (1995)", "", "กระทะ"]) == [0.0, 1.0, 1.0]
+    assert minilm.unknown(["heat กระทะ"]) == [0.5]
+    assert minilm.unknown([]) == []
+    assert HashingEncoder().unknown(["Heat", "?!", "กระทะ"]) == [0.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("name", ["", "MiniLM", "../minilm"])
 def test_an_unknown_encoder_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="known are 'minilm' and 'hashing'"):
+    with pytest.raises(ValueError, match="known are 'minilm', 'e5', 'hashing'"):
         load_text_encoder(name)
 
 

@@ -69,7 +69,7 @@ def test_a_batch_is_taken_as_a_whole(two: tuple[httpx.Client, httpx.Client]) -> 
     items = [{"item_id": f"b{n}", "text": f"Batch {n}", "categories": ["Noir"]} for n in range(500)]
     items.append({"item_id": "film-1", "text": "Changed", "categories": ["Noir"]})
     answer = two[0].post("/items:batch", json={"items": items})
-    assert answer.json() == {"created": 500, "updated": 1}
+    assert answer.json() == {"created": 500, "updated": 1, "warnings": {}}
     slate = recommend(two[1], "ann", k=100, filters={"categories": ["Noir"]})
     assert len(shown(slate)) == 100
     assert two[1].get("/items/film-1").json()["text"] == "Changed"
@@ -160,3 +160,21 @@ def test_white_space_at_the_ends_of_a_text_is_kept(api: httpx.Client) -> None:
     """What is read is what was put: who compares both, as a synchronisation does, would put it again for ever."""
     assert api.put("/items/a", json={"text": " A film\n"}).json()["text"] == " A film\n"
     assert api.get("/items/a").json()["text"] == " A film\n"
+
+
+def test_a_text_that_the_encoder_cannot_read_is_told_and_counted(api: httpx.Client) -> None:
+    """The examples' encoder knows spelling alone, so a text without words is what it cannot read."""
+    assert api.put("/items/a", json={"text": "A film"}).json()["warnings"] == []
+    assert api.put("/items/b", json={"text": "\u2605\u2605\u2605"}).json()["warnings"] == ["unread_text"]
+    assert api.put("/items/c", json={"text": "?!"}).json()["warnings"] == ["unread_text", "same_vector"]
+    # Of a text that has not changed nothing is told again, and one item is not like itself.
+    assert api.put("/items/c", json={"text": "?!", "hidden": True}).json()["warnings"] == []
+    assert api.put("/items/b", json={"text": "..."}).json()["warnings"] == ["unread_text"]
+    assert api.patch("/items/a", json={"text": "..."}).json()["warnings"] == ["unread_text"]  # b's own text
+    assert api.get("/items/c").json().keys() == api.get("/items/b").json().keys() - {"warnings"}
+    batch = [item("d", "\u266a"), item("e", "\u266b"), item("f", "\u266b"), item("g", "A song")]
+    told = api.post("/items:batch", json={"items": batch}).json()
+    assert told == {"created": 4, "updated": 0, "warnings": {"unread_text": 3, "same_vector": 3}}
+    metrics = api.get("/metrics").text
+    assert 'ialp_item_warnings_total{code="unread_text"} 7.0' in metrics
+    assert 'ialp_item_warnings_total{code="same_vector"} 4.0' in metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
 from typing import Annotated
 
@@ -15,7 +16,14 @@ from service.api.openapi import problems
 from service.api.search import matching
 from service.api.state import Shared, State
 from service.contract.base import Id
-from service.contract.items import ItemBatch, ItemBatchResponse, ItemBody, ItemPatch, ItemResponse
+from service.contract.items import (
+    ItemBatch,
+    ItemBatchResponse,
+    ItemBody,
+    ItemPatch,
+    ItemResponse,
+    PutItemResponse,
+)
 from service.contract.operator import ItemsResponse
 from service.store.catalogue import ItemRecord
 
@@ -24,12 +32,12 @@ _SEARCHED = 2_000  # items
 ItemId = Annotated[Id, Path(description="Opaque, any Unicode, at most 256 bytes.")]
 
 
-@router.put("/items/{item_id:opaque}", responses={201: {"description": "Created", "model": ItemResponse}})
-async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> ItemResponse:
+@router.put("/items/{item_id:opaque}", responses={201: {"description": "Created", "model": PutItemResponse}})
+async def put_item(item_id: ItemId, item: ItemBody, response: Response, state: Shared) -> PutItemResponse:
     """Create or replace an item. It can be recommended, or is hidden, from the very next answer on."""
-    (created,) = await items.put([(item_id, item)], state)
-    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
-    return ItemResponse(item_id=item_id, **item.model_dump())
+    (put,) = await items.put([(item_id, item)], state)
+    response.status_code = HTTPStatus.CREATED if put.created else HTTPStatus.OK
+    return PutItemResponse(item_id=item_id, warnings=put.warnings, **item.model_dump())
 
 
 @router.post("/items:batch")
@@ -39,8 +47,10 @@ async def put_items(batch: ItemBatch, state: Shared) -> ItemBatchResponse:
     if len(set(ids)) < len(ids):
         repeated = next(n for n, item_id in enumerate(ids) if item_id in ids[:n])
         raise invalid([{"field": f"items.{repeated}.item_id", "code": "repeated_id", "message": "comes twice"}])
-    created = await items.put([(item.item_id, item) for item in batch.items], state)
-    return ItemBatchResponse(created=sum(created), updated=len(created) - sum(created))
+    put = await items.put([(item.item_id, item) for item in batch.items], state)
+    created = sum(one.created for one in put)
+    warnings = Counter(code for one in put for code in one.warnings)
+    return ItemBatchResponse(created=created, updated=len(put) - created, warnings=warnings)
 
 
 @router.get("/items")
@@ -94,14 +104,15 @@ async def get_item(item_id: ItemId, state: Shared) -> ItemResponse:
 
 
 @router.patch("/items/{item_id:opaque}", responses=problems(404))
-async def patch_item(item_id: ItemId, patch: ItemPatch, state: Shared) -> ItemResponse:
+async def patch_item(item_id: ItemId, patch: ItemPatch, state: Shared) -> PutItemResponse:
     """Change some of an item, such as its price or stock: what is not given stays, a property that is null goes.
 
     Of two patches of one item at the same time one may be lost; an item has one writer.
     """
     body = items.patched(await _existing(item_id, state), patch)
-    await items.put([(item_id, body)], state)
-    return items.response(item_id, await _existing(item_id, state))
+    (put,) = await items.put([(item_id, body)], state)
+    stored = items.response(item_id, await _existing(item_id, state))
+    return PutItemResponse(warnings=put.warnings, **stored.model_dump())
 
 
 @router.delete("/items/{item_id:opaque}", status_code=HTTPStatus.NO_CONTENT, responses=problems(404))
