@@ -234,7 +234,8 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
 
         with working(quick):
             until(lambda: "waiting" in trouble(), "a word of what is waited for")
-            assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
+            waiting = trouble()["waiting"]
+            assert "after 50 closed slates" in waiting and "0 so far" in waiting and "0.05 s after" in waiting
             until(lambda: "trial" in trouble(), "the first version", lambda: talk(client, 1))
             assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
             assert "each arm needs users of at least 6 of 64 groups" in trouble()["unwatched"]
