@@ -174,7 +174,7 @@ export interface paths {
         };
         /**
          * List Items
-         * @description Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+         * @description Items in the catalogue's order, or best match first.
          *
          *     A large catalogue is searched for words among the 2,000 items that are closest in meaning.
          */
@@ -1335,7 +1335,7 @@ export interface components {
         ItemsResponse: {
             /**
              * Found By
-             * @description With `search`: whether the items have all its words, or are closest in meaning.
+             * @description With `search`: whether the items have all its words, or some of them or a meaning close to it.
              */
             found_by?: ("words" | "meaning") | null;
             /** Items */
@@ -3148,8 +3148,10 @@ export interface operations {
     list_items_items_get: {
         parameters: {
             query?: {
-                /** @description Items whose texts have all of these words; if there are none, those closest in meaning. */
+                /** @description Items whose texts have all of these words; if there are none, those that have some of them or are close in meaning. */
                 search?: string | null;
+                /** @description With `search`: hidden items, too. Without it they always are. */
+                hidden?: boolean;
                 /** @description Only later items; the last page's `next`. Not with `search`. */
                 after?: string | null;
                 count?: number;

@@ -166,7 +166,8 @@ class ItemsResponse(BaseModel):
     items: list[ItemResponse]
     next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
     found_by: Literal["words", "meaning"] | None = Field(
-        None, description="With `search`: whether the items have all its words, or are closest in meaning."
+        None,
+        description="With `search`: whether the items have all its words, or some of them or a meaning close to it.",
     )
 
 

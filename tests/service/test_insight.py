@@ -68,6 +68,11 @@ def test_items_are_found_by_their_text(api: httpx.Client) -> None:
 
     assert found("Documentary: BEES") == (["bees"], "words"), "all words, and no others that are close"
     assert found("docu on") == (["bees"], "words"), "what is hidden cannot be shown"
+    everything = api.get("/items", params={"search": "docu on", "hidden": True}).json()["items"]
+    assert {item["item_id"]: item["hidden"] for item in everything} == {"bees": False, "wasps": True}
+    api.delete("/items/wasps").raise_for_status()
+    everything = api.get("/items", params={"search": "wasps", "hidden": True, "count": 100}).json()["items"]
+    assert "wasps" not in [item["item_id"] for item in everything]
     assert len(found("film")[0]) == N_ITEMS
     assert found("film number 2", 4)[0][0] == "film-2" and len(found("film number 2", 4)[0]) == 4, "best match first"
     closest, by = found("a documentary about honey bees", 3)

@@ -1,0 +1,163 @@
+"""Items, users and placements in the dashboard: found, changed, erased."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.dashboard.dashboard_examples import PLANTED, Site, go, section
+from tests.service.service_examples import recommend, respond, shown
+
+
+def rows(page: Page) -> Locator:
+    return section(page, "Items").locator("tbody tr")
+
+
+def find(page: Page, text: str) -> None:
+    page.get_by_label("Words of its title").fill(text)
+    page.get_by_role("button", name="Search").click()
+
+
+def confirm(page: Page, button: str) -> None:
+    page.get_by_role("dialog").get_by_role("button", name=button).click()
+
+
+def stored(site: Site, item: str) -> dict[str, object]:
+    answer: dict[str, object] = site.client.get(f"/items/{item}").raise_for_status().json()
+    return answer
+
+
+def put(site: Site, item: str, text: str, **fields: object) -> None:
+    site.client.put(f"/items/{item}", json={"text": text, **fields}).raise_for_status()
+
+
+def test_items_are_found_by_title_words_and_id_hidden_ones_too(lively: Site, page: Page) -> None:
+    """trials T: "Finding Nemo" found Donnie Darko, "Titanic (1997)" Hercules (1997)."""
+    for n, title in enumerate(["Donnie Darko (2001)", "Finding Nemo (2003)", "Hercules (1997)", "Titanic (1997)"]):
+        put(lively, f"known-{n}", title, hidden=True)
+    go(page, "items")
+    expect(rows(page)).to_have_count(20)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows(page).nth(20)).to_be_visible()
+    for text, first in (
+        ("Finding Nemo", "Finding Nemo (2003)"),
+        ("Titanic (1997)", "Titanic (1997)"),
+        ("that film Titanic with the ship", "Titanic (1997)"),
+        ("known-2", "Hercules (1997)"),
+    ):
+        find(page, text)
+        expect(rows(page).first.locator(".title")).to_have_text(first)
+        expect(rows(page).first).to_contain_text("hidden")
+    find(page, "that film Titanic with the ship")
+    expect(section(page, "Items")).to_contain_text("No title has all of these words. Closest in words and meaning:")
+    for n in range(4):
+        lively.client.delete(f"/items/known-{n}").raise_for_status()
+
+
+def test_an_item_is_changed_and_what_others_change_meanwhile_stays(lively: Site, page: Page) -> None:
+    put(lively, "edited", "Before", categories=["Drama"], properties={"price": 9, "stock": 3, "sale": True})
+    go(page, "items")
+    find(page, "edited")
+    page.get_by_role("button", name="Edit Before").click()
+    editor = section(page, "Edit Before")
+    editor.get_by_label("Text").fill("After <i>all</i>")
+    editor.get_by_label("Categories").fill("Drama\n\n Sea stories \n")
+    properties = editor.get_by_label("Properties")
+    expect(properties).to_have_value(re.compile('"price": 9'))
+    properties.fill('{"price": 12.5, "stock": 3, "tags": ["new", "<b>"]}')
+    editor.get_by_label("Available until").fill("2030-01-02T03:04:05")
+    editor.get_by_label("Hidden").check()
+    lively.client.patch("/items/edited", json={"properties": {"stock": 1}}).raise_for_status()
+    editor.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: After <i>all</i>.")).to_be_visible()
+    item = stored(lively, "edited")
+    assert item["properties"] == {"price": 12.5, "stock": 1, "tags": ["new", "<b>"]}
+    assert (item["text"], item["categories"], item["hidden"]) == ("After <i>all</i>", ["Drama", "Sea stories"], True)
+    assert item["available_from"] is None
+    until = page.evaluate("new Date('2030-01-02T03:04:05').getTime() / 1000")
+    assert item["available_until"] == until
+    expect(rows(page).first).to_contain_text("hidden")
+    expect(rows(page).first).to_contain_text('tags ["new","<b>"]')
+
+    page.get_by_role("button", name="Edit After").click()
+    editor = section(page, "Edit After <i>all</i>")
+    expect(editor.get_by_label("Available until")).to_have_value("2030-01-02T03:04:05")
+    editor.get_by_role("button", name="Save").click()
+    expect(editor.get_by_text("Nothing was changed.")).to_be_visible()
+    editor.get_by_label("Available until").fill("")
+    editor.get_by_label("Properties").fill("")
+    editor.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: After <i>all</i>.")).to_be_visible()
+    assert stored(lively, "edited")["properties"] == {} and stored(lively, "edited")["available_until"] is None
+
+
+def test_what_is_no_item_is_refused_where_it_is_written(lively: Site, page: Page) -> None:
+    put(lively, "whole", "A whole item")
+    go(page, "items")
+    find(page, "whole")
+    page.get_by_role("button", name="Edit A whole item").click()
+    editor = section(page, "Edit A whole item")
+    for written, why in (("{", "no JSON"), ("[1]", "write an object"), ('{"a": {"b": 1}}', "properties")):
+        editor.get_by_label("Properties").fill(written)
+        editor.get_by_role("button", name="Save").click()
+        expect(editor.get_by_role("status")).to_contain_text(why)
+    editor.get_by_role("button", name="Cancel").click()
+    expect(editor).to_have_count(0)
+    assert stored(lively, "whole")["properties"] == {}
+
+
+def test_an_item_is_made_and_deleted(lively: Site, page: Page) -> None:
+    go(page, "items")
+    page.get_by_role("button", name="New item").click()
+    editor = section(page, "New item")
+    editor.get_by_role("textbox", name="Id", exact=True).fill("of/a new:kind")
+    editor.get_by_label("Text").fill(PLANTED)
+    editor.get_by_role("button", name="Save").click()
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page).first.locator(".title")).to_have_text(PLANTED)
+    expect(rows(page).first).to_contain_text("of/a new:kind")
+    assert lively.client.get("/items/of%2Fa%20new%3Akind").json()["text"] == PLANTED
+    rows(page).first.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("It is not shown any more.")
+    confirm(page, "Cancel")
+    assert lively.client.get("/items/of%2Fa%20new%3Akind").status_code == 200
+    rows(page).first.get_by_role("button", name="Delete").click()
+    confirm(page, "Delete")
+    expect(page.get_by_text(f"Deleted: {PLANTED}.")).to_be_visible()
+    assert lively.client.get("/items/of%2Fa%20new%3Akind").status_code == 404
+    assert page.locator("main :is(b, i, script)").count() == 0
+
+
+def test_a_user_is_looked_up_and_erased(lively: Site, page: Page) -> None:
+    user = "ann/<b>1</b>"
+    slate = recommend(lively.client, user, k=3)
+    first, second, _ = shown(slate)
+    about = {"user_id": user, "recommendation_id": slate["recommendation_id"]}
+    respond(lively.client, {"event_id": "1", "item_id": first, "type": "like", **about})
+    respond(lively.client, {"event_id": "2", "item_id": second, "type": "dislike", **about})
+    titles = [stored(lively, item)["text"] for item in (second, first)]
+    go(page, "users")
+    page.get_by_label("User id").fill("nobody-at-all")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.get_by_text("Nothing is stored of this user.")).to_be_visible()
+    page.get_by_label("User id").fill(user)
+    page.get_by_role("button", name="Look up").click()
+    found = section(page, user)
+    expect(found).to_contain_text("2 responses kept, 3 items seen.")
+    expect(found.locator("ul.plain li")).to_have_text([f"disliked {titles[0]}", f"liked {titles[1]}"])
+    page.get_by_role("button", name="Try it as this user").click()
+    expect(page.get_by_label("User id")).to_have_value(user)
+    expect(section(page, "What they did")).to_contain_text(f"liked {titles[1]}")
+    go(page, "users")
+    page.get_by_label("User id").fill(user)
+    page.get_by_role("button", name="Look up").click()
+    page.get_by_role("button", name="Erase").click()
+    confirm(page, "Cancel")
+    assert lively.client.get("/users/ann%2F%3Cb%3E1%3C%2Fb%3E").status_code == 200
+    page.get_by_role("button", name="Erase").click()
+    confirm(page, "Erase")
+    gone = section(page, f"{user} is erased")
+    expect(gone).to_contain_text("Deleted: what was kept of them, 2 slates, 2 events of feedback, 0 dead letters.")
+    expect(gone).to_contain_text("it does not name them")
+    assert lively.client.get("/users/ann%2F%3Cb%3E1%3C%2Fb%3E").status_code == 404
