@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from service.settings import Settings
 
-VIEWS = ("now", "versions", "items", "users", "try", "logs")
+VIEWS = ("now", "versions", "items", "users", "placements", "try", "logs")
 PLANTED = "<script>document.title='planted'</script><b>Bold & 'quoted'</b>"
 
 Scheme = Literal["light", "dark"]  # what a reader's screen prefers

@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Locator, Page, expect
 
 from tests.dashboard.dashboard_examples import PLANTED, Site, go, section
-from tests.service.service_examples import recommend, respond, shown
+from tests.service.service_examples import recommend, respond, shown, until
 
 
 def rows(page: Page) -> Locator:
@@ -161,3 +161,64 @@ def test_a_user_is_looked_up_and_erased(lively: Site, page: Page) -> None:
     expect(gone).to_contain_text("Deleted: what was kept of them, 2 slates, 2 events of feedback, 0 dead letters.")
     expect(gone).to_contain_text("it does not name them")
     assert lively.client.get("/users/ann%2F%3Cb%3E1%3C%2Fb%3E").status_code == 404
+
+
+def test_placements_are_listed_with_what_they_earn(lively: Site, page: Page) -> None:
+    """One that is stored and named, one that is named alone, one that is stored alone."""
+    lively.client.put("/placements/told", json={"k": 3, "filters": {"categories": ["Drama"]}}).raise_for_status()
+    rules = {"pins": [{"slot": 0, "item_id": "<b>"}], "boosts": [{"where": {"sale": True}, "by": 0.7}]}
+    limited = {**rules, "at_most": [{"of": "categories", "n": 2}]}
+    lively.client.put("/placements/unnamed", json={"rules": limited, "repeat": "freely"}).raise_for_status()
+
+    def closed() -> bool:
+        for name in ("told", "bare"):
+            recommend(lively.client, f"of-{name}", placement=name)
+        return {"told", "bare"} <= lively.client.get("/evaluation").json()["placements"].keys()
+
+    until(closed, "slates of both placements to close")
+    go(page, "placements")
+    told, bare, unnamed = (page.get_by_role("row").filter(has_text=name) for name in ("told", "bare", "unnamed"))
+    expect(told).to_contain_text("3 slots")
+    expect(told).to_contain_text("only Drama")
+    expect(told).to_contain_text(re.compile(r"(adaptive|control) \S+ \(\S+ to \S+\), \d+ slates?"))
+    expect(bare).to_contain_text("Nothing is stored")
+    expect(bare).to_contain_text(re.compile(r"(adaptive|control) \S+ \(\S+ to \S+\), \d+ slates?"))
+    expect(bare.get_by_role("button")).to_have_text(["Edit"])
+    for text in ("<b> at slot 0", '+0.7 log odds where {"sale":true}', "at most 2 with the same categories", "freely"):
+        expect(unnamed).to_contain_text(text)
+    expect(unnamed).to_contain_text("No slate of it has been closed yet.")
+    for name in ("told", "unnamed"):
+        lively.client.delete(f"/placements/{name}").raise_for_status()
+
+
+def test_a_placement_is_made_changed_and_deleted(lively: Site, page: Page) -> None:
+    go(page, "placements")
+    page.get_by_role("button", name="New placement").click()
+    editor = section(page, "New placement")
+    editor.get_by_label("Name").fill("made.here")
+    editor.get_by_label("Slots").fill("4")
+    editor.get_by_label("come again").select_option("freely")
+    editor.get_by_label("Filters").fill('{"where": {"price": {"<": 9}}}')
+    editor.get_by_label("Rules").fill('{"pins": [{"slot": -1, "item_id": "a"}]}')
+    editor.get_by_role("button", name="Save").click()
+    expect(editor.get_by_role("status")).to_contain_text("rules.pins.0.slot")
+    assert lively.client.get("/placements/made.here").status_code == 404
+    editor.get_by_label("Rules").fill("")
+    editor.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: made.here.")).to_be_visible()
+    made = {"k": 4, "filters": {"where": {"price": {"<": 9}}}, "repeat": "freely"}
+    listed = lively.client.get("/placements").json()["placements"]["made.here"]
+    assert {name: value for name, value in listed.items() if name in made} | {"filters": made["filters"]} == made
+    page.get_by_role("button", name="Edit made.here").click()
+    editor = section(page, "Edit made.here")
+    expect(editor.get_by_label("Slots")).to_have_value("4")
+    expect(editor.get_by_label("Filters")).to_have_value(re.compile('"price"'))
+    editor.get_by_label("Slots").fill("")
+    editor.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: made.here.")).to_be_visible()
+    assert lively.client.get("/placements/made.here").json()["k"] is None
+    assert lively.client.get("/placements/made.here").json()["repeat"] == "freely"
+    page.get_by_role("button", name="Delete made.here").click()
+    confirm(page, "Delete")
+    expect(page.get_by_text("Deleted: made.here.")).to_be_visible()
+    assert lively.client.get("/placements/made.here").status_code == 404

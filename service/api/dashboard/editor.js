@@ -6,7 +6,9 @@ import { element } from "./dom.js";
 export const field = (label, input, hint = null) =>
   element("label", { htmlFor: input.id }, element("span", {}, label), input, hint ? element("span", { className: "quiet" }, hint) : null);
 
-export const textarea = (id, value, rows, properties = {}) => element("textarea", { id, value, rows, spellcheck: false, ...properties });
+// As high as what is in it, within limits.
+export const textarea = (id, value, rows, properties = {}) =>
+  element("textarea", { id, value, rows: Math.min(20, Math.max(rows, value.split("\n").length)), spellcheck: false, ...properties });
 
 export const pretty = (value) => (value === null || value === undefined ? "" : JSON.stringify(value, null, 1));
 
