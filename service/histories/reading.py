@@ -99,6 +99,7 @@ def read_responses(
     items: dict[str, int] = {}
     user, item, reward, explicit, time = array("q"), array("q"), array("f"), array("b"), array("q")
     unknown: Counter[str] = Counter()
+    n = 0
     for n, row in enumerate(file, 1):
         if n % _EVERY == 0:
             advance(_EVERY)
@@ -115,6 +116,7 @@ def read_responses(
             reward.append(meaning.reward)
             explicit.append(meaning.explicit)
             time.append(_NO_TIME if row.time is None else row.time)
+    advance(n % _EVERY)
     at = np.array(time, np.int64)
     timed = at != _NO_TIME
     has_times = bool(timed.any())

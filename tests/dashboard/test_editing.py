@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from service.store.import_reports import ImportReport, reported
+from service.store.keys import Keys
 from tests.dashboard.dashboard_examples import PLANTED, Site, go, section
 from tests.service.service_examples import recommend, respond, shown, until
 
@@ -173,7 +177,7 @@ def test_placements_are_listed_with_what_they_earn(lively: Site, page: Page) -> 
     def closed() -> bool:
         for name in ("told", "bare"):
             recommend(lively.client, f"of-{name}", placement=name)
-        return {"told", "bare"} <= lively.client.get("/evaluation").json()["placements"].keys()
+        return {"told", "bare"} <= set(lively.client.get("/evaluation").json()["placements"])
 
     until(closed, "slates of both placements to close")
     go(page, "placements")
@@ -222,3 +226,29 @@ def test_a_placement_is_made_changed_and_deleted(lively: Site, page: Page) -> No
     confirm(page, "Delete")
     expect(page.get_by_text("Deleted: made.here.")).to_be_visible()
     assert lively.client.get("/placements/made.here").status_code == 404
+
+
+def test_imports_are_watched(lively: Site, page: Page) -> None:
+    keys = Keys(lively.settings.key_prefix)
+    go(page, "users")
+    watched = section(page, "Imports of what users did before")
+    expect(watched).to_contain_text("There was none yet.")
+    with reported(lively.redis, keys, "<b>bought</b>.csv") as reporter:
+        reporter.tell(rows=1_234)
+        line = watched.locator("tbody tr")
+        expect(line).to_contain_text("<b>bought</b>.csv")
+        expect(line).to_contain_text("reads the file, 1,234 rows so far")
+        reporter.tell(state="writing", users=300, changed=100, same=20)
+        expect(line).to_contain_text("writes histories, 120 of 300 users so far")
+        reporter.tell(changed=250, same=50, interactions=1_200, left_out=("34 without a time",))
+    expect(line).to_contain_text("done")
+    expect(line).to_contain_text("1,200 interactions")
+    expect(line).to_contain_text("250 histories changed, 50 had it all")
+    expect(line).to_contain_text("34 without a time")
+    with pytest.raises(ValueError, match="no file"), reported(lively.redis, keys, "none.csv"):
+        raise ValueError("no file of this name")
+    expect(line.first).to_contain_text("failed no file of this name")
+    killed = ImportReport("9", "killed.csv", 1.0, 1.0)
+    lively.redis.hset(keys.imports, killed.import_id, msgspec.json.encode(killed))
+    expect(line.first).to_contain_text("it may have been killed")
+    lively.redis.delete(keys.imports)
