@@ -25,7 +25,8 @@ from offline.alignment import Alignment, Trust, with_closeness, with_names, with
 from offline.defaults import PERSONAL_WEIGHT, PRIOR_WEIGHT
 from offline.preferences import Preference, Preferences, Prior
 from offline.regression import BayesianRegression
-from service.policy.networks import N_LIKED_LATEST, SHRINKAGE, ItemScorer, NetworkConfig
+from service.policy.network_types import N_LIKED_LATEST
+from service.policy.networks import SHRINKAGE, ItemScorer, NetworkConfig
 from service.policy.text import Embeddings, TextProjection
 
 CLOSENESS = (3.4, 0.77)  # w0: of the profile, of the nearest liked; as Gemma's judgements say on MovieLens

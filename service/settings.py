@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     )
     shown_length: int = Field(30, ge=0, le=200, description="Latest shown items without a response that a policy sees.")
     seen_limit: int = Field(
-        200, ge=1, le=10_000, description="Shown or used items kept of a user. Raised, they stay away longer."
+        200, ge=1, le=10_000, description="Shown items kept of a user, and used ones by type. Raised, they stay away."
     )
     repeat: Literal["never", "when_empty", "freely"] = Field(
         "when_empty",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from offline.ope.log import Log
 from offline.ope.reward_model import RewardModel, fit, folds_of
@@ -14,7 +15,7 @@ from offline.ope.target import Target, available
 from service.policy.indexed_log import IndexedLog
 from service.policy.profiles import session_profiles
 from service.policy.sampling import Probs
-from service.policy.types import EMPTY_SLOT, States
+from service.policy.types import EMPTY_SLOT
 
 _CELLS = 4_000_000  # of one [B, A] block
 
@@ -43,7 +44,7 @@ def replay(
     for number in range(n_folds):
         model = fit(indexed, profiles, text, fold != number)
         for rows in _blocks(np.flatnonzero(fold == number), len(text)):
-            states = States(*(part[rows] for part in indexed.states))
+            states = indexed.states.at(torch.from_numpy(rows))
             probs = target.policy.probabilities(states, available(log, target, rows), target.arm)
             block = slots_of(probs, model.values(profiles[rows], text), indexed.shown[rows], model)
             filled = indexed.filled[rows]

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors, guard
 from service.api.errors import Problem
-from service.api.rules import FilterFields, Id, RuleFields, both, decode_hook, exact
+from service.api.rules import Days, FilterFields, Id, RuleFields, Types, both, decode_hook, exact
 from service.api.state import State
 from service.contract.base import DEFAULT_K, MAX_ID_BYTES, MAX_IDS, MAX_K, MAX_PAST
 from service.contract.filters import PLACEMENT
@@ -51,9 +51,11 @@ class FastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] | None = None
     exclude_item_ids: Annotated[list[Id], Meta(max_length=MAX_IDS)] = []
+    exclude_feedback_types: Types = []
     filters: FilterFields | None = None
     history: Annotated[list[Past], Meta(max_length=MAX_PAST)] | None = None
     repeat: Repeat | None = None
+    repeat_after_days: Days | None = None
     rules: RuleFields | None = None
     placement: Annotated[str, Meta(pattern=exact(PLACEMENT))] | None = None
     include_items: bool = False
@@ -209,6 +211,8 @@ def slate_request(request: FastRequest, state: State) -> SlateRequest:
         rules=rules.rules() if rules is not None else None,
         history=state.history_of(request.history) if request.history is not None else None,
         repeat=request.repeat or placement.repeat,
+        repeat_after_days=request.repeat_after_days or placement.repeat_after_days,
+        excluded_types=(*request.exclude_feedback_types, *placement.exclude_feedback_types),
         placement=request.placement,
     )
 

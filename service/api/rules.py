@@ -12,8 +12,8 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from service.conditions import CATEGORIES, NAME, Compare, Condition, Every, read_condition
-from service.contract.base import MAX_ID_BYTES, MAX_K
-from service.contract.filters import MOST_BOOST, MOST_BOOSTS, MOST_LIMITS, MOST_PINS
+from service.contract.base import MAX_DAYS, MAX_ID_BYTES, MAX_K, MAX_TYPES, TYPE
+from service.contract.filters import MOST_BOOST, MOST_BOOSTS, MOST_DAYS, MOST_LIMITS, MOST_PINS
 from service.serving.rules import Rules
 from service.serving.slates import Repeat
 from service.store.keys import Keys
@@ -26,6 +26,12 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 def exact(pattern: str) -> str:
     """Return a pattern of JSON Schema as Python has it, where `$` also stands before a line's end."""
     return pattern.removesuffix("$") + r"\Z"
+
+
+Types = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=64, pattern=exact(TYPE))]], Meta(max_length=MAX_TYPES)
+]
+Days = Annotated[float, Meta(gt=0, le=MAX_DAYS)]
 
 
 class Where:
@@ -75,12 +81,20 @@ class LimitFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: Annotated[int, Meta(ge=1, le=MAX_K)]
 
 
+class NewFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of `filters.NewItems`."""
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    within_days: Annotated[float, Meta(gt=0, le=MOST_DAYS)]
+
+
 class RuleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of `filters.Rules`."""
 
     pins: Annotated[list[PinFields], Meta(max_length=MOST_PINS)] = []
     boosts: Annotated[list[BoostFields], Meta(max_length=MOST_BOOSTS)] = []
     at_most: Annotated[list[LimitFields], Meta(max_length=MOST_LIMITS)] = []
+    new_items: NewFields | None = None
 
     def __post_init__(self) -> None:
         if len({pin.slot for pin in self.pins}) < len(self.pins):
@@ -92,6 +106,7 @@ class RuleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             tuple([(pin.slot, pin.item_id) for pin in self.pins]),
             tuple([(boost.where.condition, boost.by) for boost in self.boosts]),
             tuple([(limit.of, limit.n) for limit in self.at_most]),
+            None if self.new_items is None else (self.new_items.share, self.new_items.within_days),
         )
         return None if rules == Rules() else rules
 
@@ -103,6 +118,8 @@ class PlacementFields(msgspec.Struct, frozen=True):
     filters: FilterFields | None = None
     rules: RuleFields | None = None
     repeat: Repeat | None = None
+    repeat_after_days: float | None = None
+    exclude_feedback_types: list[str] = []
 
     def condition(self) -> Condition | None:
         """Return what its filters say."""

@@ -66,6 +66,8 @@ class RecommendFields(TypedDict, total=False):
     filters: Filters
     history: list[PastInteraction]
     repeat: Literal["never", "when_empty", "freely"]
+    repeat_after_days: float
+    exclude_feedback_types: list[str]
     rules: Rules
     placement: str
     include_items: bool
@@ -80,6 +82,8 @@ class PreviewFields(TypedDict, total=False):
     k: int
     candidate_item_ids: list[str]
     exclude_item_ids: list[str]
+    exclude_feedback_types: list[str]
+    repeat_after_days: float
     filters: Filters
     history: list[PastInteraction]
     baseline: list[PastInteraction]

@@ -1512,6 +1512,22 @@ export interface components {
             text: string;
         };
         /**
+         * NewItems
+         * @description A least share for items that came into the catalogue lately.
+         */
+        NewItems: {
+            /**
+             * Share
+             * @description Least probability of each slot that the policy fills, given the slots above it, that its item is new, as long as one is left that may be shown.
+             */
+            share: number;
+            /**
+             * Within Days
+             * @description An item is new for so long, to the hour.
+             */
+            within_days: number;
+        };
+        /**
          * PageRequest
          * @description Ask for all slates of a page at once: no item comes twice on it.
          * @example {
@@ -1578,6 +1594,12 @@ export interface components {
         PageSlate: {
             /** Candidate Item Ids */
             candidate_item_ids?: string[] | null;
+            /**
+             * Exclude Feedback Types
+             * @description Never those items to which the user has responded with feedback of one of these types, such as `purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest `IALP_SEEN_LIMIT` items of each type are remembered.
+             * @default []
+             */
+            exclude_feedback_types?: string[];
             filters?: components["schemas"]["Filters"] | null;
             /** K */
             k?: number | null;
@@ -1585,6 +1607,11 @@ export interface components {
             placement?: string | null;
             /** Repeat */
             repeat?: ("never" | "when_empty" | "freely") | null;
+            /**
+             * Repeat After Days
+             * @description What the user saw, or responded to, longer ago than so many days may be shown again.
+             */
+            repeat_after_days?: number | null;
             rules?: components["schemas"]["Rules"] | null;
         };
         /**
@@ -1618,6 +1645,12 @@ export interface components {
          * @description Defaults for the requests of one place of a page, mail or app.
          */
         Placement: {
+            /**
+             * Exclude Feedback Types
+             * @description Never those items to which the user has responded with feedback of one of these types, such as `purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest `IALP_SEEN_LIMIT` items of each type are remembered.
+             * @default []
+             */
+            exclude_feedback_types?: string[];
             /** @description The request's own filters restrict further. */
             filters?: components["schemas"]["Filters"] | null;
             /**
@@ -1627,6 +1660,11 @@ export interface components {
             k?: number | null;
             /** Repeat */
             repeat?: ("never" | "when_empty" | "freely") | null;
+            /**
+             * Repeat After Days
+             * @description What the user saw, or responded to, longer ago than so many days may be shown again.
+             */
+            repeat_after_days?: number | null;
             /** @description A request that has rules of its own replaces them. */
             rules?: components["schemas"]["Rules"] | null;
         };
@@ -1757,6 +1795,12 @@ export interface components {
              */
             candidate_item_ids?: string[] | null;
             /**
+             * Exclude Feedback Types
+             * @description Never those items to which the user has responded with feedback of one of these types, such as `purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest `IALP_SEEN_LIMIT` items of each type are remembered.
+             * @default []
+             */
+            exclude_feedback_types?: string[];
+            /**
              * Exclude Item Ids
              * @description These are not shown.
              * @default []
@@ -1780,6 +1824,11 @@ export interface components {
              * @default 10
              */
             k?: number;
+            /**
+             * Repeat After Days
+             * @description What the user saw, or responded to, longer ago than so many days may be shown again.
+             */
+            repeat_after_days?: number | null;
             /**
              * Seed
              * @description Seed of the slates that are drawn: the same seed gives the same answer.
@@ -1836,9 +1885,9 @@ export interface components {
             slate: components["schemas"]["PreviewedItem"][];
             /**
              * Warnings
-             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_feedback_type`: Some of `exclude_feedback_types` are not among the types of this service. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
              */
-            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_property")[];
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_feedback_type" | "unknown_property")[];
         };
         /**
          * PreviewedCategory
@@ -2057,6 +2106,12 @@ export interface components {
                 [key: string]: string | number | boolean | null;
             } | null;
             /**
+             * Exclude Feedback Types
+             * @description Never those items to which the user has responded with feedback of one of these types, such as `purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest `IALP_SEEN_LIMIT` items of each type are remembered.
+             * @default []
+             */
+            exclude_feedback_types?: string[];
+            /**
              * Exclude Item Ids
              * @description These are not shown.
              * @default []
@@ -2089,6 +2144,11 @@ export interface components {
              * @description Whether what the user has seen may be shown again; `IALP_REPEAT` if not given.
              */
             repeat?: ("never" | "when_empty" | "freely") | null;
+            /**
+             * Repeat After Days
+             * @description What the user saw, or responded to, longer ago than so many days may be shown again.
+             */
+            repeat_after_days?: number | null;
             /** @description Pins, boosts and limits for this slate. */
             rules?: components["schemas"]["Rules"] | null;
             /**
@@ -2125,9 +2185,9 @@ export interface components {
             recommendation_id: string;
             /**
              * Warnings
-             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
+             * @description `catalogue_empty`: The catalogue has no item that may be shown. `fewer_items_than_k`: The slate has fewer items than were asked for. `impression_not_logged`: The slate is not in the log, so nothing is learned from it and its items do not count as seen. `no_items_left`: The catalogue has items, but none is left after what the request excludes or filters and what the user has seen. `no_policy`: No policy is loaded: these are popular items, then the others in the catalogue's order. `pin_not_shown`: An item of `rules.pins` is hidden, excluded, unknown or comes twice, or its slot is not there. `repeated_items`: Too few items are left that the user has not seen, so some were seen before. `session_unavailable`: The user's history could not be read; the slate is that of somebody without one. `unknown_candidates`: Some of `candidate_item_ids` are not in the catalogue. `unknown_category`: Some of `filters.categories` are categories that no item has. `unknown_feedback_type`: Some of `exclude_feedback_types` are not among the types of this service. `unknown_property`: A property in `filters.where` or `rules` is one that no item has.
              */
-            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_property")[];
+            warnings: ("catalogue_empty" | "fewer_items_than_k" | "impression_not_logged" | "no_items_left" | "no_policy" | "pin_not_shown" | "repeated_items" | "session_unavailable" | "unknown_candidates" | "unknown_category" | "unknown_feedback_type" | "unknown_property")[];
         };
         /**
          * RecommendedItem
@@ -2255,6 +2315,8 @@ export interface components {
              * @default []
              */
             boosts?: components["schemas"]["Boost"][];
+            /** @description Items that the deployment began with are not new, nor one that was deleted and comes back. */
+            new_items?: components["schemas"]["NewItems"] | null;
             /**
              * Pins
              * @description Shown even if seen before or filtered out, but never if hidden or excluded.
@@ -2336,6 +2398,14 @@ export interface components {
             arm: "control" | "adaptive";
             /** History */
             history: components["schemas"]["StoredInteraction"][];
+            /**
+             * Items By Feedback Type
+             * @description Items by the types of the responses to them, the oldest first.
+             * @default {}
+             */
+            items_by_feedback_type?: {
+                [key: string]: string[];
+            };
             /** Seen Item Ids */
             seen_item_ids: string[];
             /** User Id */

@@ -17,6 +17,8 @@ MAX_EVENTS = 1_000
 MAX_TEXT = 4_000
 MAX_CATEGORIES = 100
 MAX_FIELDS = 32
+MAX_TYPES = 20
+MAX_DAYS = 3_650
 
 
 def few_fields(data: Any) -> Any:
@@ -48,7 +50,8 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 # Kept as it was put, with white space at its ends: what is read is what was sent.
 NotBlank = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
-FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+TYPE = r"^[A-Za-z0-9_.:-]+$"
+FeedbackType = Annotated[str, Field(min_length=1, max_length=64, pattern=TYPE)]
 
 
 class Strict(BaseModel):

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from service.conditions import NAME, read_condition
-from service.contract.base import MAX_ID_BYTES, MAX_K, Id, Strict, Whole, whole
+from service.contract.base import MAX_DAYS, MAX_ID_BYTES, MAX_K, MAX_TYPES, FeedbackType, Id, Strict, Whole, whole
 
 CONDITION = {"type": "object", "title": "Condition"}  # in the OpenAPI document its whole schema, which calls itself
 MOST_PINS, MOST_BOOSTS, MOST_LIMITS = 20, 20, 5
 MOST_BOOST = 10.0
+MOST_DAYS = 365
 
 
 def _checked(data: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +26,24 @@ PLACEMENT = r"^[A-Za-z0-9_.:-]{1,64}$"
 PlacementName = Annotated[str, Field(max_length=64, pattern=PLACEMENT)]
 Slots = Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(whole)]
 Repeat = Literal["never", "when_empty", "freely"]
+ExcludedTypes = Annotated[
+    list[FeedbackType],
+    Field(
+        max_length=MAX_TYPES,
+        description="Never those items to which the user has responded with feedback of one of these types, such as "
+        "`purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest "
+        "`IALP_SEEN_LIMIT` items of each type are remembered.",
+    ),
+]
+RepeatAfter = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=MAX_DAYS,
+        allow_inf_nan=False,
+        description="What the user saw, or responded to, longer ago than so many days may be shown again.",
+    ),
+]
 
 
 class Filters(Strict):
@@ -63,6 +82,21 @@ class AtMost(Strict):
     n: Whole = Field(ge=1, le=MAX_K)
 
 
+class NewItems(Strict):
+    """A least share for items that came into the catalogue lately."""
+
+    share: float = Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Least probability of each slot that the policy fills, given the slots above it, that its item is "
+        "new, as long as one is left that may be shown.",
+    )
+    within_days: float = Field(
+        gt=0, le=MOST_DAYS, allow_inf_nan=False, description="An item is new for so long, to the hour."
+    )
+
+
 class Rules(Strict):
     """Rules of a business for a slate. All propensities stay exact; what is pinned is not learned as a choice."""
 
@@ -77,6 +111,9 @@ class Rules(Strict):
         description="In a catalogue of many items they act among the policy's candidates for this user.",
     )
     at_most: list[AtMost] = Field([], max_length=MOST_LIMITS, description="Pinned items count, and are never left out.")
+    new_items: NewItems | None = Field(
+        None, description="Items that the deployment began with are not new, nor one that was deleted and comes back."
+    )
 
     @model_validator(mode="after")
     def _one_pin_each(self) -> Rules:
@@ -92,6 +129,8 @@ class Placement(Strict):
     filters: Filters | None = Field(None, description="The request's own filters restrict further.")
     rules: Rules | None = Field(None, description="A request that has rules of its own replaces them.")
     repeat: Repeat | None = None
+    repeat_after_days: RepeatAfter = None
+    exclude_feedback_types: ExcludedTypes = Field([])
 
 
 class PlacementsResponse(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.contract.base import MAX_IDS, MAX_K, MAX_PAST, Id, Strict, Whole, whole
-from service.contract.filters import Filters
+from service.contract.filters import ExcludedTypes, Filters, RepeatAfter
 from service.contract.schemas import PastInteraction, StoredInteraction
 from service.contract.slate_warnings import SlateWarnings
 
@@ -30,7 +30,9 @@ class PreviewRequest(Strict):
     k: Whole = Field(10, ge=1, le=MAX_K, description="Slots of a slate; all answers are about slates of this length.")
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
+    exclude_feedback_types: ExcludedTypes = Field([])
     filters: Filters | None = None
+    repeat_after_days: RepeatAfter = None
     history: list[PastInteraction] | None = Field(
         None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
     )

@@ -20,7 +20,7 @@ from service.contract.base import (
     exactly_one,
     few_fields,
 )
-from service.contract.filters import Filters, PlacementName, Repeat, Rules, Slots
+from service.contract.filters import ExcludedTypes, Filters, PlacementName, Repeat, RepeatAfter, Rules, Slots
 from service.contract.slate_warnings import SlateWarnings
 
 
@@ -78,6 +78,7 @@ class RecommendRequest(Somebody):
     )
     candidate_item_ids: list[Id] | None = Field(None, max_length=MAX_IDS, description="Only these may be shown.")
     exclude_item_ids: list[Id] = Field([], max_length=MAX_IDS, description="These are not shown.")
+    exclude_feedback_types: ExcludedTypes = Field([])
     filters: Filters | None = None
     history: list[PastInteraction] | None = Field(
         None, max_length=MAX_PAST, description="Use this history, oldest first, instead of the stored session."
@@ -85,6 +86,7 @@ class RecommendRequest(Somebody):
     repeat: Repeat | None = Field(
         None, description="Whether what the user has seen may be shown again; `IALP_REPEAT` if not given."
     )
+    repeat_after_days: RepeatAfter = None
     rules: Rules | None = Field(None, description="Pins, boosts and limits for this slate.")
     placement: PlacementName | None = Field(
         None,
@@ -103,6 +105,8 @@ class PageSlate(Strict):
     filters: Filters | None = None
     rules: Rules | None = None
     repeat: Repeat | None = None
+    repeat_after_days: RepeatAfter = None
+    exclude_feedback_types: ExcludedTypes = Field([])
 
 
 class PageRequest(Somebody):
@@ -223,6 +227,9 @@ class UserResponse(BaseModel):
     user_id: str
     history: list[StoredInteraction]
     seen_item_ids: list[str]
+    items_by_feedback_type: dict[str, list[str]] = Field(
+        {}, description="Items by the types of the responses to them, the oldest first."
+    )
     arm: Literal["control", "adaptive"]
 
 

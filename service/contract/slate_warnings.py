@@ -19,6 +19,7 @@ WARNINGS = {
     "session_unavailable": "The user's history could not be read; the slate is that of somebody without one.",
     "unknown_candidates": "Some of `candidate_item_ids` are not in the catalogue.",
     "unknown_category": "Some of `filters.categories` are categories that no item has.",
+    "unknown_feedback_type": "Some of `exclude_feedback_types` are not among the types of this service.",
     "unknown_property": "A property in `filters.where` or `rules` is one that no item has.",
 }
 

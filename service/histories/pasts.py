@@ -66,8 +66,14 @@ def _past(responses: Responses, rows: npt.NDArray[np.int64], places: npt.NDArray
     """What is known of a user by `rows`, their rows in order of time."""
     known: dict[int, tuple[Reaction, bool, int]] = {}  # by place: what was said, whether it is explicit, its item
     saw: dict[int, float] = {}
-    columns = (places[rows], responses.item[rows], responses.reward[rows], responses.explicit[rows], responses.at[rows])
-    for place, item, reward, explicit, at in zip(*(column.tolist() for column in columns), strict=True):
+    said = (responses.reward[rows], responses.explicit[rows], responses.at[rows], responses.kind[rows])
+    columns = (places[rows], responses.item[rows], *said)
+    by_type: dict[str, dict[int, None]] = {}
+    for place, item, reward, explicit, at, kind in zip(*(column.tolist() for column in columns), strict=True):
+        if kind >= 0:
+            theirs = by_type.setdefault(responses.types[kind], {})
+            theirs.pop(place, None)
+            theirs[place] = None
         if reward != reward:
             saw[place] = at
             continue
@@ -76,12 +82,13 @@ def _past(responses: Responses, rows: npt.NDArray[np.int64], places: npt.NDArray
         known[place] = (reaction, explicit if before is None or reaction.reward == reward else before[1], item)
     history = _strongest(list(known.items()), settings.history_length)
     kept = {place for place, _ in history}
-    gone = {place: said[0].at for place, said in known.items() if place not in kept}
+    gone = {place: known[place][0].at for place in known.keys() - kept}
     seen = sorted((at, place) for place, at in (saw | gone).items() if place not in kept)
     return Past(
         user_key(responses.users[int(responses.user[rows[0]])], None),
         [PastResponse(responses.items[item], place, *said, explicit) for place, (said, explicit, item) in history],
-        [place for _, place in seen[max(0, len(seen) - settings.seen_limit) :]],
+        [(place, at) for at, place in seen[max(0, len(seen) - settings.seen_limit) :]],
+        {name: list(theirs)[-settings.seen_limit :] for name, theirs in by_type.items()},
     )
 
 

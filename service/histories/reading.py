@@ -23,6 +23,7 @@ class Meaning(NamedTuple):
 
     reward: float  # not a number: it was seen, and that is all
     explicit: bool
+    kind: str | None = None  # the feedback type
 
 
 _SEEN = Meaning(float("nan"), False)
@@ -40,12 +41,12 @@ class Meanings:
         """
         self._liked_at = liked_at
         like = settings.rewards.get("like", settings.largest_reward)
-        self._like = Meaning(like, settings.is_explicit("like", like))
-        self._of_type = {name: Meaning(r, settings.is_explicit(name, r)) for name, r in settings.rewards.items()}
+        self._like = Meaning(like, settings.is_explicit("like", like), "like" if "like" in settings.rewards else None)
+        self._of_type = {name: Meaning(r, settings.is_explicit(name, r), name) for name, r in settings.rewards.items()}
         for name, meant in types.items():
             if meant in settings.rewards:
                 reward = settings.rewards[meant]
-                self._of_type[name] = Meaning(reward, settings.is_explicit(meant, reward))
+                self._of_type[name] = Meaning(reward, settings.is_explicit(meant, reward), meant)
                 continue
             try:
                 reward = float(meant)
@@ -81,6 +82,8 @@ class Responses:
     reward: npt.NDArray[np.float32]  # [N], not a number where an item was seen and that is all
     explicit: npt.NDArray[np.bool_]  # [N]
     at: npt.NDArray[np.float64]  # [N], unix seconds
+    kind: npt.NDArray[np.int64]  # [N], place in `types`; -1: it has none
+    types: list[str] = field(default_factory=list)  # feedback types
     timeless: int = 0  # rows left out because others have a time and they have none
     unknown_types: Counter[str] = field(default_factory=Counter)  # rows left out, by their type
     has_times: bool = True
@@ -97,7 +100,9 @@ def read_responses(
     """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
+    types: dict[str | None, int] = {None: -1}
     user, item, reward, explicit, time = array("q"), array("q"), array("f"), array("b"), array("q")
+    kind = array("q")
     unknown: Counter[str] = Counter()
     n = 0
     for n, row in enumerate(file, 1):
@@ -115,6 +120,7 @@ def read_responses(
             item.append(items.setdefault(one, len(items)))
             reward.append(meaning.reward)
             explicit.append(meaning.explicit)
+            kind.append(types.setdefault(meaning.kind, len(types) - 1))
             time.append(_NO_TIME if row.time is None else row.time)
     advance(n % _EVERY)
     at = np.array(time, np.int64)
@@ -130,6 +136,8 @@ def read_responses(
         np.array(reward, np.float32)[kept],
         np.array(explicit, np.bool_)[kept],
         seconds[kept],
+        np.array(kind, np.int64)[kept],
+        [name for name in types if name is not None],
         timeless=int((~kept).sum()),
         unknown_types=unknown,
         has_times=has_times,

@@ -72,7 +72,7 @@ class A2C:
         metrics: Metrics = {}
         for start in range(0, len(latest.actions), self.config.batch_size):
             part = slice(start, start + self.config.batch_size)
-            state, next_state = (type(s)(*(t[part] for t in s)) for s in (latest.state, latest.next_state))
+            state, next_state = (s.at(part) for s in (latest.state, latest.next_state))
             slots = (latest.actions[part], latest.rewards[part], latest.propensities[part], latest.discount[part])
             only = latest.only[part] if latest.only is not None else None
             metrics = self.step(Batch(state, *slots, next_state, latest.turn[part], only))

@@ -17,7 +17,7 @@ from service.policy.fast_scorer import FastScorer, Floats, Mask, Places, Session
 from service.policy.item_index import FEW, ItemIndex
 from service.policy.networks import ItemScorer
 from service.policy.sampling import Probs, slate_propensities
-from service.policy.types import Interaction, Response
+from service.policy.types import Features, Interaction, Response
 from service.policy.variants import Arm, ServingConfig, Variant, is_mixed, learned_weight, mixed, variant_of
 
 
@@ -27,6 +27,7 @@ class Query(NamedTuple):
     history: Sequence[Interaction]
     available: npt.NDArray[np.bool_]  # [A]
     arm: Arm = Arm.ADAPTIVE
+    context: Features = ()
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,14 @@ class ServingPolicy:
         return np.asarray((vectors[items] * lengths[items, np.newaxis]) @ (vectors[to] * lengths[to, np.newaxis]).T)
 
     def distribution(
-        self, history: Sequence[Interaction], available: npt.NDArray[np.bool_], arm: Arm = Arm.ADAPTIVE
+        self,
+        history: Sequence[Interaction],
+        available: npt.NDArray[np.bool_],
+        arm: Arm = Arm.ADAPTIVE,
+        context: Features = (),
     ) -> Distribution:
         """Probabilities of all A items in the state `history`, over those that are `available` [A]."""
-        return self.serve([Query(history, available, arm)])[0].of_all(len(available))
+        return self.serve([Query(history, available, arm, context)])[0].of_all(len(available))
 
     @property
     def is_narrowed(self) -> bool:
@@ -187,7 +192,8 @@ class ServingPolicy:
 
     def _served(self, variant: Variant, queries: Sequence[Query], rows: Places | None) -> list[Distribution]:
         """Return the distributions of queries that are served the same variant."""
-        sessions = pack([query.history for query in queries], self.max_history)
+        contexts = [query.context for query in queries]
+        sessions = pack([query.history for query in queries], self.max_history, contexts if any(contexts) else ())
         available = [query.available for query in queries]
         pair = self._network_pair(variant, sessions)
         before, after = (part and part.net for part in pair)

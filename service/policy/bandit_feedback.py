@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from service.policy.indexed_log import IndexedLog
 from service.policy.profiles import PROFILES, session_profiles
-from service.policy.types import EMPTY_SLOT, States
+from service.policy.types import EMPTY_SLOT
 
 Array = npt.NDArray[Any]
 _BLOCK = 2048  # rounds, roughly, whose contexts are made at once
@@ -63,7 +63,7 @@ def _contexts(logs: Sequence[IndexedLog], text: npt.NDArray[np.floating[Any]]) -
         slates = max(1, _BLOCK // max(1, log.shown.shape[1]))
         for start in range(0, len(log.shown), slates):
             rows = slice(start, start + slates)
-            profiles = session_profiles(States(*(part[rows] for part in log.states)), text)
+            profiles = session_profiles(log.states.at(rows), text)
             slate, _ = np.nonzero(log.shown[rows] != EMPTY_SLOT)
             yield profiles.reshape(len(profiles), -1)[slate]
 

@@ -15,7 +15,8 @@ softmax(Q / temperature) (Haarnoja et al. 2017, eq. 6), which `ItemScorer.forwar
 optimism where the posterior leaves much open. Every propensity is exact. The price: values are one stay ahead
 (`horizon`), not discounted sums over whole sessions.
 
-Few weights that speak for all, and each item's bias, are learned exactly (`Posterior`); the many others by gradient.
+Few weights that speak for all, and each item's bias, are learned exactly (`Posterior`), then what requests' contexts
+say (`ContextFilter`); the many others by gradient.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from torch.nn import functional
 
 from service.policy import losses, organic
 from service.policy.co_likes import LEARNED_SHARE, TEXT_SHARE, co_like_vectors
+from service.policy.context import ContextFilter
 from service.policy.hazard import Hazard
 from service.policy.learner import Metrics, load_optimizer_tensors, optimizer_tensors, prefixed, under
-from service.policy.networks import N_LEADING, Closeness, Encoded, ItemScorer, ItemTable, Prior
+from service.policy.network_types import Closeness, Encoded, ItemTable, Prior
+from service.policy.networks import N_LEADING, ItemScorer
 from service.policy.posterior import Evidence, Posterior
 from service.policy.replay import Replay
 from service.policy.types import EMPTY_SLOT, Batch
@@ -115,7 +118,7 @@ class Boltzmann:
             # A prior that logs taught has a taste of its own: to start a second one would count each answer twice.
             share = 1.0 if prior is None or not prior.taste_level.any() else _BESIDE_TASTE
             actor.begin_taste(share * config.taste_start, share * config.taste_level_start)
-        self.posterior, self.hazard = Posterior(actor, evidence), Hazard()
+        self.posterior, self.hazard, self._context = Posterior(actor, evidence), Hazard(), ContextFilter()
         self._prior_table: ItemTable | None = None  # it does not change
         self._origin = deepcopy(actor).requires_grad_(False) if origin is None else origin
         self._due = 0.0
@@ -199,13 +202,32 @@ class Boltzmann:
         if (rows := batch.organic) is not None:
             compared = organic.centred(features[rows], seen.response[rows], shown[rows])
             features[rows] = compared * self.actor.without_level()
-        self.posterior.update(
+        response = self.posterior.update(
             self.actor,
             features[shown],
             seen.actions[shown],
             seen.response[shown],
             seen.targets[shown],
             seen.counts[shown],
+        )
+        if batch.state.context is not None:
+            self._learn_context(batch, seen, shown, response)
+
+    def _learn_context(self, batch: Batch, seen: _Seen, shown: Tensor, response: Tensor) -> None:
+        """Learn what contexts tell beyond what holds for all; `response` [N] is f of the slots `shown` [B, K]."""
+        actor, context = self.actor, batch.state.context
+        assert context is not None
+        actor.begin_context()
+        assert actor.context is not None
+        slate_of, _ = torch.nonzero(shown, as_tuple=True)
+        leading = seen.table.vectors[seen.actions[shown]][:, : actor.leading]
+        vectors = torch.cat([leading, torch.ones(len(leading), 1)], 1)
+        targets, counts = seen.targets[shown], seen.counts[shown]
+        rows = torch.arange(len(response))
+        if batch.organic is not None:
+            rows = rows[~batch.organic[slate_of]]
+        self._context.update(
+            actor.context, vectors[rows], context.at(slate_of[rows]), response[rows], targets[rows], counts[rows]
         )
 
     def _learn_leaving(self, batch: Batch, seen: _Seen) -> None:
@@ -291,6 +313,7 @@ class Boltzmann:
             "hazard.curvature": self.hazard.curvature.clone(),
             **prefixed("actor", self.actor.state_dict()),
             **prefixed("posterior", self.posterior.state_dict()),
+            **prefixed("context", self._context.state_dict()),
             **prefixed("optimizer", optimizer_tensors(self._optimizer)),
         }
 
@@ -298,6 +321,7 @@ class Boltzmann:
         """Restore what `state_dict` gave."""
         self.actor.load_state_dict(under("actor", state))
         self.posterior.load_state_dict(under("posterior", state))
+        self._context.load_state_dict(under("context", state))
         self._due = state["due"].item()
         self._likes, self._likes_due = map(int, state["likes"].tolist())
         self._placed = state["placed"].clone() if len(state["placed"]) else None

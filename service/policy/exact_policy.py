@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from service.policy.adaptive import Query, ServingPolicy
-from service.policy.networks import FEW_ANSWERS, ItemScorer, Prior
+from service.policy.network_types import Prior
+from service.policy.networks import FEW_ANSWERS, ItemScorer
 from service.policy.sampling import Probs
-from service.policy.types import States, unpack_states
+from service.policy.types import States, unpack_contexts, unpack_states
 from service.policy.variants import (
     Arm,
     ServingConfig,
@@ -72,7 +73,8 @@ class ExactPolicy:
         """Probabilities [B, A] of what is served in B states, over the items that are `available` [B, A]."""
         if not self.serving.is_narrowed:
             return self.distributions(states, available, arm).probs
-        queries = [Query(past, mask, arm) for past, mask in zip(unpack_states(states), available, strict=True)]
+        asked = zip(unpack_states(states), available, unpack_contexts(states), strict=True)
+        queries = [Query(past, mask, arm, context) for past, mask, context in asked]
         return np.array([served.of_all(self.n_items).probs for served in self.serving.serve(queries)])
 
     @torch.inference_mode()

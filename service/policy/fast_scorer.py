@@ -16,11 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from service.policy.network_types import N_LATEST, N_LIKED_LATEST
 from service.policy.networks import (
     BIAS_PRECISION,
     FEW_ANSWERS,
-    N_LATEST,
-    N_LIKED_LATEST,
     SHRINKAGE,
     ItemScorer,
     NetworkConfig,
@@ -28,7 +27,7 @@ from service.policy.networks import (
 from service.policy.rows import Rows
 from service.policy.sampling import Probs
 from service.policy.taste import TASTE_DIM, most_likely_np
-from service.policy.types import Interaction
+from service.policy.types import Features, Interaction, pack_features
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]  # of items in the catalogue
@@ -47,10 +46,12 @@ class Sessions(NamedTuple):
     kinds: npt.NDArray[np.int8]  # [B, N_LATEST] of the latest: LIKED, IN_VAIN or, where padded, 0
     weights: Floats  # [B, N_LATEST] of the latest, 1 for a full like and what was shown in vain; 0 where padded
     lengths: npt.NDArray[np.int64]  # [B]
+    features: npt.NDArray[np.int64]  # [B, F] of the requests' contexts, by row; 0 where padded
+    strengths: Floats  # [B, F] of these
 
 
-def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessions:
-    """The most recent interactions of each history, oldest first."""
+def pack(histories: Sequence[Sequence[Interaction]], max_history: int, contexts: Sequence[Features] = ()) -> Sessions:
+    """The most recent interactions of each history, oldest first; `contexts` B of them or none."""
     items = np.zeros((len(histories), max_history), np.intp)
     responses = np.zeros((len(histories), max_history), np.float32)
     latest = np.zeros((len(histories), N_LATEST), np.intp)
@@ -64,7 +65,7 @@ def pack(histories: Sequence[Sequence[Interaction]], max_history: int) -> Sessio
             if latest_few := latest_items(recent):
                 n = len(latest_few)
                 latest[row, :n], kinds[row, :n], weights[row, :n] = zip(*latest_few, strict=True)
-    return Sessions(items, responses, latest, kinds, weights, lengths)
+    return Sessions(items, responses, latest, kinds, weights, lengths, *pack_features(contexts))
 
 
 def latest_items(history: Sequence[Interaction]) -> list[tuple[int, int, float]]:
@@ -118,6 +119,7 @@ class FastScorer:
         self._level: Floats = scorer.level.detach().numpy()
         self._repeat = tuple(np.float32(x) for x in scorer.repeat.tolist())
         self._leave = tuple(np.float32(x) for x in scorer.leave.tolist())
+        self._context: Floats | None = None if scorer.context is None else scorer.context.numpy()
         self.prior_gain: Floats = scorer.prior_gain.detach().numpy()  # of the prior's item part and its personal part
 
     @classmethod
@@ -185,8 +187,12 @@ class FastScorer:
             is_liked, counted = (liked > 0).astype(np.float32), liked + disliked + ignored
             item[:, dim:width] = most_likely_np(shown[:, :, dim:width], usual, is_liked, counted)
         item[:, width] = 1.0
-        level = self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:]
-        return Hidden(item, level[:, np.newaxis])
+        level = (self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:])[:, np.newaxis]
+        if self._context is not None and sessions.features.size:
+            said = (sessions.strengths[:, np.newaxis] @ self._context[sessions.features])[:, 0]
+            item[:, : said.shape[1] - 1] += said[:, :-1]
+            level = level + said[:, -1:]
+        return Hidden(item, level)
 
     def with_prior(self, own: Floats, prior: FastScorer, of_prior: Floats, level: Floats, rows: Places | None) -> None:
         """Add to our own plain f [B, R] what we trust of the prior's, given its plain f and its level; in place."""

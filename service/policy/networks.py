@@ -1,7 +1,7 @@
 """One network, used twice: as critic (will this item be answered, and will the user stay?) and as the actor it implies.
 
     v(a)      = W text(a) + id(a)
-    h(s)      = sum_c (M_c + g_c I) profile_c(s)
+    h(s)      = sum_c (M_c + g_c I) profile_c(s) + what the request's context says                    (`context`)
     x(a)      = [T text(a) + taste_id(a), taste_level],  z(s) the session's most probable taste      (`taste`)
     c(s, a)   = max_j, max_j, mean_j of w_j times the positive part of cos(v(a), v(j)), j among the last liked items,
                 among those last shown in vain, among both
@@ -28,21 +28,23 @@ text cannot tell. There is no user id: a user is what happened in the session (o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.policy.context import LEADING, N_ROWS, said
+from service.policy.network_types import Closeness, Encoded, ItemTable, Prior, latest_items
 from service.policy.taste import TASTE_DIM, most_likely
 from service.policy.types import States
 
 N_PROFILES = 4
 # A profile of n items weighs n / (n + SHRINKAGE): one click is a hint, not a taste.
 SHRINKAGE = 2.0
-N_LIKED_LATEST, N_LATEST = 4, 14
 N_LEADING = 24  # directions of the projected texts, which come by variance, that have weights of their own
 BIAS_PRECISION = 2.0  # of an item's own bias before anything is known of the item
 FEW_ANSWERS = 1.0  # of information: some twenty answers at odds of 5 %, four at even odds
@@ -67,53 +69,12 @@ class NetworkConfig:
     horizon: Strength = 25.0  # what a stay is worth, in items shown
 
 
-class ItemTable(NamedTuple):
-    """Numbers of the catalogue that scoring needs; may be computed once and used for many states."""
-
-    vectors: Tensor  # [A, dim]
-    directions: Tensor  # [A, dim] the same with length one
-    bias: Tensor  # [A]
-    tastes: Tensor  # [A, TASTE_DIM + 1]
-
-
-class Encoded(NamedTuple):
-    """States as the network sees them."""
-
-    hidden: Tensor  # [B, dim]
-    level: Tensor  # [B, 1]
-    latest: Tensor  # [B, M] items liked or shown lately
-    weight: Tensor  # [B, M] of the latest, 1 for a full like and what was shown in vain; 0 where padded
-    was_liked: Tensor  # [B, M] bool, of the latest
-    taste: Tensor  # [B, TASTE_DIM + 1]
-    profiles: Tensor  # [B, N_PROFILES, dim]
-    seen: Tensor  # [B, 2] log(1 + liked), log(1 + ignored); a weak like counts in part
-
-
-class Closeness(NamedTuple):
-    """Closeness of items to the latest ones of their session, 0 where there are none; [B, A] or [B, K] each."""
-
-    liked: Tensor  # to the nearest of the last liked ones
-    in_vain: Tensor  # to the nearest of those last shown in vain; what was disliked is neither
-    mean: Tensor
-
-    @property
-    def nearest(self) -> Tensor:
-        """Closeness to the nearest of all of them."""
-        return torch.maximum(self.liked, self.in_vain)
-
-
-class Prior(NamedTuple):
-    """The frozen policy's f without its level, in parts that are trusted apart."""
-
-    item: Tensor  # [A], or [B, K] of the actions asked about
-    personal: Tensor  # [B, A] or [B, K]
-
-
 class ItemScorer(nn.Module):
     """Scores every item of the catalogue for a batch of states."""
 
     text: Tensor
     information: Tensor
+    context: Tensor | None  # [N_ROWS, `leading` + 1] what each feature says; None until one was seen
 
     def __init__(self, config: NetworkConfig, text: Tensor) -> None:
         """`text`: projected text embeddings [A, text_dim]; given, not learned, and not part of the state dict."""
@@ -137,6 +98,7 @@ class ItemScorer(nn.Module):
         self.value = nn.Linear(config.dim, 1)
         # What is known of each item's own bias, in impressions that could have gone either way times 1/4.
         self.register_buffer("information", torch.zeros(len(text)))
+        self.register_buffer("context", None)
         # All items score alike: the first policy is uniform. Vectors start as the texts themselves.
         with torch.no_grad():
             self.project.weight.zero_().fill_diagonal_(1.0)  # not eye_, which on "meta" imports half of torch: a second
@@ -148,6 +110,23 @@ class ItemScorer(nn.Module):
     def n_items(self) -> int:
         """Number of items A that have a row."""
         return self.id_vectors.shape[0]
+
+    @property
+    def leading(self) -> int:
+        """Coordinates of an item's vector that a context speaks of."""
+        return min(LEADING, self.config.dim)
+
+    def begin_context(self) -> None:
+        """Have a table for what contexts say, of which nothing is known so far."""
+        if self.context is None:
+            self.context = torch.zeros(N_ROWS, self.leading + 1)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over a state; it may have a table for contexts, or none, whatever we have."""
+        self.context = None
+        if "context" in state_dict:
+            self.begin_context()
+        return super().load_state_dict(state_dict, strict, assign)
 
     def table(self) -> ItemTable:
         """Vectors and biases of all items, [A, ...]."""
@@ -161,7 +140,7 @@ class ItemScorer(nn.Module):
 
         `prior` [A] is what the network that ours builds on says of the items (`Prior.item`).
         """
-        items, _, lengths = states
+        items, _, lengths, context = states
         steps = torch.arange(items.shape[1])
         present = steps < lengths.unsqueeze(1)  # [B, L]
         responses = torch.where(present, states.responses, 0).to(table.vectors.dtype)
@@ -174,7 +153,11 @@ class ItemScorer(nn.Module):
         hidden = torch.einsum("bcd,cde->be", profiles, self.mixing) + torch.einsum("bcd,c->bd", profiles, self.gain)
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
-        latest, weight, was_liked = _latest(items, liked, ignored)
+        if context is not None and self.context is not None:
+            adds = said(self.context, context)
+            hidden = hidden + functional.pad(adds[:, :-1], (0, self.config.dim - self.leading))
+            level = level + adds[:, -1:]
+        latest, weight, was_liked = latest_items(items, liked, ignored)
         bias = table.bias if prior is None else table.bias + self.prior_gain[0] * prior
         # Who says no could have said yes: of what was disliked, even odds were to be expected, and not the usual ones.
         usual = (self.level[0] + bias)[items].masked_fill(disliked > 0, 0.0)
@@ -334,16 +317,3 @@ class ItemScorer(nn.Module):
             state[name] = torch.cat([state[name], state[name].new_zeros(missing, *state[name].shape[1:])])
         grown.load_state_dict(state)
         return grown
-
-
-def _latest(items: Tensor, liked: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last few liked items and the last ones shown in vain, [B, M] each, with their weights, `liked` and `others`
-    [B, L], and what was liked."""
-    is_liked = liked > 0
-    from_end = is_liked.flip(1).cumsum(1).flip(1)
-    weight = torch.where(is_liked & (from_end <= N_LIKED_LATEST), liked, others)
-    is_kept = weight > 0
-    steps = torch.arange(items.shape[1])
-    places = torch.where(is_kept, steps, steps - len(steps)).topk(min(N_LATEST, items.shape[1]), dim=1).indices
-    weight = weight.gather(1, places)
-    return items.gather(1, places), weight, (weight > 0) & is_liked.gather(1, places)

@@ -105,7 +105,7 @@ def with_others(batch: Batch, n_items: int, generator: torch.Generator) -> Batch
     )
     likes = actions[rows, :1]
     others = torch.randint(n_items, (len(rows), N_OTHERS), generator=generator)
-    items, responses, _ = batch.state
+    items, responses = batch.state[:2]
     liked = torch.where(responses[rows] > 0, items[rows], EMPTY_SLOT)
     likes_so_far = torch.cat([likes, liked], 1)
     others[(others.unsqueeze(2) == likes_so_far.unsqueeze(1)).any(2) | (likes == EMPTY_SLOT)] = EMPTY_SLOT

@@ -70,8 +70,8 @@ class Posterior:
         response: Tensor,
         targets: Tensor,
         trust: Tensor | None = None,
-    ) -> float:
-        """Learn from N impressions; returns their mean cross entropy before, in nats.
+    ) -> Tensor:
+        """Learn from N impressions; returns the f [N] that the network has for them afterwards.
 
         `features` [N, P] of the items [N] that were shown, `response` [N] the f that the network has for them,
         `targets` [N] in [0, 1] what came back, `trust` [N] how much of an impression each counts as, 1 if not given.
@@ -114,7 +114,7 @@ class Posterior:
         ends = torch.tensor([0, *(len(part) for part in weights)]).cumsum(0).tolist()
         for part, (start, end) in zip(weights, pairwise(ends), strict=True):
             part.add_(w[start:end].to(part.dtype))
-        return torch.nn.functional.binary_cross_entropy_with_logits(f0, targets).item()
+        return (f0 + x @ w + b[slot_of]).to(response.dtype)
 
     def _curvature(
         self, x: Tensor, slot_of: Tensor, probability: Tensor, counts: Tensor, b_prior: Tensor, d_prior: Tensor

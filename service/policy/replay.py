@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from service.policy.co_likes import Likes
-from service.policy.types import EMPTY_SLOT, MAX_NAMED, Batch, Interaction, States, Transition
+from service.policy.types import (
+    EMPTY_SLOT,
+    MAX_NAMED,
+    Batch,
+    Features,
+    Interaction,
+    States,
+    Transition,
+    WithContext,
+    unpack_contexts,
+)
 
 Block = dict[str, npt.NDArray[np.generic]]
 _EMPTY = {"actions": EMPTY_SLOT, "propensities": 1.0}  # all else is 0
@@ -41,6 +51,8 @@ class Replay:
             "whose": {"owner": np.zeros(capacity, np.int64)},
             "named": {"only": np.zeros((capacity, MAX_NAMED), np.int32)},  # items plus 1: a deployment may have none
         }
+        # What contexts say, from the first that says anything on; wide enough for the longest.
+        self._features: Block = {"rows": np.zeros((0, 0), np.int16), "strengths": np.zeros((0, 0), np.float32)}
         self.capacity, self.max_history, self.slate_size = capacity, max_history, slate_size
         self.added = 0
 
@@ -65,14 +77,16 @@ class Replay:
         only = self._blocks["named"]["only"]
         only[row] = 0
         only[row, : len(transition.only)] = np.array(transition.only, np.int32) + 1
+        self._put_features(row, transition.context)
         self.added += 1
 
     def forget(self, owner: int) -> int:
         """Empty the transitions of an owner: they stay as rows without history and items. Returns how many."""
         rows = np.flatnonzero(self._blocks["whose"]["owner"][: len(self)] == owner)
-        for block in self._blocks.values():
+        for block in (*self._blocks.values(), self._features):
             for name, values in block.items():
-                values[rows] = _EMPTY.get(name, 0)
+                if len(values):
+                    values[rows] = _EMPTY.get(name, 0)
         return len(rows)
 
     def rename(self, owner: int, by: int) -> None:
@@ -92,6 +106,21 @@ class Replay:
         block["items"][row], block["responses"][row], block["lengths"][row] = 0, 0, len(recent)
         block["items"][row, : len(recent)] = [i.item for i in recent]
         block["responses"][row, : len(recent)] = [i.response for i in recent]
+
+    def _put_features(self, row: int, features: Features) -> None:
+        if len(features) > self._features["rows"].shape[1]:
+            self._widen(2 * len(features))
+        for name, of in zip(("rows", "strengths"), zip(*features, strict=True) if features else ((), ()), strict=True):
+            self._features[name][row : row + 1] = 0
+            if of:
+                self._features[name][row, : len(of)] = of
+
+    def _widen(self, width: int) -> None:
+        """Make room for contexts of so many features."""
+        for name, values in self._features.items():
+            wider = np.zeros((self.capacity, width), values.dtype)
+            wider[: len(values), : values.shape[1]] = values
+            self._features[name] = wider
 
     def extend(self, batch: Batch) -> None:
         """Append B transitions at once, B <= capacity; histories and slates of at most our lengths."""
@@ -116,6 +145,8 @@ class Replay:
         only[rows] = 0
         if batch.only is not None:
             only[rows, : batch.only.shape[1]] = batch.only.numpy() + 1
+        for row, features in zip(rows.tolist(), unpack_contexts(batch.state), strict=True):
+            self._put_features(row, features)
         self.added += n
 
     def rows(self, index: npt.NDArray[np.int64]) -> Batch:
@@ -128,10 +159,14 @@ class Replay:
             )
             return States(items.long(), responses, lengths.long())
 
+        context = None
+        if (strengths := self._features["strengths"]).size and (used := _n_used(strengths[index])):
+            rows = self._features["rows"][index, :used].astype(np.int64)
+            context = WithContext(torch.from_numpy(rows), torch.from_numpy(strengths[index, :used]))
         slots = {name: torch.from_numpy(values[index]) for name, values in self._blocks["slots"].items()}
         only = self._blocks["named"]["only"][index]
         return Batch(
-            state=states("state"),
+            state=states("state")._replace(context=context),
             actions=slots["actions"].long(),
             rewards=slots["rewards"],
             propensities=slots["propensities"],
@@ -188,6 +223,9 @@ class Replay:
             for block, columns in self._blocks.items()
             for name, values in columns.items()
         }
+        if used := _n_used(self._features["strengths"][:held]):
+            for name, values in self._features.items():
+                state[f"features.{name}"] = torch.from_numpy(values[:held, :used].copy())
         return state | {"added": torch.tensor(self.added)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -197,10 +235,20 @@ class Replay:
             for name, values in columns.items():
                 saved = state[f"{block}.{name}"].numpy()
                 values[(slice(len(self)), *map(slice, saved.shape[1:]))] = saved
+        self._features = {name: values[:0, :0] for name, values in self._features.items()}
+        if "features.rows" in state:
+            self._widen(state["features.rows"].shape[1])
+            for name, values in self._features.items():
+                values[: len(self)] = state[f"features.{name}"].numpy()
 
 
 def _used(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     """Cut off what is not worth keeping: of `only` the columns after the last that is not empty."""
     if name != "only":
         return values
-    return values[:, : int(np.flatnonzero(values.any(0)).max(initial=-1)) + 1]
+    return values[:, : _n_used(values)]
+
+
+def _n_used(values: npt.NDArray[np.generic]) -> int:
+    """Return how many columns there are up to the last that is not empty."""
+    return int(np.flatnonzero(values.any(0)).max(initial=-1)) + 1

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Probs = npt.NDArray[np.float64]
 _UNIT = 2.0**600
+RuledOut = Callable[[int], npt.NDArray[np.bool_] | None]
+Reweigh = Callable[[Probs], Probs]
 
 
 class Slate(NamedTuple):
@@ -40,21 +42,26 @@ def sample_slate(probs: Probs, k: int, rng: np.random.Generator) -> Slate:
 
 
 def sample_slate_where(
-    probs: Probs, k: int, rng: np.random.Generator, ruled_out: Callable[[int], npt.NDArray[np.bool_] | None]
+    probs: Probs, k: int, rng: np.random.Generator, ruled_out: RuledOut, reweigh: Reweigh | None = None
 ) -> Slate:
     """As `sample_slate`, but an item in the slate may rule out others: `ruled_out(item)` marks these [A], or is None.
 
     The arrival times of the items that are still possible say nothing of those above, since exponential times have no
-    memory: each slot is a draw from `probs` among what the slots above leave, and its propensity is that one's.
+    memory: each slot is a draw from `probs` among what the slots above leave, and its propensity is that one's. With
+    `reweigh`, [A] -> [A], each slot is drawn anew from what that makes of what is left.
     """
     times, left = _times(probs, rng), probs.copy()
     items: list[int] = []
     propensities: list[float] = []
     while len(items) < k:
+        mass = left
+        if reweigh is not None:
+            mass = reweigh(left)
+            times = _times(mass, rng)
         item = int(times.argmin())
         if not np.isfinite(times[item]):
             break
-        propensities.append(float(probs[item] / left.sum()))
+        propensities.append(float(mass[item] / mass.sum()))
         items.append(item)
         others = ruled_out(item)
         for gone in (item, others) if others is not None else (item,):
@@ -63,14 +70,15 @@ def sample_slate_where(
 
 
 def propensities_where(
-    probs: Probs, items: npt.NDArray[np.int64], ruled_out: Callable[[int], npt.NDArray[np.bool_] | None]
+    probs: Probs, items: npt.NDArray[np.int64], ruled_out: RuledOut, reweigh: Reweigh | None = None
 ) -> Probs:
     """Propensity of each slot had `items` [k] been drawn by `sample_slate_where`; zero for what was ruled out."""
     left = probs.copy()
     propensities = np.zeros(len(items))
     for slot, item in enumerate(items.tolist()):
         if left[item] > 0:
-            propensities[slot] = left[item] / left.sum()
+            mass = left if reweigh is None else reweigh(left)
+            propensities[slot] = mass[item] / mass.sum()
         others = ruled_out(item)
         for gone in (item, others) if others is not None else (item,):
             left[gone] = 0.0

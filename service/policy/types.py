@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,12 +27,32 @@ class Response(IntEnum):
     POSITIVE = 1
 
 
+Features = tuple[tuple[int, float], ...]  # (row, strength) of what a context says, see `context`
+
+
+class WithContext(NamedTuple):
+    """Features of B contexts, padded."""
+
+    rows: Tensor  # [B, F] int64; 0 where padded
+    strengths: Tensor  # [B, F] float32; 0 where padded
+
+    def at(self, rows: Tensor | slice) -> WithContext:
+        """Those of the contexts `rows` [n]."""
+        return WithContext(self.rows[rows], self.strengths[rows])
+
+
 class States(NamedTuple):
     """B sessions so far, oldest interaction first, padded on the right."""
 
     items: Tensor  # [B, L] int64, item index; 0 where padded
     responses: Tensor  # [B, L] float32, from -1 to 1, see Response; 0 where padded
     lengths: Tensor  # [B] int64, 0 .. L
+    context: WithContext | None = None  # None where no request said anything
+
+    def at(self, rows: Tensor | slice) -> States:
+        """Those of the sessions `rows` [n], or where the mask `rows` [B] is true."""
+        context = None if self.context is None else self.context.at(rows)
+        return States(self.items[rows], self.responses[rows], self.lengths[rows], context)
 
 
 class Batch(NamedTuple):
@@ -90,6 +111,7 @@ class Transition:
     owner: int = 0  # whose it is: a hash, 0 for nobody's
     only: tuple[int, ...] = ()  # what could be shown; empty: everything but the history, as far as is known
     organic: bool = False  # a like that came by itself, see `organic`
+    context: Features = ()  # of the request
 
 
 def interactions(history: Iterable[tuple[str, float]], index: Mapping[str, int], largest: float) -> list[Interaction]:
@@ -98,8 +120,11 @@ def interactions(history: Iterable[tuple[str, float]], index: Mapping[str, int],
     return [Interaction(index[item], response_of(reward, largest)) for item, reward in history if item in index]
 
 
-def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) -> States:
-    """Pad histories to one [B, max_history] block; of a longer one the most recent interactions stay."""
+def pack_states(
+    histories: Sequence[Sequence[Interaction]], max_history: int, contexts: Sequence[Features] = ()
+) -> States:
+    """Pad histories to one [B, max_history] block; of a longer one the most recent interactions stay. `contexts`: their
+    requests' features, B of them or none."""
     items = np.zeros((len(histories), max_history), dtype=np.int64)
     responses = np.zeros(items.shape, np.float32)
     lengths = np.zeros(len(histories), dtype=np.int64)
@@ -109,12 +134,33 @@ def pack_states(histories: Sequence[Sequence[Interaction]], max_history: int) ->
         if recent:
             items[row, : len(recent)] = [i.item for i in recent]
             responses[row, : len(recent)] = [i.response for i in recent]
-    return States(torch.from_numpy(items), torch.from_numpy(responses), torch.from_numpy(lengths))
+    context = None
+    if any(contexts):
+        context = WithContext(*map(torch.from_numpy, pack_features(contexts)))
+    return States(torch.from_numpy(items), torch.from_numpy(responses), torch.from_numpy(lengths), context)
+
+
+def pack_features(contexts: Sequence[Features]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows and strengths [B, F] of B contexts, padded with row 0 of strength 0."""
+    width = max(map(len, contexts), default=0)
+    rows, strengths = np.zeros((len(contexts), width), np.int64), np.zeros((len(contexts), width), np.float32)
+    for number, features in enumerate(contexts):
+        if features:
+            rows[number, : len(features)], strengths[number, : len(features)] = zip(*features, strict=True)
+    return rows, strengths
 
 
 def unpack_states(states: States) -> list[list[Interaction]]:
     """The histories that `pack_states` took, as far as they were kept."""
     return [
         [Interaction(*past) for past in zip(items[:length], responses, strict=False)]
-        for items, responses, length in zip(*(part.tolist() for part in states), strict=True)
+        for items, responses, length in zip(*(part.tolist() for part in states[:3]), strict=True)
     ]
+
+
+def unpack_contexts(states: States) -> list[Features]:
+    """The features that `pack_states` took, without those of no strength."""
+    if states.context is None:
+        return [()] * len(states.lengths)
+    pairs = zip(*(part.tolist() for part in states.context), strict=True)
+    return [tuple((row, by) for row, by in zip(rows, strengths, strict=True) if by != 0) for rows, strengths in pairs]

@@ -35,6 +35,7 @@ from service.store.sessions import Session, SessionStore, share_of
 
 # For a session. Requests that wait this long stay together, and each costs a fraction of what it costs alone.
 _LONGEST_WAIT_S = 0.006
+_DAY_S = 86_400
 
 
 class SlateRequest(NamedTuple):
@@ -48,6 +49,8 @@ class SlateRequest(NamedTuple):
     rules: Rules | None = None
     history: tuple[tuple[str, float], ...] | None = None  # (item, reward) instead of the stored one
     repeat: Repeat | None = None
+    repeat_after_days: float | None = None  # what was seen longer ago may be shown again
+    excluded_types: Sequence[str] = ()  # feedback types; what has any of these is not shown
     placement: str | None = None
 
     def restrictions(self, repeat: Repeat) -> Restrictions:
@@ -93,15 +96,21 @@ class Recommender:
         live, catalogue, settings = self._watch.current, self._watch.catalogue, self._settings
         stored, seen = session.named(catalogue.ids)
         history = session_state(stored, seen, settings.shown_length)
+        now = time.time()
+        hidden = recently_seen(session, seen, catalogue, request.repeat_after_days, now)
         if request.history is not None:
             history = request.history
-            seen += [item for item, _ in history]
-        chosen = find_candidates(catalogue, seen, request.restrictions(settings.repeat), time.time())
+            hidden = [*hidden, *(item for item, _ in history)]
+        if request.excluded_types:
+            done = done_before(session, catalogue, request.excluded_types)
+            request = request._replace(excluded=[*request.excluded, *done])
+        chosen = find_candidates(catalogue, hidden, request.restrictions(settings.repeat), now)
         if live is None:
             slate = fall_back(catalogue, chosen, await self._popular() if redis_answers else [], request.k)
         else:
             slate, _ = await self.draw(user, live, catalogue, chosen, history, request.k, request.placement)
         warnings: list[SlateWarning] = [] if redis_answers else ["session_unavailable"]
+        warnings += ["unknown_feedback_type"] if not settings.rewards.keys() >= set(request.excluded_types) else []
         if slate.impression is not None and (self._lag.too_far or not (redis_answers and await self._log(slate))):
             warnings.append("impression_not_logged")
         return replace(slate, warnings=[*warnings, *slate.warnings]) if warnings else slate
@@ -158,6 +167,22 @@ class Recommender:
         except (RedisError, OSError):
             return []
         return [item.decode() for item in ids]
+
+
+def recently_seen(
+    session: Session, seen: list[str], catalogue: Catalogue, after_days: float | None, now_s: float
+) -> list[str]:
+    """Those of the items `seen`, oldest first, that were so in the last days; all of them if None are given."""
+    if after_days is None:
+        return seen
+    recent = set(session.names_of(session.seen_since(now_s - after_days * _DAY_S), catalogue.ids))
+    return [item for item in seen if item in recent]
+
+
+def done_before(session: Session, catalogue: Catalogue, types: Sequence[str]) -> list[str]:
+    """Items to which a user has responded with feedback of any of the types."""
+    by_type = session.by_type()
+    return [item for name in types for item in session.names_of(by_type.get(name, ()), catalogue.ids)]
 
 
 async def _draw(draws: Sequence[slates.Draw]) -> list[slates.Drawn]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from service.conditions import Condition
 from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
-from service.policy.sampling import Probs, propensities_where, sample_slate_where, sample_slates
+from service.policy.sampling import Probs, sample_slates
 from service.policy.types import interactions
 from service.policy.variants import Arm
 from service.serving import rules
@@ -36,6 +36,7 @@ SlateWarning = Literal[  # each with its meaning in `contract.slate_warnings`
     "session_unavailable",
     "unknown_candidates",
     "unknown_category",
+    "unknown_feedback_type",
     "unknown_property",
 ]
 Source = Literal["pretrained", "learned", "popularity", "catalogue", "pinned"]
@@ -110,7 +111,7 @@ def find_candidates(catalogue: Catalogue, seen: Sequence[str], restrictions: Res
     without = [item for item in dict.fromkeys(restrictions.excluded) if item in index]
     applied = None
     if restrictions.rules is not None:
-        applied = rules.apply(restrictions.rules, catalogue, open_now, frozenset(without), restrictions.k)
+        applied = rules.apply(restrictions.rules, catalogue, open_now, frozenset(without), restrictions.k, now_s)
         warnings += ["pin_not_shown"] if len(applied.pinned) < len(restrictions.rules.pins) else []
         warnings += ["unknown_property"] if restrictions.rules.unknown_properties(catalogue) else []
         without += [catalogue.ids[place] for place in applied.pinned.values()]
@@ -240,15 +241,11 @@ def _without_rules(draws: Sequence[tuple[Draw, Distribution]]) -> Iterator[Drawn
 
 def _drawn_by(applied: Applied, one: Draw, distribution: Distribution) -> Drawn:
     """Draw a slate under rules; the pinned slots are left for `build_slate`."""
+    if applied.new is not None:
+        distribution = applied.new.among(one.policy, one.query, distribution)
     boosted = replace(distribution, probs=applied.weighed(distribution.probs, distribution.rows))
-    counting = applied.counting(boosted.rows, len(one.query.available))
-    mass = _allowed(boosted.probs, counting.full())
-    slate = sample_slate_where(mass, max(0, one.k - len(applied.pinned)), one.rng, counting)
-    return _of(boosted, slate.items, slate.propensities.tolist(), boosted.probs, float(entropy(boosted.probs)))
-
-
-def _allowed(probs: Probs, full: Mask | None) -> Probs:
-    return probs if full is None else np.where(full, 0.0, probs)
+    slate, probs = applied.draw(boosted.probs, boosted.rows, len(one.query.available), one.k, one.rng)
+    return _of(boosted, slate.items, slate.propensities.tolist(), probs, float(entropy(probs)))
 
 
 def _of(
@@ -328,12 +325,11 @@ def _shadow(
     """Return what the shadow version would have shown, and how likely it would have shown what was; zero for what a
     rule showed, so that it counts for nothing."""
     places = np.array(shown.items, np.int64)
-    if applied is None or not applied.limits:
+    if applied is None or not (applied.limits or applied.new):
         propensities = own.distribution.propensities(places).tolist()
     else:
         everything = own.distribution.of_all(len(catalogue))
-        counting = applied.counting(None, len(catalogue))
-        propensities = propensities_where(_allowed(everything.probs, counting.full()), places, counting).tolist()
+        propensities = applied.propensities(everything.probs, places).tolist()
     for slot in pinned:
         propensities.insert(slot, 0.0)
     return Shadow(loaded.version, tuple(catalogue.ids[item] for item in own.items), tuple(propensities))

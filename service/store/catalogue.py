@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def decode_record(data: bytes) -> ItemRecord:
 _PAGE = 1000  # changes that are read at once
 _PART = 16_384  # embeddings that are compared at once
 _MASKS = 16  # conditions whose answers are kept until the next change
+_HOUR_S = 3600
+_ARRIVALS = 10_000  # hours in which items came, the latest: of more than a year
 
 PUT = script("put_item")
 
@@ -101,6 +104,7 @@ class Catalogue:
     columns: Columns = field(default_factory=Columns)  # properties, and the categories
     schedule: Schedule = field(default_factory=Schedule)  # of the items that are not always there
     visible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [A] not hidden or deleted
+    arrivals: tuple[tuple[int, int], ...] = ()  # (hour since 1970, place of the first item that came in it), ascending
     _masks: dict[Condition, npt.NDArray[np.bool_]] = field(default_factory=dict, compare=False)  # as asked for lately
 
     @classmethod
@@ -118,6 +122,12 @@ class Catalogue:
     def available(self, now_s: float) -> npt.NDArray[np.bool_]:
         """[A] whether an item may be shown at a time (unix seconds); not to be changed."""
         return self.schedule.apply(self.visible, now_s)
+
+    def first_since(self, since_s: float) -> int:
+        """Place of the first item that came at a time (unix seconds, to the hour) or later, as all after it did; A if
+        there is none. Those that a deployment began with, or that came before this was kept, are never among them."""
+        after = bisect_left(self.arrivals, int(since_s // _HOUR_S), key=lambda arrival: arrival[0])
+        return min(self.arrivals[after][1], len(self)) if after < len(self.arrivals) else len(self)
 
     def fits(self, condition: Condition) -> npt.NDArray[np.bool_]:
         """[A] whether an item fits; not to be changed."""
@@ -185,7 +195,12 @@ class _Reading:
         base.schedule.put(place, record.window)
         self._visible[place] = not (record.hidden or record.deleted)
 
-    def done(self, seq: int) -> Catalogue:
+    @property
+    def has_more(self) -> bool:
+        """True if items came that were not there before."""
+        return self._n_items > len(self._base)
+
+    def done(self, seq: int, arrivals: tuple[tuple[int, int], ...]) -> Catalogue:
         visible = np.zeros(self._n_items, np.bool_)
         visible[: len(self._base)] = self._base.visible
         places = np.fromiter(self._visible, np.intp, len(self._visible))
@@ -196,7 +211,7 @@ class _Reading:
             base.embeddings.array[place] = row
         base.embeddings.forget()
         texts = base.texts + len(self._changed_texts)
-        return replace(base, seq=seq, texts=texts, visible=visible, _masks={})
+        return replace(base, seq=seq, texts=texts, visible=visible, arrivals=arrivals, _masks={})
 
 
 class CatalogueStore:
@@ -212,7 +227,7 @@ class CatalogueStore:
         Without `replace` an item that exists, or was deleted, stays as it is.
         """
         keys = self._keys
-        names = [keys.items, keys.item_index, keys.item_changes, keys.item_seq, keys.events]
+        names = [keys.items, keys.item_index, keys.item_changes, keys.item_seq, keys.events, keys.item_arrivals]
         pipe = self._redis.pipeline(transaction=True)
         for item_id, record in items:
             event = ItemChanged(
@@ -224,7 +239,7 @@ class CatalogueStore:
                 available_until=record.available_until,
             )
             payload = events.encode(event) if log else b""
-            args = [item_id, msgspec.msgpack.encode(record), payload, int(replace)]
+            args = [item_id, msgspec.msgpack.encode(record), payload, int(replace), _ARRIVALS]
             await self._put(keys=names, args=args, client=pipe)
         return [bool(new) for new in await pipe.execute()]
 
@@ -269,10 +284,16 @@ class CatalogueStore:
                 for item_id, data, index in zip(changed, records, indices, strict=True):
                     reading.add(int(index), item_id.decode(), decode_record(data))
             if len(scored) < _PAGE:
-                return current if read == current.seq else reading.done(read)
+                if read == current.seq:
+                    return current
+                return reading.done(read, await self._arrivals() if reading.has_more else current.arrivals)
             current.embeddings.forget()
             n_items = await self._redis.hlen(self._keys.item_index)
             await asyncio.to_thread(current.embeddings.reserve, n_items)
+
+    async def _arrivals(self) -> tuple[tuple[int, int], ...]:
+        found = await self._redis.zrange(self._keys.item_arrivals, 0, -1, withscores=True, score_cast_func=int)
+        return tuple(sorted((int(hour), place) for hour, place in found))
 
 
 def embeddings_of(redis: syncredis.Redis, keys: Keys, item_ids: Sequence[str]) -> Embeddings:

@@ -7,6 +7,7 @@ or none of it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class EventLog:
         ]
         for impression, places in shown:
             names.append(self._keys.session(impression.user))
-            args += [events.encode(impression), sessions.encode_places(places)]
+            args += [events.encode(impression), sessions.encode_seen(places, time.time())]
         await self._impressions(keys=names, args=args)
         return [None] * len(shown)
 
@@ -92,7 +93,7 @@ class EventLog:
             kind = "undo" if event.undo else "explicit" if event.explicit else "implicit"
             when = "" if event.occurred_at is None else str(round(event.occurred_at * 1000))
             args += [events.encode(event), sessions.encode_reaction(place, event.reward), when, event.item_id]
-            args.append(kind if remembered else "")
+            args += [kind if remembered else "", event.type or ""]
         return [bool(accepted) for accepted in await self._feedback(keys=keys, args=args)]
 
     async def append(self, event: Event) -> None:

@@ -48,6 +48,7 @@ class Impression(msgspec.Struct, frozen=True, tag_field="event", tag="impression
     allowed: bytes | None = None  # instead of `candidates`, where filters said so, see `encode_mask`
     pinned: tuple[int, ...] = ()  # slots that a rule filled and no policy chose: their propensity is 1
     placement: str | None = None  # where it was shown
+    context: dict[str, str | int | float | bool | list[str]] = {}  # of the request and, as `user.name`, of its user
 
 
 class Feedback(msgspec.Struct, frozen=True, tag_field="event", tag="feedback", omit_defaults=True):
@@ -126,6 +127,8 @@ def decode(data: bytes) -> Event:
             _check_shadow(event.shadow, len(event.items))
         if not all(math.isfinite(reward) for _, reward in event.history):
             raise EventError("impression: rewards in `history` must be finite")
+        if not all(math.isfinite(value) for value in event.context.values() if isinstance(value, float)):
+            raise EventError("impression: numbers in `context` must be finite")
     elif isinstance(event, Feedback) and not math.isfinite(event.reward):
         raise EventError("feedback: `reward` must be finite")
     return event

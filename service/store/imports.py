@@ -6,8 +6,8 @@ The same twice changes nothing, and what a session has of later stays: see `lua/
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import redis as syncredis
 
@@ -32,11 +32,13 @@ class PastResponse:
 
 @dataclass(frozen=True)
 class Past:
-    """What is known of a user: responses, and places of items that they saw without one; both oldest first."""
+    """What is known of a user: responses; places of items that they saw without one, and when (unix seconds); places
+    of those with a response of a feedback type. All are oldest first."""
 
     user: str  # user key, see `sessions.user_key`
     responses: Sequence[PastResponse]
-    saw: Sequence[int]
+    saw: Sequence[tuple[int, float]]
+    by_type: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class Importer:
@@ -58,8 +60,11 @@ class Importer:
         names, args = [self._keys.popularity], [*self._limits]
         for past in pasts:
             names.append(self._keys.session(past.user))
-            args += [len(past.responses), sessions.encode_places(past.saw)]
+            saw = b"".join([sessions.encode_seen([place], at) for place, at in past.saw])
+            args += [len(past.responses), len(past.by_type), saw]
             for one in past.responses:
                 entry = sessions.encode_response(one.place, one.reward, one.at)
                 args += [entry, "1" if one.explicit else "0", one.item_id]
+            for name, places in past.by_type.items():
+                args += [name, sessions.encode_places(places)]
         return [bool(changed) for changed in self._script(keys=names, args=args)]

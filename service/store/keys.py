@@ -69,6 +69,11 @@ class Keys:
         return f"{self.prefix}:items:seq"
 
     @property
+    def item_arrivals(self) -> str:
+        """Sorted set: hour since 1970 -> place in the catalogue of the first item that came in it."""
+        return f"{self.prefix}:items:arrivals"
+
+    @property
     def placements(self) -> str:
         """Hash: name of a placement -> its settings, JSON."""
         return f"{self.prefix}:placements"

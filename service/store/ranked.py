@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 
 import msgspec
 import redis.asyncio as aioredis
@@ -99,6 +100,6 @@ class RankedStore:
         args: list[str | bytes | int] = [settings.history_length, settings.seen_limit, settings.session_ttl_s]
         args += [held, _encoder.encode(ranked), ttl_s]
         args.append(events.encode(logged) if logged is not None else b"")
-        args += [b"", ""] if alone else [sessions.encode_places([place]), event_id]
+        args += [b"", ""] if alone else [sessions.encode_seen([place], time.time()), event_id]
         instead: bytes | None = await script(keys=names, args=args)
         return instead

@@ -1,13 +1,14 @@
 """Sessions: what a user did lately and which items they have seen, in one capped string in Redis that expires.
 
-    255 (1 byte), number of responses (1 byte), then for each: item (3 bytes), reward (float32), when (6 bytes, unix
-    milliseconds); then other seen items (3 bytes each)
+    254 (1 byte), number of responses (1 byte), then for each: item (3 bytes), reward (float32), when (6 bytes, unix
+    milliseconds); number of other seen items (2 bytes), then for each: item, when last (3 bytes, hours since 1970);
+    then for each feedback type: length of its name (1 byte), name, number of items (2 bytes), items (3 bytes each)
 
-Both are oldest first, integers little-endian. An item is its place in the catalogue, which never changes: twenty
-responses and ten other items that were shown are 292 bytes, less than their ids in lists take, and no id is looked up.
-An item has one place in the history, with what its responses come to (`joined`) and at the time of the latest. Of too
-many the weakest goes, the oldest of these first, but for the latest of all: views do not push out a purchase. Its item
-goes to the others, as the oldest.
+All are oldest first, integers little-endian. An item is its place in the catalogue, which never changes: twenty
+responses, ten of them purchases, and ten other items that were shown are 365 bytes, less than their ids in lists take,
+and no id is looked up. An item has one place in the history, with what its responses come to (`joined`) and at the time
+of the latest. Of too many the weakest goes, the oldest of these first, but for the latest of all: views do not push out
+a purchase. Its item goes to the others, as the oldest. By feedback type the latest are kept, as many as other items.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import functools
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -29,11 +30,14 @@ from service.store.events import VisitorJoined
 from service.store.keys import Keys
 from service.store.scripts import script
 
-PLACE_BYTES, RESPONSE_BYTES = 3, 13
+PLACE_BYTES, SEEN_BYTES, RESPONSE_BYTES = 3, 6, 13
 MAX_ITEMS = 2 ** (8 * PLACE_BYTES)
-_FORMAT = 255  # older sessions have their number of responses here, of at most 200, and 7 bytes each, without a time
-_OLD_BYTES = 7
+_FORMAT = 254
+_UNTIMED = 255  # older sessions: other items have no time and there are no types
+_OLD_BYTES = 7  # still older ones begin with their number of responses, of at most 200; each so long, without a time
+_HOUR_S = 3600
 _response = struct.Struct("<HBfIH")  # item, two parts; reward; when, two parts
+_other = struct.Struct("<HBHB")  # item, two parts; when, two parts
 
 
 class Reaction(NamedTuple):
@@ -51,12 +55,30 @@ class Session:
     # Shown or used, each kind oldest first: without a response, with one, and with one and shown again since.
     seen: tuple[int, ...]
     catalogue_seq: int  # the catalogue's last change, read in the same round trip
+    stored: bytes = field(default=b"", repr=False, compare=False)  # what `seen_since` and `by_type` look at
 
     def named(self, ids: Sequence[str]) -> tuple[list[tuple[str, float]], list[str]]:
         """History and seen items by id; places that `ids` does not have are left out."""
         n = len(ids)
         history = [(ids[place], reward) for place, reward in self.history if place < n]
         return history, [ids[place] for place in self.seen if place < n]
+
+    def seen_since(self, since_s: float) -> set[int]:
+        """Places of the items that were shown or responded to at a time (unix seconds) or later. So do those count of
+        which it is not known; what was shown is known to the hour, and counts until that is over."""
+        entries, rest, _ = _parts(self.stored)
+        timed = [(low | high << 16, late << 32 | at) for low, high, _, at, late in _response.iter_unpack(entries)]
+        found = {place for place, ms in timed if ms == 0 or ms >= since_s * 1000}
+        hours = [(low | high << 16, late << 16 | at) for low, high, at, late in _other.iter_unpack(rest)]
+        return found | {place for place, hour in hours if hour == 0 or (hour + 1) * _HOUR_S > since_s}
+
+    def by_type(self) -> dict[str, list[int]]:
+        """Places of the items with a response of each feedback type that was not taken back, the oldest first."""
+        return {name: _places(places) for name, places in _types(_parts(self.stored)[2]) or ()}
+
+    def names_of(self, places: Collection[int], ids: Sequence[str]) -> list[str]:
+        """Items by id; places that `ids` does not have are left out."""
+        return [ids[place] for place in places if place < len(ids)]
 
 
 def user_key(user_id: str | None, session_id: str | None) -> str:
@@ -103,6 +125,12 @@ def encode_places(places: Sequence[int]) -> bytes:
     return b"".join([place.to_bytes(PLACE_BYTES, "little") for place in places])
 
 
+def encode_seen(places: Sequence[int], at: float) -> bytes:
+    """Other items, seen at a time (unix seconds), as they are appended."""
+    when = min(max(0, int(at) // _HOUR_S), 2**24 - 1).to_bytes(3, "little")
+    return b"".join([encode_places([place]) + when for place in places])
+
+
 def encode_reaction(place: int, reward: float) -> bytes:
     """First part of an entry of the history: the item's place and the reward."""
     return encode_places([place]) + struct.pack("<f", reward)
@@ -114,21 +142,30 @@ def encode_response(place: int, reward: float, at: float) -> bytes:
     return encode_reaction(place, reward) + struct.pack("<IH", ms & 0xFFFFFFFF, ms >> 32)
 
 
-def encode(history: Sequence[tuple[int, float, float]], others: Sequence[int]) -> bytes:
-    """A whole session of at most 255 responses (item, reward, when); `others` are seen items that have none."""
-    entries = b"".join([encode_response(*past) for past in history])
-    return bytes([_FORMAT, len(history)]) + entries + encode_places(others)
+def encode(
+    history: Sequence[tuple[int, float, float]],
+    others: Sequence[int],
+    seen_at: float = 0.0,
+    by_type: Mapping[str, Sequence[int]] | None = None,
+) -> bytes:
+    """A whole session of at most 255 responses (item, reward, when); `others` are seen items that have none, `seen_at`
+    a time (unix seconds; 0: not known). `by_type` has the items of each feedback type."""
+    parts = [bytes([_FORMAT, len(history)]), *[encode_response(*past) for past in history]]
+    parts += [len(others).to_bytes(2, "little"), encode_seen(others, seen_at)]
+    for name, places in (by_type or {}).items():
+        parts += [bytes([len(name.encode())]), name.encode(), len(places).to_bytes(2, "little"), encode_places(places)]
+    return b"".join(parts)
 
 
 def decode(data: bytes, catalogue_seq: int = 0) -> Session:
     """Inverse of `encode`; an empty session if the data are not one, and without rewards that are not finite."""
-    entries, rest = _parts(data)
+    entries, rest, _ = _parts(data)
     history = [
         (low | high << 16, _short(reward))
         for low, high, reward, _, _ in _response.iter_unpack(entries)
         if math.isfinite(reward)
     ]
-    others = [int.from_bytes(rest[at : at + PLACE_BYTES], "little") for at in range(0, len(rest), PLACE_BYTES)]
+    others = [low | high << 16 for low, high, _, _ in _other.iter_unpack(rest)]
     responded = [place for place, _ in history]
     seen = [*others, *responded]
     if again := set(others).intersection(responded):
@@ -137,22 +174,48 @@ def decode(data: bytes, catalogue_seq: int = 0) -> Session:
             *[place for place in responded if place not in again],
             *[place for place in others if place in again],
         ]
-    return Session(tuple(history), tuple(seen), catalogue_seq)
+    return Session(tuple(history), tuple(seen), catalogue_seq, data)
 
 
-def _parts(data: bytes) -> tuple[bytes, bytes]:
-    """Split a session into responses and other items; both are empty if it is not one. Older releases' get no time."""
-    if len(data) >= 2 and data[0] == _FORMAT:
-        end = 2 + RESPONSE_BYTES * data[1]
-        return (data[2:end], data[end:]) if _is_whole(data, end) else (b"", b"")
-    end = 1 + _OLD_BYTES * data[0] if data else 1
-    if not _is_whole(data, end):
-        return b"", b""
-    return b"".join([data[at : at + _OLD_BYTES] + bytes(6) for at in range(1, end, _OLD_BYTES)]), data[end:]
+def _parts(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a session into responses, other items and those by type; all are empty if it is not one. What older
+    releases had no time for has the time 0."""
+    nothing = (b"", b"", b"")
+    if not data:
+        return nothing
+    if data[0] != _FORMAT:
+        return _parts_of_old(data) or nothing
+    end = 2 + RESPONSE_BYTES * data[1] if len(data) > 1 else 2
+    last = end + 2 + SEEN_BYTES * int.from_bytes(data[end : end + 2], "little")
+    if len(data) < last or _types(data[last:]) is None:
+        return nothing
+    return data[2:end], data[end + 2 : last], data[last:]
 
 
-def _is_whole(data: bytes, end: int) -> bool:
-    return len(data) >= end and (len(data) - end) % PLACE_BYTES == 0
+def _parts_of_old(data: bytes) -> tuple[bytes, bytes, bytes] | None:
+    start, width, n = (2, RESPONSE_BYTES, data[1:2]) if data[0] == _UNTIMED else (1, _OLD_BYTES, data[:1])
+    end = start + width * int.from_bytes(n)
+    if len(data) < end or (len(data) - end) % PLACE_BYTES:
+        return None
+    entries = [data[at : at + width].ljust(RESPONSE_BYTES, b"\0") for at in range(start, end, width)]
+    return b"".join(entries), encode_seen(_places(data[end:]), 0.0), b""
+
+
+def _types(data: bytes) -> list[tuple[str, bytes]] | None:
+    """The types of a session and the items of each, as they are stored; None if it is not whole."""
+    found, at = [], 0
+    while at < len(data):
+        start = at + 1 + data[at]
+        end = start + 2 + PLACE_BYTES * int.from_bytes(data[start : start + 2], "little")
+        if len(data) < max(end, start + 2):
+            return None
+        found.append((data[at + 1 : start].decode(errors="replace"), data[start + 2 : end]))
+        at = end
+    return found
+
+
+def _places(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + PLACE_BYTES], "little") for at in range(0, len(data), PLACE_BYTES)]
 
 
 @functools.lru_cache(4096)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from service.policy.adaptive import Distribution, Query, ServingPolicy, entropy
 from service.policy.off_policy import cautious, effective_sample_size
-from service.policy.types import EMPTY_SLOT, Batch, unpack_states
+from service.policy.types import EMPTY_SLOT, Batch, unpack_contexts, unpack_states
 from service.policy.variants import Arm, Variant
 from service.settings import Settings
 from service.store.registry import Gate
@@ -82,7 +82,8 @@ def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list
     where something of it was shown again, with all items."""
     queries = []
     named = [None] * len(batch.discount) if batch.only is None else batch.only.numpy()
-    for history, only, actions in zip(unpack_states(batch.state), named, batch.actions.numpy(), strict=True):
+    states = zip(unpack_states(batch.state), unpack_contexts(batch.state), strict=True)
+    for (history, context), only, actions in zip(states, named, batch.actions.numpy(), strict=True):
         available = np.ones(n_items, np.bool_)
         seen = [past.item for past in history]
         if not np.isin(actions[actions != EMPTY_SLOT], seen).any():  # or what was seen may be shown again here
@@ -90,7 +91,7 @@ def _logged_queries(batch: Batch, n_items: int, arm: Arm = Arm.ADAPTIVE) -> list
         if only is not None and (only != EMPTY_SLOT).any():
             available[:] = False
             available[only[only != EMPTY_SLOT]] = True
-        queries.append(Query(history, available, arm))
+        queries.append(Query(history, available, arm, context))
     return queries
 
 

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from service.policy.context import features_of
 from service.policy.organic import organic_transition
 from service.policy.types import MAX_NAMED, Transition, interactions, response_of
 from service.store.events import Feedback, Impression, decode_mask
@@ -30,6 +31,7 @@ def transition_of(closed: OpenImpression, index: dict[str, int], gamma: float, l
         turn=closed.turn,
         owner=owner_of(closed.whose),
         only=_only(impression, index),
+        context=features_of(impression.context),
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from service.policy.adaptive import Query, ServingPolicy
+from service.policy.context import ContextValue, features_of
 from service.policy.networks import ItemScorer, NetworkConfig
 from service.policy.sampling import sample_slates
 from service.policy.snapshot import Snapshot
@@ -90,7 +91,9 @@ class Deployment:
         """Of each version whether the gate let it serve."""
         return [decision.passed for decision in self.decisions]
 
-    def recommend(self, user: str, k: int, only: Sequence[str] | None = None) -> Impression:
+    def recommend(
+        self, user: str, k: int, only: Sequence[str] | None = None, context: Mapping[str, ContextValue] | None = None
+    ) -> Impression:
         """Draw and log a slate."""
         ids, index = self.learning.item_ids, self.learning.index
         past = self.users.setdefault(user, User())
@@ -103,7 +106,9 @@ class Deployment:
             available[[index[item] for item in kept_back(past.seen, len(available), k)]] = False
         arm = Arm.CONTROL if share_of(user, "arm") < self.settings.control_share else Arm.ADAPTIVE
         known = interactions(history, index, self.settings.largest_reward)
-        served = self.live.serve([Query(known, available, Arm.CONTROL if self.held else arm)])[0]
+        facts = dict(context or {})
+        query = Query(known, available, Arm.CONTROL if self.held else arm, features_of(facts))
+        served = self.live.serve([query])[0]
         slate = sample_slates(served.probs[np.newaxis], min(k, self.live.n_items), self.rng)
         n = int((slate.items[0] >= 0).sum())
         items = tuple(ids[row] for row in served.items(slate.items[0][:n]))
@@ -119,6 +124,7 @@ class Deployment:
             candidate_hash="",
             candidates=tuple(only) if only is not None else None,
             weight=served.weight,
+            context=facts,
         )
         for item in items:
             past.seen.pop(item, None)

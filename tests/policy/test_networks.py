@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.policy.networks import ItemScorer, Prior
+from service.policy.network_types import Prior
+from service.policy.networks import ItemScorer
 from service.policy.types import Interaction, pack_states, response_of, session_state
 from tests.policy.network_loops import (
     advantage_by_loop,

@@ -52,6 +52,7 @@ RULES = st.fixed_dictionaries(
         "pins": st.lists(st.fixed_dictionaries({"slot": NUMBERS, "item_id": IDS}), max_size=2),
         "boosts": st.lists(st.fixed_dictionaries({"where": WHERE, "by": NUMBERS}), max_size=2),
         "at_most": st.lists(st.fixed_dictionaries({"of": NAMES, "n": NUMBERS}), max_size=2),
+        "new_items": st.one_of(st.none(), st.fixed_dictionaries({"share": NUMBERS, "within_days": NUMBERS})),
         "more": NUMBERS,
     },
 )
@@ -72,6 +73,8 @@ BODIES = st.fixed_dictionaries(
         ),
         "history": st.one_of(st.none(), st.lists(PAST, max_size=3)),
         "rules": st.one_of(st.none(), RULES),
+        "repeat_after_days": st.one_of(st.none(), NUMBERS),
+        "exclude_feedback_types": st.lists(st.sampled_from(["purchase", "view\n", "", "a b", "x" * 65]), max_size=2),
         "placement": st.one_of(st.none(), st.sampled_from(["home", "home\n", "", "a b", "x" * 65])),
         "include_items": st.one_of(st.booleans(), NUMBERS),
         "unknown": IDS,

@@ -99,6 +99,8 @@ def test_types_of_the_file_have_rewards(run: Command, api: httpx.Client, tmp_pat
     assert "left out: 1 of type 'open', which has no reward (IALP_REWARDS, --types)" in done.stderr
     assert "gorse.json: the list 'Feedback'" in done.stderr
     assert remembered(api, "bob") == [("film-1", 1.0), ("film-2", 0.4), ("film-3", -1.0), ("film-5", 1.0)]
+    by_type = {"like": ["film-1"], "dislike": ["film-3"], "purchase": ["film-5"]}
+    assert api.get("/users/bob").json()["items_by_feedback_type"] == by_type
 
 
 def test_ratings_and_what_was_seen_and_not_liked(run: Command, api: httpx.Client) -> None:

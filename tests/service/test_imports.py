@@ -31,8 +31,8 @@ def response(place: int, reward: float, at: float, explicit: bool | None = None)
     return PastResponse(f"film-{place}", place, reward, at, is_explicit)
 
 
-def past(*responses: PastResponse, saw: tuple[int, ...] = ()) -> Past:
-    return Past("u:ann", responses, saw)
+def past(*responses: PastResponse, saw: tuple[int, ...] = (), by_type: dict[str, list[int]] | None = None) -> Past:
+    return Past("u:ann", responses, [(place, 10.0) for place in saw], by_type or {})
 
 
 def rows_of(rows: list[tuple[int, float, float]], user: str = "ann") -> Responses:
@@ -46,6 +46,8 @@ def rows_of(rows: list[tuple[int, float, float]], user: str = "ann") -> Response
         reward=np.array(rewards, np.float32),
         explicit=np.array([abs(reward) == 1 for reward in rewards], np.bool_),
         at=np.array(at, np.float64),
+        kind=np.array([REWARDS.index(reward) if reward in REWARDS else -1 for reward in rewards], np.int64),
+        types=["like", "view", "skip", "dislike"],
     )
 
 
@@ -109,7 +111,7 @@ def test_nothing_is_logged_and_popularity_counts_whoever_likes(
 
 def test_a_user_without_a_session_has_one_that_expires(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
     importer = Importer(redis, keys, settings)
-    assert importer.add([past(response(1, 1.0, 5)), Past("u:bob", (), ()), Past("u:eve", (), (4,))]) == [1, 0, 1]
+    assert importer.add([past(response(1, 1.0, 5)), Past("u:bob", (), ()), Past("u:eve", (), ((4, 5.0),))]) == [1, 0, 1]
     assert 0 < redis.ttl(keys.session("u:ann")) <= settings.session_ttl_s
     assert not redis.exists(keys.session("u:bob")) and decode(redis.get(keys.session("u:eve"))).seen == (4,)
 
@@ -179,6 +181,19 @@ async def test_it_is_as_if_the_service_had_been_there(
         assert history(redis, keys) == expected
 
 
+def test_types_come_along_as_the_oldest_of_each(settings: Settings, redis: syncredis.Redis, keys: Keys) -> None:
+    small = settings.model_copy(update={"seen_limit": 3})
+    redis.set(keys.session("u:ann"), encode([(1, 1.0, 50.0)], [], 0.0, {"like": [1, 2], "view": [3]}))
+    timed = [(place, reward, float(at)) for at, (place, reward) in enumerate([(5, 1.0), (6, 0.2), (4, 1.0), (5, 1.0)])]
+    known = list(pasts(rows_of(timed), range(10), NOW, small, None, LeftOut()))
+    assert known[0].by_type == {"like": [4, 5], "view": [6]}
+    importer = Importer(redis, keys, small)
+    assert importer.add(known) == [True]
+    session = decode(redis.get(keys.session("u:ann")))
+    assert session.by_type() == {"like": [5, 1, 2], "view": [6, 3]}, "no more than are kept, and the later ones stay"
+    assert importer.add(known) == [False]
+
+
 def test_who_stayed_away_for_too_long_is_forgotten(settings: Settings) -> None:
     moments = [(0, 700.0), (1, 780.0), (2, 870.0), (3, 950.0), (4, 1_001.0)]  # the gap before the first does not count
     left_out = LeftOut()
@@ -196,4 +211,4 @@ def test_what_was_seen_and_no_more_is_seen(settings: Settings) -> None:
     small = settings.model_copy(update={"history_length": 2})
     places = [0, 1, 2, 3, *[None] * 6]
     (one,) = pasts(rows, places, 10.0, small, None, LeftOut())
-    assert [r.place for r in one.responses] == [0, 3] and one.saw == [1, 2]
+    assert [r.place for r in one.responses] == [0, 3] and one.saw == [(1, 2.0), (2, 4.0)]

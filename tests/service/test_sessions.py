@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import redis as syncredis
@@ -56,7 +57,7 @@ def test_rewards_come_back_as_they_were_written(reward: float) -> None:
 
 
 def test_the_size_is_what_the_docstring_says() -> None:
-    assert len(encode([(n, 1.0, 1.7e9) for n in range(20)], range(10))) == 292
+    assert len(encode([(n, 1.0, 1.7e9) for n in range(20)], range(10), 1.7e9, {"purchase": range(10)})) == 365
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x00ab", encode([(1, 1.0, 0.0)], [2])[:-1], b"no session"])
@@ -88,6 +89,7 @@ STEPS = st.lists(
             st.sampled_from([1.0, 0.5, 0.0, -1.0]),
             st.booleans(),
             st.integers(0, 9),
+            st.sampled_from([None, "view", "purchase"]),
         ),
         st.tuples(st.just("undo"), st.integers(0, 12)),
         st.tuples(st.just("spoilt"), st.sampled_from([b"", b"\x07", b"\x00ab"])),
@@ -104,6 +106,7 @@ class Model:
         self.n_history, self.n_seen = n_history, n_seen
         self.history: list[tuple[int, float, float]] = []  # item, reward, when
         self.others: list[int] = []  # seen, without a response that is kept
+        self.by_type: dict[str, list[int]] = {}
 
     def show(self, places: list[int]) -> None:
         """A slate; an empty one changes nothing."""
@@ -125,15 +128,22 @@ class Model:
             self.others.insert(0, weakest[0])
         self.others = self.others[-self.n_seen :]
 
+    def tell(self, place: int, kind: str) -> None:
+        """A response has a type."""
+        before = [other for other in self.by_type.get(kind, ()) if other != place]
+        self.by_type[kind] = [*before, place][-self.n_seen :]
+
     def undo(self, place: int) -> None:
         """A response is taken back."""
+        rest = {kind: [other for other in places if other != place] for kind, places in self.by_type.items()}
+        self.by_type = {kind: places for kind, places in rest.items() if places}
         if any(past[0] == place for past in self.history):
             self.history = [past for past in self.history if past[0] != place]
             self.others = [*(other for other in self.others if other != place), place][-self.n_seen :]
 
     def forget(self) -> None:
         """It is no session any more."""
-        self.history, self.others = [], []
+        self.history, self.others, self.by_type = [], [], {}
 
     def as_session(self) -> Session:
         """As it is read."""
@@ -165,11 +175,14 @@ async def test_redis_does_what_plain_python_does(
                 model.show(what[0])
             elif kind == "click":
                 now = math.floor(time.time())
-                place, reward, explicit, ago = what
-                event = Feedback(str(number), "u:ann", str(place), reward, occurred_at=now - ago, explicit=explicit)
+                place, reward, explicit, ago, type_ = what
+                said = Feedback(str(number), "u:ann", str(place), reward, type=type_, explicit=explicit)
+                event = msgspec.structs.replace(said, occurred_at=now - ago)
                 again = event  # in the same array, with the same id
                 assert await log.append_feedback([event, again], [what[0], what[0]]) == [True, False]
                 model.respond(place, reward, explicit, now - ago)
+                if type_ is not None:
+                    model.tell(place, type_)
             elif kind == "undo":
                 await log.append_feedback([Feedback(str(number), "u:ann", "", 0.0, undo=True)], what)
                 model.undo(*what)
@@ -180,7 +193,10 @@ async def test_redis_does_what_plain_python_does(
                 redis.delete(keys.session("u:ann"))
                 redis.rpush(keys.session("u:ann"), "a list")
                 model.forget()
-            assert (await store.load(["u:nobody", "u:ann"]))[1] == model.as_session()
+            session = (await store.load(["u:nobody", "u:ann"]))[1]
+            assert session == model.as_session() and session.by_type() == model.by_type
+            assert session.seen_since(time.time() - 30) == set(session.seen)
+            assert session.seen_since(time.time() + 3600) == set()
             if model.history:
                 assert times(redis.get(keys.session("u:ann"))) == [past[2] for past in model.history]
 
@@ -196,10 +212,39 @@ async def test_a_session_of_an_older_release_goes_on(settings: Settings, redis: 
     assert (session.history, session.seen) == (((2, 0.5), (1, 1.0)), (9, 2, 1))
 
 
+async def test_when_items_were_seen_is_taken_as_late_as_it_can_have_been(
+    settings: Settings, redis: syncredis.Redis
+) -> None:
+    """Sessions of the release before have no times of what was shown: those count from now on."""
+    keys, hour = Keys(settings.key_prefix), 3600
+    session = decode(encode([(1, 1.0, 50.5 * hour), (2, 1.0, 0.0)], [7], 50.5 * hour))
+    assert session.seen_since(50 * hour) == {1, 2, 7} == session.seen_since(50.5 * hour)
+    assert session.seen_since(50.6 * hour) == {2, 7}, "to the hour; at an unknown time"
+    assert session.seen_since(51 * hour) == {2}
+    untimed = b"\xff\x01" + encode([(1, 1.0, 9 * hour)], [])[2:15] + encode_places([7])
+    assert decode(untimed) == Session(((1, 1.0),), (7, 1), 0)
+    assert decode(untimed).seen_since(10 * hour) == {7} and decode(untimed).by_type() == {}
+    redis.set(keys.session("u:ann"), untimed)
+    async with aioredis.from_url(settings.redis_url) as client:
+        impression = Impression("r", "u:ann", "adaptive", 1, (), ("8",), (0.1,), "")
+        await EventLog(client, client, keys, settings).append_impressions([(impression, [8])])
+        (session,) = await SessionStore(client, keys, settings).load(["u:ann"])
+    assert session.seen_since(time.time() - 30) == {7, 8} and session.seen_since(time.time() + hour) == set()
+    assert (session.history, session.seen) == (((1, 1.0),), (7, 8, 1))
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_no_bytes_of_a_session_hurt(data: bytes, ours: bool) -> None:
+    session = decode((b"\xfe" if ours else b"") + data)
+    assert session.seen_since(0.0) >= {place for place, _ in session.history}
+    assert all(0 <= place < MAX_ITEMS for places in session.by_type().values() for place in places)
+
+
 async def test_a_visitor_who_logs_in_brings_what_they_did(settings: Settings, redis: syncredis.Redis) -> None:
     keys = Keys(settings.key_prefix)
-    redis.set(keys.session("s:tab"), encode([(1, 1.0, 20.0), (2, 0.2, 40.0)], [7, 8]))
-    redis.set(keys.session("u:ann"), encode([(3, 1.0, 10.0), (2, 1.0, 30.0)], [7, 1]))
+    hour, bought = 3600, {"purchase": [4, 5], "like": [1]}
+    redis.set(keys.session("s:tab"), encode([(1, 1.0, 20.0), (2, 0.2, 40.0)], [7, 8], 5.0 * hour, bought))
+    redis.set(keys.session("u:ann"), encode([(3, 1.0, 10.0), (2, 1.0, 30.0)], [7, 1], 9.0 * hour, {"purchase": [5, 6]}))
     async with aioredis.from_url(settings.redis_url) as client:
         store = SessionStore(client, keys, settings)
         assert await store.join("s:tab", "u:ann") and not await store.join("s:tab", "u:ann"), "once"
@@ -208,6 +253,8 @@ async def test_a_visitor_who_logs_in_brings_what_they_did(settings: Settings, re
     assert ann.history == ((3, 1.0), (1, 1.0), (2, 1.0))
     assert times(redis.get(keys.session("u:ann"))) == [10.0, 20.0, 40.0]
     assert ann.seen == (7, 8, 3, 1, 2) and tab.seen == ()
+    assert ann.by_type() == {"purchase": [6, 4, 5], "like": [1]} and tab.by_type() == {}
+    assert ann.seen_since(8.0 * hour) == {7}, "when either of them saw it last"
     assert [events.decode(fields[b"e"]) for _, fields in redis.xrange(keys.events)] == [VisitorJoined("s:tab", "u:ann")]
 
 
@@ -228,9 +275,9 @@ async def test_an_item_is_as_popular_as_it_has_users_who_like_it(
 
 def test_both_sides_have_the_same_sizes() -> None:
     (line,) = re.findall("^local FORMAT, .*$", script("session"), re.MULTILINE)
-    assert line.endswith(
-        f" = {sessions._FORMAT}, {sessions.PLACE_BYTES}, {sessions.RESPONSE_BYTES}, {sessions._OLD_BYTES}"
-    )
+    formats, sizes = (sessions._FORMAT, sessions._UNTIMED), (sessions.PLACE_BYTES, sessions.SEEN_BYTES)
+    numbers = (*formats, *sizes, sessions.RESPONSE_BYTES, sessions._OLD_BYTES)
+    assert line.endswith(f" = {', '.join(map(str, numbers))}")
 
 
 @pytest.mark.parametrize("path", sorted((Path(sessions.__file__).parent / "lua").iterdir()), ids=lambda path: path.stem)

@@ -23,10 +23,12 @@ from service.policy.variants import Arm
 from service.serving import preview as previews
 from service.serving.loader import LivePolicy
 from service.serving.preview import Preview
+from service.serving.recommender import done_before, recently_seen
 from service.serving.slates import History, Restrictions, SlateWarning, find_candidates
 from service.store import sessions
 from service.store.catalogue import Catalogue, ItemRecord
 from service.store.events import Mask
+from service.store.sessions import Session
 
 router = APIRouter(tags=["serve"], route_class=needs("admin"))
 
@@ -34,7 +36,7 @@ router = APIRouter(tags=["serve"], route_class=needs("admin"))
 @router.post("/preview", responses=problems(503))
 async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     """Show what a user would be shown and how likely items and categories are. Nothing is logged or remembered."""
-    user, history, seen = await _session(request, state)
+    user, session, history, seen = await _session(request, state)
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         raise no_policy()
@@ -45,7 +47,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     restrictions = Restrictions(
         request.k,
         request.candidate_item_ids,
-        request.exclude_item_ids,
+        [*request.exclude_item_ids, *done_before(session, catalogue, request.exclude_feedback_types)],
         filters.categories,
         condition,
         state.settings.repeat,
@@ -63,7 +65,9 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
     records = await state.watch.store.get_many([catalogue.ids[row] for row in every])
     items = _items(dict(zip(every, records, strict=True)), found, catalogue)
     lists = {name: [items[row] for row in some] for name, some in rows.items()}
-    short: list[SlateWarning] = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
+    more: list[SlateWarning] = ["fewer_items_than_k"] if len(lists["slate"]) < request.k else []
+    unknown = set(request.exclude_feedback_types) - state.settings.rewards.keys()
+    more += ["unknown_feedback_type"] if unknown else []
     return PreviewResponse(
         arm=arm.value,
         policy_version=live.version,
@@ -71,7 +75,7 @@ async def preview(request: PreviewRequest, state: Shared) -> PreviewResponse:
         **{name: lists[name] for name in ("slate", "likeliest", "items")},
         categories=_categories(found, catalogue, chosen.available),
         comparison=_comparison(found, lists["more"], lists["less"]),
-        warnings=[*chosen.warnings, *short],
+        warnings=[*chosen.warnings, *more],
     )
 
 
@@ -83,21 +87,25 @@ def _arm(request: PreviewRequest, user: str | None, live: LivePolicy, state: Sta
     return Arm.ADAPTIVE if user is None else state.recommender.arm_of(user)
 
 
-async def _session(request: PreviewRequest, state: State) -> tuple[str | None, History, list[str]]:
-    """Load who asks (None: a stranger), their history as a policy sees it, and the items that they have seen."""
-    user, session = None, sessions.Session((), (), 0)
+async def _session(request: PreviewRequest, state: State) -> tuple[str | None, Session, History, list[str]]:
+    """Load who asks (None: a stranger), their session, their history as a policy sees it, and the items that are hidden
+    since they have seen them."""
+    user, session = None, Session((), (), 0)
     if request.user_id is not None or request.session_id is not None:
         user = sessions.user_key(request.user_id, request.session_id)
         session = await state.session(user)
     else:
         await state.watch.sync_catalogue()
-    stored, seen = session.named(state.watch.catalogue.ids)
+    catalogue = state.watch.catalogue
+    stored, seen = session.named(catalogue.ids)
+    hidden = recently_seen(session, seen, catalogue, request.repeat_after_days, time.time())
     if request.history is None:
-        return user, session_state(stored, seen, state.settings.shown_length), seen
+        return user, session, session_state(stored, seen, state.settings.shown_length), hidden
     return (
         user,
+        session,
         state.history_of(request.history),
-        [*seen, *(past.item_id for past in request.history)],
+        [*hidden, *(past.item_id for past in request.history)],
     )
 
 

@@ -34,6 +34,9 @@ async def get_user(user_id: UserId, state: Shared) -> UserResponse:
         user_id=user_id,
         history=[StoredInteraction(item_id=item, reward=reward) for item, reward in history],
         seen_item_ids=sorted(set(seen)),
+        items_by_feedback_type={
+            name: session.names_of(places, state.watch.catalogue.ids) for name, places in session.by_type().items()
+        },
         arm=state.recommender.arm_of(user).value,
     )
 

@@ -1,5 +1,5 @@
 -- KEYS: ranked, events, session, the user's events. ARGV: history length, seen limit, session ttl (s), what is replaced
--- ("" for nothing), what is remembered, its ttl (s), the impression's payload ("" logs nothing), places, the event's id
+-- ("" for nothing), what is remembered, its ttl (s), the impression's payload ("" logs nothing), its item as seen, the event's id
 -- ("" if it is no user's). Returns what stays remembered because it is neither nothing nor what is replaced; else false.
 
 local held = redis.call('GET', KEYS[1])

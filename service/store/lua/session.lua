@@ -1,24 +1,54 @@
 -- A library: sessions as sessions.py encodes them, for the scripts that change one. See `decode`, `encode` and `joined`
 -- there; a test holds both sides to the same results.
-local FORMAT, PLACE_BYTES, RESPONSE_BYTES, OLD_BYTES = 255, 3, 13, 7
+local FORMAT, UNTIMED, PLACE_BYTES, SEEN_BYTES, RESPONSE_BYTES, OLD_BYTES = 254, 255, 3, 6, 13, 7
+
+local function hour_of(ms) return struct.pack('<I3', math.max(0, math.min(math.floor(ms / 3600000), 16777215))) end
+
+-- Items by feedback type: calls visit(name, places) for each; false if they are not whole.
+local function each_type(types, visit)
+  local at = 1
+  while at <= #types do
+    local count_at = at + 1 + string.byte(types, at)
+    if #types < count_at + 1 then return false end
+    local stop = count_at + 1 + PLACE_BYTES * struct.unpack('<I2', string.sub(types, count_at, count_at + 1))
+    if #types < stop then return false end
+    visit(string.sub(types, at + 1, count_at - 1), string.sub(types, count_at + 2, stop))
+    at = stop + 1
+  end
+  return true
+end
+
+local function load_untimed(data)
+  local first, n = string.byte(data, 1, 2)
+  local start, width = 2, RESPONSE_BYTES
+  if first ~= UNTIMED then start, width, n = 1, OLD_BYTES, first or 0 end
+  local rest = #data - start - width * (n or 0)
+  if rest < 0 or rest % PLACE_BYTES ~= 0 then return '', '' end
+  local entries, others, clock = {}, {}, redis.call('TIME')
+  for at = start + 1, start + width * n, width do
+    local entry = string.sub(data, at, at + width - 1)
+    entries[#entries + 1] = entry .. string.rep('\0', RESPONSE_BYTES - width)
+  end
+  for at = start + width * n + 1, #data, PLACE_BYTES do  -- now at the latest
+    others[#others + 1] = string.sub(data, at, at + PLACE_BYTES - 1) .. hour_of(clock[1] * 1000)
+  end
+  return table.concat(entries), table.concat(others)
+end
 
 local function load_session(key)
   local data = redis.pcall('GET', key)
-  if type(data) ~= 'string' then return '', '' end
+  if type(data) ~= 'string' or #data == 0 then return '', '', '' end
   local first, n = string.byte(data, 1, 2)
-  local start, width = 2, RESPONSE_BYTES
-  if first ~= FORMAT then start, width, n = 1, OLD_BYTES, first or 0 end
-  local rest = #data - start - width * (n or 0)
-  if rest < 0 or rest % PLACE_BYTES ~= 0 then return '', '' end
-  local history = string.sub(data, start + 1, start + width * n)
-  if width == OLD_BYTES then
-    local entries = {}
-    for at = 1, #history, width do
-      entries[#entries + 1] = string.sub(history, at, at + width - 1) .. string.rep('\0', 6)
-    end
-    history = table.concat(entries)
+  if first ~= FORMAT then
+    local history, others = load_untimed(data)
+    return history, others, ''
   end
-  return history, string.sub(data, start + 1 + width * n)
+  local stop = 2 + RESPONSE_BYTES * (n or 0)
+  if #data < stop + 2 then return '', '', '' end
+  local last = stop + 2 + SEEN_BYTES * struct.unpack('<I2', string.sub(data, stop + 1, stop + 2))
+  local types = string.sub(data, last + 1)
+  if #data < last or not each_type(types, function() end) then return '', '', '' end
+  return string.sub(data, 3, stop), string.sub(data, stop + 3, last), types
 end
 
 local function find(items, place, width)
@@ -77,19 +107,46 @@ local function fit_history(history, others, longest_history)
       local strength = math.abs((said(string.sub(history, at, at + RESPONSE_BYTES - 1))))
       if strength < least then weakest, least = at, strength end
     end
-    local place = string.sub(history, weakest, weakest + PLACE_BYTES - 1)
+    local gone = string.sub(history, weakest, weakest + RESPONSE_BYTES - 1)
+    local place, _, at = place_of(gone), said(gone)
     history = string.sub(history, 1, weakest - 1) .. string.sub(history, weakest + RESPONSE_BYTES)
-    if not find(history, place, RESPONSE_BYTES) then others = place .. others end
+    if not find(history, place, RESPONSE_BYTES) then others = place .. hour_of(at) .. others end
   end
   return history, others
 end
 
-local function pack_session(history, others, longest_seen)
-  others = string.sub(others, -PLACE_BYTES * longest_seen)
-  return string.char(FORMAT, #history / RESPONSE_BYTES) .. history .. others
+local function typed(name, places)
+  if #places == 0 then return '' end
+  return string.char(#name) .. name .. struct.pack('<I2', #places / PLACE_BYTES) .. places
 end
 
-local function save_session(key, history, others, longest_history, longest_seen, ttl)
+-- Returns the items by type with one more of a type, as its latest or, if `before`, as its oldest unless it is there.
+local function add_type(types, name, place, longest, before)
+  local rest, places = {}, ''
+  each_type(types, function(other, theirs)
+    if other == name then places = theirs else rest[#rest + 1] = typed(other, theirs) end
+  end)
+  local is_full = #places >= PLACE_BYTES * longest
+  if before and (is_full or find(places, place, PLACE_BYTES)) then return types end
+  places = before and place .. places or without(places, place, PLACE_BYTES) .. place
+  return table.concat(rest) .. typed(name, string.sub(places, -PLACE_BYTES * longest))
+end
+
+local function without_types(types, place)
+  local rest = {}
+  each_type(types, function(name, places)
+    rest[#rest + 1] = typed(name, (without(places, place, PLACE_BYTES)))
+  end)
+  return table.concat(rest)
+end
+
+local function pack_session(history, others, types, longest_seen)
+  others = string.sub(others, -SEEN_BYTES * longest_seen)
+  local counts = struct.pack('<I2', #others / SEEN_BYTES)
+  return string.char(FORMAT, #history / RESPONSE_BYTES) .. history .. counts .. others .. types
+end
+
+local function save_session(key, history, others, types, longest_history, longest_seen, ttl)
   history, others = fit_history(history, others, longest_history)
-  redis.call('SET', key, pack_session(history, others, longest_seen), 'EX', ttl)
+  redis.call('SET', key, pack_session(history, others, types, longest_seen), 'EX', ttl)
 end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,11 +37,11 @@ class Logged(NamedTuple):
         """Some of them."""
         states, actions, rewards, ended, next_states, next_seen = self
         return Logged(
-            States(*(column[rows] for column in states)),
+            states.at(rows),
             actions[rows],
             rewards[rows],
             ended[rows],
-            States(*(column[rows] for column in next_states)),
+            next_states.at(rows),
             next_seen[rows],
         )
 
@@ -62,13 +62,18 @@ def transitions(log: Log, n_items: int) -> Logged:
         parts.append((states_of(before), *map(torch.from_numpy, columns), states_of(after), torch.from_numpy(seen)))
     states, actions, rewards, ended, next_states, next_seen = zip(*parts, strict=True)
     return Logged(
-        States(*map(torch.cat, zip(*states, strict=True))),
+        _joined(states),
         torch.cat(actions),
         torch.cat(rewards),
         torch.cat(ended),
-        States(*map(torch.cat, zip(*next_states, strict=True))),
+        _joined(next_states),
         torch.cat(next_seen),
     )
+
+
+def _joined(parts: Sequence[States]) -> States:
+    items, responses, lengths = (torch.cat(column) for column in zip(*(part[:3] for part in parts), strict=True))
+    return States(items, responses, lengths)
 
 
 def log_of(setting: Setting) -> Log:
