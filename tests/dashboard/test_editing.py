@@ -195,6 +195,25 @@ def test_placements_are_listed_with_what_they_earn(lively: Site, page: Page) -> 
         lively.client.delete(f"/placements/{name}").raise_for_status()
 
 
+def test_what_has_no_field_of_its_own_stays_in_a_placement(lively: Site, page: Page) -> None:
+    rules = {"new_items": {"share": 0.1, "within_days": 7.0}}
+    kept = {"k": 3, "rules": rules, "repeat_after_days": 30.0, "exclude_feedback_types": ["like"]}
+    lively.client.put("/placements/kept", json=kept).raise_for_status()
+    go(page, "placements")
+    row = page.get_by_role("row").filter(has_text="kept")
+    for text in ("new_items:", "repeat_after_days: 30", 'exclude_feedback_types: ["like"]'):
+        expect(row).to_contain_text(text)
+    page.get_by_role("button", name="Edit kept").click()
+    editor = section(page, "Edit kept")
+    editor.get_by_label("Slots").fill("5")
+    editor.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: kept.")).to_be_visible()
+    stored_now = lively.client.get("/placements/kept").json()
+    assert {name: stored_now[name] for name in kept if name != "rules"} | {"rules": rules} == kept | {"k": 5}
+    assert stored_now["rules"]["new_items"] == rules["new_items"]
+    lively.client.delete("/placements/kept").raise_for_status()
+
+
 def test_a_placement_is_made_changed_and_deleted(lively: Site, page: Page) -> None:
     go(page, "placements")
     page.get_by_role("button", name="New placement").click()

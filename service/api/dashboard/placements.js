@@ -47,8 +47,16 @@ function all(stored, earned) {
   ] })));
 }
 
-function settings({ k, filters, rules, repeat }) {
+// What is set beside what has a field or words of its own here: releases add to it, and none of it may be lost.
+const others = (of, ...known) => Object.fromEntries(Object.entries(of ?? {}).filter(([name, value]) =>
+  !known.includes(name) && value !== null && !(Array.isArray(value) && !value.length)));
+
+const beside = (stored) => others(stored, "k", "filters", "rules", "repeat");
+
+function settings(stored) {
+  const { k, filters, rules, repeat } = stored;
   const { pins = [], boosts = [], at_most: limits = [] } = rules ?? {};
+  const rest = { ...others(rules, "pins", "boosts", "at_most"), ...beside(stored) };
   const said = [
     k ? `${k} ${k === 1 ? "slot" : "slots"}` : null,
     filters?.categories?.length ? `only ${filters.categories.join(" or ")}` : null,
@@ -57,6 +65,7 @@ function settings({ k, filters, rules, repeat }) {
     ...boosts.map(({ where, by }) => `${by > 0 ? "+" : ""}${number(by)} log odds where ${JSON.stringify(where)}`),
     ...limits.map(({ of, n }) => `at most ${n} with the same ${of}`),
     repeat ? `repeats: ${REPEATS[repeat] ?? repeat}` : null,
+    ...Object.entries(rest).map(([name, value]) => `${name}: ${JSON.stringify(value)}`),
   ].filter(Boolean);
   return element("ul", { className: "plain facts" }, ...(said.length ? said : ["nothing of its own"]).map((text) => element("li", {}, text)));
 }
@@ -84,9 +93,10 @@ function edit(name, stored) {
   const repeat = element("select", { id: "placement-repeat" }, ...Object.entries(REPEATS).map(([value, text]) => element("option", { value, selected: value === (stored?.repeat ?? "") }, text)));
   const filters = textarea("placement-filters", pretty(stored?.filters), 4);
   const rules = textarea("placement-rules", pretty(stored?.rules), 8);
+  const rest = textarea("placement-rest", stored && Object.keys(beside(stored)).length ? pretty(beside(stored)) : "", 3);
   const problem = element("p", { role: "status" });
   const save = () => told(problem, async () => {
-    const written = { k: k.value ? Number(k.value) : null, repeat: repeat.value || null, filters: object(filters, "Filters"), rules: object(rules, "Rules") };
+    const written = { ...object(rest, "All else"), k: k.value ? Number(k.value) : null, repeat: repeat.value || null, filters: object(filters, "Filters"), rules: object(rules, "Rules") };
     await call("PUT", address(named.value), Object.fromEntries(Object.entries(written).filter(([, value]) => value !== null)));
     close();
     await load();
@@ -100,6 +110,7 @@ function edit(name, stored) {
       field("Items that were shown before come again", repeat),
       field("Filters", filters, 'JSON: {"categories": ["Drama"], "where": {"price": {"<": 9}}}. A request restricts further.'),
       field("Rules", rules, 'JSON: {"pins": [{"slot": 0, "item_id": "a"}], "boosts": [{"where": {"sale": true}, "by": 0.7}], "at_most": [{"of": "categories", "n": 2}]}. A request that has rules replaces them.'),
+      field("All else", rest, 'JSON: {"repeat_after_days": 30, "exclude_feedback_types": ["purchase"]}.'),
       element("div", { className: "row" },
         element("button", { className: "main" }, "Save"),
         element("button", { type: "button", onclick: close }, "Cancel")),
