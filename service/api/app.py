@@ -24,6 +24,7 @@ from service.api.routes import (
     explain,
     feedback,
     health,
+    imports,
     items,
     lists,
     personalizer,
@@ -156,7 +157,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.stopping = False
     errors.install(app)
-    operating = (policies, evaluation, explain, log_routes, dead_letters)
+    operating = (policies, evaluation, explain, imports, log_routes, dead_letters)
     for module in (recommend, preview, feedback, items, lists, users, placements, *operating):
         app.include_router(module.router)
         app.include_router(module.router, prefix="/v1", include_in_schema=False)

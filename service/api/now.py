@@ -69,6 +69,8 @@ class Now(msgspec.Struct, frozen=True):
     items: int
     lag_s: float
     closed: int  # impressions that the worker has closed
+    open: int  # impressions that it has not closed yet
+    reward_window_s: float  # how long they stay open
     new_share: float | None  # of their slots, those of items newer than the first version; None before the first slot
     new_reward: float | None  # of such a slot, None where there is none
     slot_reward: float | None  # of any slot
@@ -97,10 +99,12 @@ async def now(state: State) -> Now:
         mode=live.live.mode if live is not None else None,
         shadow=live.live.shadow if live is not None else None,
         variant=live.policy.config.variant.value if live is not None else None,
-        age_s=max(0.0, at - live.snapshot.manifest.created_at) if live is not None else None,
+        age_s=_age_s(live, at),
         items=int(np.count_nonzero(state.watch.catalogue.available(at))),
         lag_s=state.lag.seconds if report is None else max(state.lag.seconds, report.lag_s),
         closed=report.closed if report is not None else 0,
+        open=report.open if report is not None else 0,
+        reward_window_s=state.settings.reward_window_s,
         **_of_slots(report),
         learner=report.learner if report is not None else {},
         rewards=state.settings.rewards,
@@ -112,6 +116,12 @@ async def now(state: State) -> Now:
             *_of_keys(state),
         ],
     )
+
+
+def _age_s(live: LivePolicy | None, at: float) -> float | None:
+    if live is None or not live.snapshot.manifest.created_at:  # a snapshot need not say when it was made
+        return None
+    return max(0.0, at - live.snapshot.manifest.created_at)
 
 
 def _of_slots(report: WorkerReport | None) -> dict[str, float | None]:
@@ -185,8 +195,10 @@ def _of_versions(state: State, live: LivePolicy, report: WorkerReport) -> Iterat
     if report.version == 1 and settings.variant != Variant.FROZEN:
         yield Trouble(
             "waiting",
-            f"Nothing learned serves yet: the first version comes after {report.until_version} more slates or likes. A "
-            f"slate counts {settings.reward_window_s:g} s after it was shown; {report.open} are still open.",
+            "Nothing learned serves yet: the first version comes after "
+            f"{report.towards_version + report.until_version} closed slates or likes without a slate, "
+            f"{report.towards_version} so far. A slate closes {_span(settings.reward_window_s)} after it was shown "
+            f"(IALP_REWARD_WINDOW_S), with the next event of the log; {report.open} still open.",
         )
 
 
@@ -213,6 +225,13 @@ def _of_watch(settings: Settings, live: LivePolicy, report: WorkerReport) -> Ite
             f"{unnoticed}: that takes {needed} ({report.power.control} so far; IALP_CONTROL_SHARE is "
             f"{settings.control_share:g}).",
         )
+
+
+def _span(seconds: float) -> str:
+    """Words for a time."""
+    if seconds < 120:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:.3g} minutes" if seconds < 7200 else f"{seconds / 3600:.3g} hours"
 
 
 def _of_keys(state: State) -> Iterator[Trouble]:

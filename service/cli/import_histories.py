@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from service.histories.pasts import LeftOut
     from service.histories.reading import Meanings, Responses
     from service.settings import Settings
+    from service.store.import_reports import Reporter
     from service.store.imports import Importer, Past
     from service.store.keys import Keys
     from service.tables.problems import Problems
@@ -92,6 +93,7 @@ def import_histories(
     on serving; settings as the service has them.
 
     Writes: sessions to Redis, for all rows or, if one cannot be used, for none. The same file twice changes nothing.
+    Also a report, while it runs and after, for GET /imports and the dashboard.
 
     Ctrl-C: histories of some users are in and stay; the same command takes the others, and passes these by.
 
@@ -148,34 +150,75 @@ def _import(
     ttl_s: float | None,
 ) -> None:
     """`ttl_s`: how long a user may have stayed away; None for any time."""
+    from service.store.import_reports import reported
+    from service.store.keys import Keys
+
+    keys = Keys(settings.key_prefix)
+    if not client.exists(keys.item_index):
+        refuse([f"no catalogue at the key prefix {settings.key_prefix!r} yet: start the service once before"])
+    with reported(client, keys, path.name) as reporter:
+        _take(client, keys, settings, meanings, path, columns, encoding, skip_bad_rows, ttl_s, reporter)
+
+
+def _take(
+    client: redis.Redis,
+    keys: Keys,
+    settings: Settings,
+    meanings: Meanings,
+    path: Path,
+    columns: dict[str, str],
+    encoding: str | None,
+    skip_bad_rows: bool,
+    ttl_s: float | None,
+    reporter: Reporter,
+) -> None:
     from service.histories.pasts import LeftOut, pasts
     from service.histories.reading import read_responses
     from service.store.imports import Importer
-    from service.store.keys import Keys
     from service.tables.interactions import InteractionFile
 
-    keys = Keys(settings.key_prefix)
     problems: Problems = []
     now_s, _ = client.time()
-    if not client.exists(keys.item_index):
-        refuse([f"no catalogue at the key prefix {settings.key_prefix!r} yet: start the service once before"])
     with progress("reading", None, "rows") as bar:
+
+        def advance(rows: int) -> None:
+            bar.advance(rows)
+            reporter.tell_sometimes(rows=reporter.report.rows + rows)
+
         file = InteractionFile(path, problems, columns, encoding)
-        responses = read_responses(file, meanings, min(now_s, int(path.stat().st_mtime)), bar.advance)
+        responses = read_responses(file, meanings, min(now_s, int(path.stat().st_mtime)), advance)
     if problems and not skip_bad_rows:
         for problem in problems[:_LISTED]:
             typer.echo(str(problem), err=True)
-        refuse([f"{len(problems):,} rows cannot be used; correct them, or leave them out with --skip-bad-rows"])
+        _give_up(
+            reporter, f"{len(problems):,} rows cannot be used; correct them, or leave them out with --skip-bad-rows"
+        )
+    reporter.tell(state="writing", users=len(responses.users))
     places = _places(client, keys, responses.items)
     left_out = LeftOut()
     found = pasts(responses, places, now_s, settings, ttl_s, left_out)
-    counts = _write(Importer(client, keys, settings), found, len(responses.users))
+    counts = _write(Importer(client, keys, settings), found, len(responses.users), reporter)
+    reasons = _left_out(responses, places, left_out, len(problems), settings)
+    taken = len(responses.at) - left_out.unknown_items - left_out.forgotten - left_out.future
+    told_of_times = "no times: their order is the file's, and they were when it was last changed"
+    notes = [] if responses.has_times else [told_of_times]
+    reporter.tell(
+        changed=counts[0], same=counts[1], interactions=taken, left_out=(*reasons,), notes=(*file.notes(), *notes)
+    )
     for note in file.notes():
         typer.echo(f"{path.name}: {note}", err=True)
-    for line in _report(responses, places, left_out, len(problems), counts, settings):
+    told = f"import: {taken:,} interactions of {sum(counts):,} users"
+    typer.echo(f"{told}; {counts[0]:,} histories changed, {counts[1]:,} had them already", err=True)
+    for line in [*notes, *(f"left out: {reason}" for reason in reasons)]:
         typer.echo(line, err=True)
     if not any(counts):
-        refuse([f"{path}: nothing of it can be taken; the lines above say why"])
+        _give_up(reporter, f"{path}: nothing of it can be taken; the lines above say why", "nothing of it can be taken")
+
+
+def _give_up(reporter: Reporter, message: str, problem: str | None = None) -> NoReturn:
+    """End with a message, and report the problem, which is the same unless it is given."""
+    reporter.tell(problem=problem or message)
+    refuse([message])
 
 
 def _places(client: redis.Redis, keys: Keys, items: Sequence[str]) -> list[int | None]:
@@ -186,26 +229,22 @@ def _places(client: redis.Redis, keys: Keys, items: Sequence[str]) -> list[int |
     return found
 
 
-def _write(importer: Importer, found: Iterator[Past], n_users: int) -> tuple[int, int]:
+def _write(importer: Importer, found: Iterator[Past], n_users: int, reporter: Reporter) -> tuple[int, int]:
     """Add to all users' sessions; how many of these changed, and how many had it all."""
     changed = same = 0
     with progress("importing", n_users, "users") as bar:
         while some := list(islice(found, _USERS_AT_ONCE)):
             news = importer.add(some)
             changed, same = changed + sum(news), same + len(news) - sum(news)
+            reporter.tell_sometimes(changed=changed, same=same)
             bar.advance(len(some))
     return changed, same
 
 
-def _report(
-    responses: Responses,
-    places: Sequence[int | None],
-    left_out: LeftOut,
-    bad_rows: int,
-    counts: tuple[int, int],
-    settings: Settings,
+def _left_out(
+    responses: Responses, places: Sequence[int | None], left_out: LeftOut, bad_rows: int, settings: Settings
 ) -> list[str]:
-    """Lines that say what was taken, and what was left out and why."""
+    """Say what was left out, and why."""
     types = responses.unknown_types.most_common()
     kinds = [f"{n:,} of type {kind[:80]!r}, which has no reward (IALP_REWARDS, --types)" for kind, n in types[:_LISTED]]
     of_others = sum(n for _, n in types[_LISTED:])
@@ -221,11 +260,4 @@ def _report(
         responses.timeless and f"{responses.timeless:,} without a time",
         bad_rows and f"{bad_rows:,} rows that cannot be used",
     ]
-    gone = left_out.unknown_items + left_out.forgotten + left_out.future
-    lines = [
-        f"import: {len(responses.at) - gone:,} interactions of {sum(counts):,} users; "
-        f"{counts[0]:,} histories changed, {counts[1]:,} had them already"
-    ]
-    if not responses.has_times:
-        lines.append("no times: their order is the file's, and they were when it was last changed")
-    return lines + [f"left out: {reason}" for reason in reasons if reason]
+    return [reason for reason in reasons if reason]

@@ -166,6 +166,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/imports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Imports
+         * @description The latest 50 runs of `python -m service import`, newest first: what each does, or took and left out.
+         */
+        get: operations["list_imports_imports_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/impressions": {
         parameters: {
             query?: never;
@@ -195,7 +215,7 @@ export interface paths {
         };
         /**
          * List Items
-         * @description Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+         * @description Items in the catalogue's order, or best match first.
          *
          *     A large catalogue is searched for words among the 2,000 items that are closest in meaning.
          */
@@ -1183,6 +1203,80 @@ export interface components {
             status: "ok" | "unavailable";
         };
         /**
+         * ImportResponse
+         * @description A run of `python -m service import`. Times are unix seconds by Redis' clock.
+         */
+        ImportResponse: {
+            /**
+             * Changed
+             * @description Users whose histories changed, so far.
+             */
+            changed: number;
+            /**
+             * File
+             * @description Name of the file, without its folder.
+             */
+            file: string;
+            /** Import Id */
+            import_id: string;
+            /**
+             * Interactions
+             * @description Interactions that were taken; known at the end.
+             */
+            interactions: number;
+            /**
+             * Left Out
+             * @description How many rows were left out, and why; known at the end.
+             */
+            left_out: string[];
+            /**
+             * Notes
+             * @description What was recognised and assumed of the file; known at the end.
+             */
+            notes: string[];
+            /**
+             * Problem
+             * @description Why it failed; empty otherwise.
+             */
+            problem: string;
+            /**
+             * Rows
+             * @description Rows of the file that can be used, read so far.
+             */
+            rows: number;
+            /**
+             * Same
+             * @description Users whose histories had all of it already, so far.
+             */
+            same: number;
+            /** Started At */
+            started_at: number;
+            /**
+             * State
+             * @description stopped: interrupted; what it had written stays. One that was killed goes on to read or write.
+             * @enum {string}
+             */
+            state: "reading" | "writing" | "done" | "stopped" | "failed";
+            /**
+             * Told At
+             * @description When it last told of itself: every second or so while it runs.
+             */
+            told_at: number;
+            /**
+             * Users
+             * @description Users in the file; null until it has been read.
+             */
+            users: number | null;
+        };
+        /**
+         * ImportsResponse
+         * @description The latest imports, newest first.
+         */
+        ImportsResponse: {
+            /** Imports */
+            imports: components["schemas"]["ImportResponse"][];
+        };
+        /**
          * ImpressionResponse
          * @description A logged slate with the feedback that names it.
          */
@@ -1364,7 +1458,7 @@ export interface components {
         ItemsResponse: {
             /**
              * Found By
-             * @description With `search`: whether the items have all its words, or are closest in meaning.
+             * @description With `search`: whether the items have all its words, or some of them or a meaning close to it.
              */
             found_by?: ("words" | "meaning") | null;
             /** Items */
@@ -3297,6 +3391,116 @@ export interface operations {
             };
         };
     };
+    list_imports_imports_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImportsResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     list_impressions_impressions_get: {
         parameters: {
             query?: {
@@ -3412,8 +3616,10 @@ export interface operations {
     list_items_items_get: {
         parameters: {
             query?: {
-                /** @description Items whose texts have all of these words; if there are none, those closest in meaning. */
+                /** @description Items whose texts have all of these words; if there are none, those that have some of them or are close in meaning. */
                 search?: string | null;
+                /** @description With `search`: hidden items, too. Without it they always are. */
+                hidden?: boolean;
                 /** @description Only later items; the last page's `next`. Not with `search`. */
                 after?: string | null;
                 count?: number;

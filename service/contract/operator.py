@@ -160,13 +160,40 @@ class ErasedResponse(BaseModel):
     remains: list[str]
 
 
+class ImportResponse(BaseModel):
+    """A run of `python -m service import`. Times are unix seconds by Redis' clock."""
+
+    import_id: str
+    file: str = Field(description="Name of the file, without its folder.")
+    started_at: float
+    told_at: float = Field(description="When it last told of itself: every second or so while it runs.")
+    state: Literal["reading", "writing", "done", "stopped", "failed"] = Field(
+        description="stopped: interrupted; what it had written stays. One that was killed goes on to read or write."
+    )
+    rows: int = Field(description="Rows of the file that can be used, read so far.")
+    users: int | None = Field(description="Users in the file; null until it has been read.")
+    interactions: int = Field(description="Interactions that were taken; known at the end.")
+    changed: int = Field(description="Users whose histories changed, so far.")
+    same: int = Field(description="Users whose histories had all of it already, so far.")
+    left_out: list[str] = Field(description="How many rows were left out, and why; known at the end.")
+    notes: list[str] = Field(description="What was recognised and assumed of the file; known at the end.")
+    problem: str = Field(description="Why it failed; empty otherwise.")
+
+
+class ImportsResponse(BaseModel):
+    """The latest imports, newest first."""
+
+    imports: list[ImportResponse]
+
+
 class ItemsResponse(BaseModel):
     """Some items of the catalogue."""
 
     items: list[ItemResponse]
     next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
     found_by: Literal["words", "meaning"] | None = Field(
-        None, description="With `search`: whether the items have all its words, or are closest in meaning."
+        None,
+        description="With `search`: whether the items have all its words, or some of them or a meaning close to it.",
     )
 
 

@@ -104,6 +104,7 @@ def read_responses(
     user, item, reward, explicit, time = array("q"), array("q"), array("f"), array("b"), array("q")
     kind = array("q")
     unknown: Counter[str] = Counter()
+    n = 0
     for n, row in enumerate(file, 1):
         if n % _EVERY == 0:
             advance(_EVERY)
@@ -121,6 +122,7 @@ def read_responses(
             explicit.append(meaning.explicit)
             kind.append(types.setdefault(meaning.kind, len(types) - 1))
             time.append(_NO_TIME if row.time is None else row.time)
+    advance(n % _EVERY)
     at = np.array(time, np.int64)
     timed = at != _NO_TIME
     has_times = bool(timed.any())

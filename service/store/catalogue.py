@@ -148,14 +148,16 @@ class Catalogue:
         """Return those of the categories that no item has, or had while this process knew it."""
         return {category for category in categories if not self.columns[CATEGORIES].holding([category])}
 
-    def nearest(self, embedding: Embeddings, n: int) -> list[int]:
-        """Places of the `n` visible items whose texts are closest to one [TEXT_DIM], closest first."""
+    def nearest(self, embedding: Embeddings, n: int, hidden: bool = False) -> list[int]:
+        """Places of the `n` visible items whose texts are closest to one [TEXT_DIM], closest first; with `hidden` of
+        all that there are, or were."""
         closeness = np.empty(len(self), np.float32)
         for start in range(0, len(self), _PART):
             part = self.embeddings.array[start : min(len(self), start + _PART)].astype(np.float32)
             closeness[start : start + len(part)] = part @ embedding
-        closeness[~self.visible] = -np.inf
-        n = min(n, int(np.count_nonzero(self.visible)))
+        if not hidden:
+            closeness[~self.visible] = -np.inf
+        n = min(n, len(self) if hidden else int(np.count_nonzero(self.visible)))
         if n == 0:
             return []
         best = np.argpartition(closeness, len(self) - n)[len(self) - n :]

@@ -83,6 +83,11 @@ class Keys:
         return f"{self.prefix}:placements"
 
     @property
+    def imports(self) -> str:
+        """Hash: id of an import -> its report, JSON; see `import_reports`."""
+        return f"{self.prefix}:imports"
+
+    @property
     def popularity(self) -> str:
         """Sorted set: item id -> number of positive responses."""
         return f"{self.prefix}:popularity"

@@ -102,6 +102,7 @@ class WorkerReport(msgspec.Struct):
     restarted_at: Count = 0  # the last version before the learner started again; 0: it never did
     restarted_from: Count = 0  # the version that it started again from
     until_version: Count = 0  # impressions that are still to close, or likes to come, before the next version
+    towards_version: Count = 0  # impressions that closed, and likes that came, towards the next version
     coverage: float = 0.0  # share of the catalogue that the slates closed lately have shown
 
 

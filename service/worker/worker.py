@@ -316,6 +316,7 @@ class Worker:
             restarted_at=c.restarted_at,
             restarted_from=c.restarted_from,
             until_version=learning.until_version,
+            towards_version=c.unpublished,
             coverage=learning.coverage,
         )
         encoded = msgspec.json.encode(report)

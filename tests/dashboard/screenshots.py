@@ -9,9 +9,9 @@ import typer
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from tests.dashboard.chromium import chromium
+from tests.dashboard.dashboard_examples import VIEWS
 
 _SIZES: dict[str, ViewportSize] = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-_VIEWS = ("now", "versions", "try", "logs")
 
 
 def main(
@@ -29,7 +29,7 @@ def main(
                     reduced_motion="reduce",
                 )
                 page = context.new_page()
-                for view in _VIEWS:
+                for view in VIEWS:
                     _open(page, view)
                     page.screenshot(path=out / f"dashboard-{view}-{scheme}-{size}.png")
                 context.close()

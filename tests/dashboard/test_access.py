@@ -11,8 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from service.store.keys import Keys
-from tests.dashboard.dashboard_examples import Scheme, Site
-from tests.dashboard.test_dashboard import VIEWS, go
+from tests.dashboard.dashboard_examples import VIEWS, Scheme, Site, go
 from tests.service.auth_examples import add_key
 from tests.service.service_examples import Server, until_ready
 

@@ -7,18 +7,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import Browser, Locator, Page, Response, Route, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
-from tests.dashboard.dashboard_examples import PLANTED, Site
+from tests.dashboard.dashboard_examples import PLANTED, Site, go, section
 from tests.offline import open_bandit
 from tests.service.service_examples import GENRES, N_ITEMS, Server, talk, until_ready
-
-VIEWS = ("now", "versions", "try", "logs")
-
-
-def go(page: Page, view: str) -> None:
-    page.goto(f"/#{view}")
-    expect(page.locator("#connection")).to_have_text("Live")
 
 
 def card(page: Page, title: str) -> str:
@@ -107,10 +100,6 @@ def test_items_are_found_by_their_text_and_liked(lively: Site, page: Page) -> No
     page.get_by_label("User id").fill("user-3")
     page.get_by_role("button", name="Show their slate").click()
     expect(page.locator("section", has_text="What they did")).not_to_contain_text("Film number 7")
-
-
-def section(page: Page, heading: str) -> Locator:
-    return page.locator("section", has=page.get_by_role("heading", name=heading, exact=True))
 
 
 def compares_with_a_stranger(answer: Response) -> bool:

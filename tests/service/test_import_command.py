@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from service.__main__ import app, main
 from service.runtime import embedded
 from service.settings import Settings
+from service.store import import_reports
 from service.store.imports import Importer, Past
 from service.store.keys import Keys
 from tests.service.service_examples import recommend, serving, shown
@@ -198,6 +199,61 @@ def test_interrupted_it_goes_on(
     done = again(file)
     assert "import: 250 interactions of 250 users; 150 histories changed, 100 had them already" in done.stderr
     assert remembered(api, "user-249") == [("film-6", 1.0)]
+
+
+def imports(api: httpx.Client) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = api.get("/imports").raise_for_status().json()["imports"]
+    return told
+
+
+def test_an_operator_sees_what_imports_did(run: Command, file: Path, api: httpx.Client) -> None:
+    assert imports(api) == []
+    run("user,item\nann,film-1\nann,lost\nbob,film-2\n")
+    (one,) = imports(api)
+    assert (one["file"], one["state"], one["problem"]) == ("bought.csv", "done", "")
+    assert (one["rows"], one["users"], one["interactions"], one["changed"], one["same"]) == (3, 2, 2, 2, 0)
+    assert one["left_out"] == ["1 with 1 unknown items ('lost')"]
+    assert any(note.startswith("no times") for note in one["notes"])
+    assert 0 <= one["told_at"] - one["started_at"] < 60 and abs(time.time() - one["started_at"]) < 60
+    run("user,item,time\nann,film-1,soon\n")
+    run("who,what\nann,film-1\n")
+    run("user,item\nann,lost\n")
+    failed = imports(api)[:3]
+    assert [one["state"] for one in failed] == ["failed"] * 3 and imports(api)[3] == one
+    nothing, unread, bad = (one["problem"] for one in failed)
+    assert nothing == "nothing of it can be taken" and "bought.csv" in unread and "1 rows cannot be used" in bad
+
+
+def test_an_operator_sees_an_import_while_it_runs(
+    run: Command, api: httpx.Client, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.import_reports._EVERY_S", 0.0)
+    monkeypatch.setattr("service.histories.reading._EVERY", 100)
+    add, seen = Importer.add, []
+
+    def watched(importer: Importer, pasts: list[Past]) -> list[bool]:
+        seen.extend(imports(api))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return add(importer, pasts)
+
+    monkeypatch.setattr(Importer, "add", watched)
+    rows = "".join(f"user-{n},film-{n % 9}\n" for n in range(250))
+    done = run(f"user,item\n{rows}")
+    assert done.exit_code != 0
+    told = [(one["state"], one["rows"], one["users"], one["changed"]) for one in seen]
+    assert told == [("writing", 250, 250, changed) for changed in (0, 100, 200)]
+    (one,) = imports(api)
+    assert (one["state"], one["changed"], one["problem"]) == ("stopped", 200, "")
+
+
+def test_the_latest_fifty_imports_are_kept(api: httpx.Client, redis: syncredis.Redis, keys: Keys) -> None:
+    redis.hset(keys.imports, "damaged", b"\xc1")
+    for n in range(55):
+        with import_reports.reported(redis, keys, f"{n}.csv"):
+            pass
+    assert redis.hlen(keys.imports) == 50
+    assert {one["file"] for one in imports(api)} >= {f"{n}.csv" for n in range(6, 55)}
 
 
 def test_a_deployment_that_does_not_run(

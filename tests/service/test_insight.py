@@ -68,6 +68,11 @@ def test_items_are_found_by_their_text(api: httpx.Client) -> None:
 
     assert found("Documentary: BEES") == (["bees"], "words"), "all words, and no others that are close"
     assert found("docu on") == (["bees"], "words"), "what is hidden cannot be shown"
+    everything = api.get("/items", params={"search": "docu on", "hidden": True}).json()["items"]
+    assert {item["item_id"]: item["hidden"] for item in everything} == {"bees": False, "wasps": True}
+    api.delete("/items/wasps").raise_for_status()
+    everything = api.get("/items", params={"search": "wasps", "hidden": True, "count": 100}).json()["items"]
+    assert "wasps" not in [item["item_id"] for item in everything]
     assert len(found("film")[0]) == N_ITEMS
     assert found("film number 2", 4)[0][0] == "film-2" and len(found("film number 2", 4)[0]) == 4, "best match first"
     closest, by = found("a documentary about honey bees", 3)
@@ -234,7 +239,8 @@ def test_an_operator_is_told_what_a_deployment_waits_for_what_is_on_trial_and_wh
 
         with working(quick):
             until(lambda: "waiting" in trouble(), "a word of what is waited for")
-            assert "after 50 more slates" in trouble()["waiting"] and "0.05 s after" in trouble()["waiting"]
+            waiting = trouble()["waiting"]
+            assert "after 50 closed slates" in waiting and "0 so far" in waiting and "0.05 s after" in waiting
             until(lambda: "trial" in trouble(), "the first version", lambda: talk(client, 1))
             assert "share of 10%" in trouble()["trial"] and "waiting" not in trouble()
             assert "each arm needs users of at least 6 of 64 groups" in trouble()["unwatched"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.search import matching
+from service.api.search import closest, matching
 
 FILMS = [
     "Donnie Darko (2001)",
@@ -39,3 +39,23 @@ FILMS = [
 )
 def test_all_words_match(query: str, found: list[str]) -> None:
     assert [FILMS[place] for place in matching(query, FILMS)] == found
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("the film Titanic", "Titanic (1997)"),
+        ("finding nemmo", "Finding Nemo (2003)"),
+        ("a matrix of the year 1999", "The Matrix (1999)"),
+        ("a sad one", "Donnie Darko (2001)"),
+        ("", "Donnie Darko (2001)"),
+    ],
+)
+def test_rare_words_come_before_meaning_and_meaning_before_nothing(query: str, first: str) -> None:
+    """The films are in the order of their meanings."""
+    found = closest(query, FILMS)
+    assert FILMS[found[0]] == first and sorted(found) == list(range(len(FILMS)))
+
+
+def test_without_words_in_common_the_order_is_that_of_meaning() -> None:
+    assert closest("of horses", FILMS) == list(range(len(FILMS))) and closest("x", []) == []

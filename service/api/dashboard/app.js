@@ -2,13 +2,16 @@
 
 import { Refused, stream } from "./api.js";
 import { element } from "./dom.js";
+import * as items from "./items.js";
 import * as logs from "./logs.js";
 import * as now from "./now.js";
+import * as placements from "./placements.js";
 import * as tryIt from "./try.js";
+import * as users from "./users.js";
 import * as versions from "./versions.js";
 
-const views = { now, versions, try: tryIt, logs };
-const titles = { now: "Now", versions: "Versions", try: "Try it", logs: "Logs" };
+const views = { now, versions, items, users, placements, try: tryIt, logs };
+const titles = { now: "Now", versions: "Versions", items: "Items", users: "Users", placements: "Placements", try: "Try it", logs: "Logs" };
 const GRAVE = new Set(["frozen", "rolled_back", "no_policy", "damaged", "redis_away", "disk"]);
 const main = document.getElementById("view");
 const connection = document.getElementById("connection");

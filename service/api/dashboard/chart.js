@@ -12,7 +12,7 @@ export class Chart {
   // `arms` names its curves: "adaptive", "control", or "all" for one that is of no arm.
   constructor(title, arms, { bands = false, range = null, format }) {
     Object.assign(this, { title, arms, bands, range, format, plot: null, data: null });
-    this.empty = element("p", { className: "empty" }, "No slates have been closed yet.");
+    this.empty = element("p", { className: "empty" }, "…");
     this.root = element("div", { className: "chart", role: "img", "aria-label": title }, this.empty);
     new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.root);
     for (const other of open) if (!other.root.isConnected) open.delete(other);
@@ -23,14 +23,24 @@ export class Chart {
     return { width: Math.max(120, this.root.clientWidth), height: Math.max(120, this.root.clientHeight) };
   }
 
-  // `curves`: arm -> [{at, mean, low, high}], oldest first.
-  draw(curves) {
-    const times = [...new Set(this.arms.flatMap((arm) => (curves[arm] ?? []).map((point) => point.at)))].sort((a, b) => a - b);
-    if (times.length < 2) return;
+  // What is waited for while there is no curve.
+  wait(text) {
+    if (this.empty.textContent !== text) this.empty.textContent = text;
+  }
+
+  // `curves`: arm -> [{at, mean, low, high}], oldest first. `idle`: times at which nothing happened, where curves end
+  // and begin again.
+  draw(curves, idle = []) {
+    const known = new Set(this.arms.flatMap((arm) => (curves[arm] ?? []).map((point) => point.at)));
+    if (known.size < 2) return;
+    const [from, to] = [Math.min(...known), Math.max(...known)];
+    const breaks = new Set(idle.filter((at) => at > from && at < to));
+    const times = [...known, ...breaks].sort((a, b) => a - b);
     const fields = this.bands ? ["mean", "low", "high"] : ["mean"];
     const columns = this.arms.flatMap((arm) => {
       const at = new Map((curves[arm] ?? []).map((point) => [point.at, point]));
-      return fields.map((field) => times.map((t) => at.get(t)?.[field] ?? null));
+      // uPlot draws on over what is undefined, and interrupts the curve where it is null.
+      return fields.map((field) => times.map((t) => (breaks.has(t) ? null : at.get(t)?.[field])));
     });
     this.data = [times, ...columns];
     const last = this.arms.map((arm) => curves[arm]?.at(-1)).map((p, n) => p && `${this.arms[n]} ${this.format(p.mean)}`);
@@ -49,9 +59,9 @@ export class Chart {
     const bands = [];
     for (const [n, arm] of this.arms.entries()) {
       const stroke = colour(arm === "all" ? "adaptive" : arm);
-      series.push({ label: arm, stroke, width: 2, spanGaps: true, points: { show: false } });
+      series.push({ label: arm, stroke, width: 2, points: { show: true, size: 5, fill: stroke, filter: (plot, place) => alone(plot.data[place]) } });
       if (!this.bands) continue;
-      const faint = { stroke: "transparent", width: 0, spanGaps: true, points: { show: false } };
+      const faint = { stroke: "transparent", width: 0, points: { show: false } };
       series.push({ label: `${arm} low`, ...faint }, { label: `${arm} high`, ...faint });
       const alpha = Math.round(255 * Number(colour("band"))).toString(16).padStart(2, "0");
       bands.push({ series: [each * n + 3, each * n + 2], fill: stroke + alpha });
@@ -67,4 +77,19 @@ export class Chart {
       this.data, this.root,
     );
   }
+}
+
+// Places of values that no line leads to or from, which are drawn as points.
+function alone(column) {
+  const found = [];
+  let run = [];
+  for (let n = 0; n <= column.length; n++) {
+    if (column[n] === undefined && n < column.length) continue;
+    if (column[n] !== null && n < column.length) run.push(n);
+    else {
+      if (run.length === 1) found.push(run[0]);
+      run = [];
+    }
+  }
+  return found;
 }

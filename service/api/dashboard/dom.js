@@ -11,6 +11,18 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// A table that a phone shows as one card a row, where each cell says which column it is of. A row is `{ className, cells }`,
+// a cell is what is in it; the first one names the row. Roles are told, since a card is no table to a browser.
+export function table(label, head, rows) {
+  const cell = (content, n) => element(n ? "td" : "th",
+    { role: n ? "cell" : "rowheader", "data-label": head[n], ...(n ? {} : { scope: "row" }) }, element("div", {}, ...[content].flat()));
+  return element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": label },
+    element("table", { role: "table", "aria-label": label },
+      element("thead", { role: "rowgroup" }, element("tr", { role: "row" },
+        ...head.map((text) => element("th", { role: "columnheader", scope: "col" }, text)))),
+      element("tbody", { role: "rowgroup" }, ...rows.map(({ className = "", cells }) => element("tr", { role: "row", className }, ...cells.map(cell))))));
+}
+
 export const number = (value, digits = 3) =>
   value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumSignificantDigits: digits });
 

@@ -1,7 +1,7 @@
 // Logs: what was shown lately and what came back, what could not be read, and the log as a file.
 
 import { call, confirmed, download, Refused } from "./api.js";
-import { element, number, probability, time } from "./dom.js";
+import { element, number, probability, table, time } from "./dom.js";
 
 let shown, dead, status;
 
@@ -38,34 +38,30 @@ async function fill(box, path, made) {
   }
 }
 
-function table(label, head, rows) {
-  return element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": label },
-    element("table", {}, element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows)));
-}
-
 function slates(received) {
-  if (!received.impressions.length) return element("p", { className: "quiet" }, "No slate has been shown yet.");
+  if (!received.impressions.length) return element("p", { className: "quiet" }, "No slate has been shown yet: POST /recommend shows one, and so does Try it.");
   return table("Latest slates", ["When", "User", "Policy", "Shown"], received.impressions.map((one) => {
     const answered = one.items.filter((item) => item.reward !== null);
-    return element("tr", {},
-      element("td", {}, time(one.at)),
-      element("td", {}, one.user),
-      element("td", {}, `version ${one.policy_version}, ${one.arm}`, element("div", { className: "quiet" }, `learned share ${number(one.weight, 2)}, entropy ${number(one.entropy, 3)}`)),
-      element("td", {},
-        answered.length ? element("div", {}, ...answered.flatMap((item) => [element("span", { className: item.reward > 0 ? "chip good" : "chip" }, `${item.text || item.item_id}: ${number(item.reward, 2)}`), " "])) : element("div", { className: "quiet" }, "nothing came back yet"),
+    return { cells: [
+      time(one.at),
+      one.user,
+      [`version ${one.policy_version}, ${one.arm}`, element("div", { className: "quiet" }, `learned share ${number(one.weight, 2)}, entropy ${number(one.entropy, 3)}`)],
+      [answered.length ? element("div", {}, ...answered.flatMap((item) => [element("span", { className: item.reward > 0 ? "chip good" : "chip" }, `${item.text || item.item_id}: ${number(item.reward, 2)}`), " "])) : element("div", { className: "quiet" }, "nothing came back yet"),
         element("details", {}, element("summary", {}, `${one.items.length} items`),
-          element("ol", {}, ...one.items.map((item) => element("li", {}, `${item.text || item.item_id} `, element("span", { className: "quiet" }, probability(item.propensity))))))));
+          element("ol", {}, ...one.items.map((item) => element("li", {}, `${item.text || item.item_id} `, element("span", { className: "quiet" }, probability(item.propensity))))))],
+    ] };
   }));
 }
 
 function letters(received) {
   if (!received.dead_letters.length) return element("p", { className: "quiet" }, "There are none.");
-  return table("Dead letters", ["Entry", "Why", ""], received.dead_letters.map((one) => element("tr", {},
-    element("td", {}, one.entry_id),
-    element("td", {}, one.reason),
-    element("td", {}, element("div", { className: "row" },
+  return table("Dead letters", ["Entry", "Why", "Actions"], received.dead_letters.map((one) => ({ cells: [
+    one.entry_id,
+    one.reason,
+    element("div", { className: "row" },
       element("button", { type: "button", "aria-label": `Replay ${one.entry_id}`, onclick: () => act("POST", `dead-letters/${one.entry_id}:replay`) }, "Replay"),
-      element("button", { type: "button", className: "danger", "aria-label": `Discard ${one.entry_id}`, onclick: () => discard(one.entry_id) }, "Discard"))))));
+      element("button", { type: "button", className: "danger", "aria-label": `Discard ${one.entry_id}`, onclick: () => discard(one.entry_id) }, "Discard")),
+  ] })));
 }
 
 async function act(method, path) {

@@ -10,6 +10,7 @@ const CARDS = {
 };
 const POINTS = 150;
 const FEWEST = 20; // slates of a window
+const LEAST_IDLE_S = 20;
 let fields, charts, legend;
 
 export function open(main, received) {
@@ -40,8 +41,19 @@ export function open(main, received) {
 }
 
 export function update(received) {
-  if (received.now) tell(received.now);
+  if (received.now) {
+    tell(received.now);
+    for (const chart of Object.values(charts)) chart.wait(waitedFor(received.now));
+  }
   draw(received.moments);
+}
+
+// Why there is no curve yet.
+function waitedFor({ closed, open, reward_window_s: window }) {
+  const closes = `A slate is closed ${span(window)} after it was shown (IALP_REWARD_WINDOW_S), with the next event of the log`;
+  if (!closed && !open) return `No slate has been shown yet. ${closes}; curves begin then.`;
+  if (!closed) return `No slate has been closed yet, ${whole(open)} ${open === 1 ? "is" : "are"} open. ${closes}; curves begin then.`;
+  return `${whole(closed)} ${closed === 1 ? "slate has" : "slates have"} been closed; a curve begins once an arm has had ${FEWEST}, and goes on as more are closed.`;
 }
 
 function tell(now) {
@@ -68,13 +80,24 @@ function draw(moments) {
     const last = points.at(-1);
     legend[name].textContent = last ? `${number(last.mean, 3)} (${number(last.low, 3)} to ${number(last.high, 3)})` : "–";
   }
-  charts.reward.draw({ adaptive: arms.adaptive, control: arms.control });
+  const idle = idleTimes(moments.map(([at]) => at));
+  charts.reward.draw({ adaptive: arms.adaptive, control: arms.control }, idle);
   const series = (points, field) => points.map((point) => ({ at: point.at, mean: point[field] }));
-  charts.weight.draw({ adaptive: series(arms.adaptive, "weight") });
-  charts.entropy.draw({ adaptive: series(arms.adaptive, "entropy"), control: series(arms.control, "entropy") });
+  charts.weight.draw({ adaptive: series(arms.adaptive, "weight") }, idle);
+  charts.entropy.draw({ adaptive: series(arms.adaptive, "entropy"), control: series(arms.control, "entropy") }, idle);
   const thin = moments.filter((_, n) => n % Math.ceil(moments.length / (2 * POINTS) || 1) === 0);
-  charts.coverage.draw({ all: thin.map(([at, , coverage]) => ({ at, mean: coverage })) });
-  charts.lag.draw({ all: thin.map(([at, , , lag]) => ({ at, mean: lag })) });
+  charts.coverage.draw({ all: thin.map(([at, , coverage]) => ({ at, mean: coverage })) }, idle);
+  charts.lag.draw({ all: thin.map(([at, , , lag]) => ({ at, mean: lag })) }, idle);
+}
+
+// A time within each long while in which no slate was closed, so that no curve is drawn through it: long against the
+// usual time between moments, and to be seen in the picture.
+export function idleTimes(times) {
+  const between = times.slice(1).map((at, n) => at - times[n]);
+  if (!between.length) return [];
+  const usual = between.slice().sort((a, b) => a - b)[between.length >> 1];
+  const long = Math.max(LEAST_IDLE_S, 10 * usual, (times.at(-1) - times[0]) / 50);
+  return between.flatMap((seconds, n) => (seconds > long ? [times[n] + seconds / 2] : []));
 }
 
 // Means over a window of an arm's latest slates, at some moments. Counts are sums since the log began, so a window is

@@ -50,6 +50,12 @@ export function update(received) {
   view.classList.toggle("no-dislikes", !feedbackType("dislike"));
 }
 
+// Opens this view for a user.
+export function actAs(who) {
+  user = who;
+  location.hash = "#try";
+}
+
 // The deployment's own type for a like or a dislike: of this name, or else the one that counts most.
 function feedbackType(kind) {
   const sign = kind === "like" ? 1 : -1;
@@ -154,11 +160,15 @@ const respond = (item, kind, slate, who, event) => {
   });
 };
 
-function history(past) {
-  const items = past.slice().reverse().map((one) => element("li", {},
-    element("span", { className: one.reward > 0 ? "chip good" : one.reward < 0 ? "chip bad" : "chip" }, one.reward > 0 ? "liked" : one.reward < 0 ? "disliked" : "seen"), " ", one.text || one.item_id));
-  liked.replaceChildren(...(items.length ? items : [element("li", { className: "quiet" }, "Nothing yet: this user is a stranger. Like something.")]));
+// Entries of a list: `history` is oldest first.
+export function responses(history, nothing) {
+  if (!history.length) return [element("li", { className: "quiet" }, nothing)];
+  return history.slice().reverse().map((one) => element("li", {},
+    element("span", { className: one.reward > 0 ? "chip good" : one.reward < 0 ? "chip bad" : "chip" }, one.reward > 0 ? "liked" : one.reward < 0 ? "disliked" : "seen"),
+    " ", one.text || one.item_id));
 }
+
+const history = (past) => liked.replaceChildren(...responses(past, "Nothing yet: this user is a stranger. Like something."));
 
 const look = (text) => guarded(async () => {
   if (!text.trim()) return;

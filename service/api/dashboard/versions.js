@@ -1,7 +1,7 @@
 // Versions: where each came from, what the gate found, and the levers.
 
 import { call, confirmed, Refused } from "./api.js";
-import { element, number, percent, span, time } from "./dom.js";
+import { element, number, percent, span, table, time } from "./dom.js";
 
 const AT_ONCE = 25;
 const REASONS = {
@@ -47,7 +47,7 @@ async function load() {
   fresh.replaceChildren();
   try {
     const [policies, evaluation] = await Promise.all([call("GET", "policies"), call("GET", "evaluation")]);
-    box.replaceChildren(trust(evaluation.alignment), table(policies, evaluation));
+    box.replaceChildren(trust(evaluation.alignment), all(policies, evaluation));
   } catch (error) {
     if (!(error instanceof Refused || error instanceof TypeError)) throw error;
     box.replaceChildren(element("p", { className: "error", role: "alert" }, `Versions cannot be read: ${error.message}`));
@@ -66,17 +66,14 @@ function trust(alignment) {
   return element("p", { className: "quiet" }, ...texts);
 }
 
-function table(received, evaluation) {
-  if (!received.policies.length) return element("p", { className: "quiet" }, "No version has been published yet.");
+function all(received, evaluation) {
+  if (!received.policies.length) return element("p", { className: "quiet" }, "No version has been published yet: a snapshot is the first (IALP_SNAPSHOT).");
   const findings = new Map(evaluation.watch.map((finding) => [finding.since_version, finding]));
-  const head = ["Version", "Created", "Gate", "Off-policy value", "Entropy", "Against the control", ""];
+  const head = ["Version", "Created", "Gate", "Off-policy value", "Entropy", "Against the control", "Actions"];
   const shown = every ? received.policies : received.policies.filter((one, n) => n < AT_ONCE || one.version === received.live_version);
   const rest = received.policies.length - shown.length;
   const more = rest ? element("p", {}, element("button", { type: "button", onclick: () => { every = true; load(); } }, `Show ${rest} older ones`)) : "";
-  return element("div", {}, element("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" },
-    element("table", {},
-      element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text || element("span", { className: "quiet" }, "Actions"))))),
-      element("tbody", {}, ...shown.map((one) => row(one, received, findings.get(one.version)))))), more);
+  return element("div", {}, table("Versions", head, shown.map((one) => row(one, received, findings.get(one.version)))), more);
 }
 
 function row(one, received, finding) {
@@ -87,19 +84,22 @@ function row(one, received, finding) {
     one.version === received.shadow_version ? element("span", { className: "chip" }, "shadow version") : null,
     one.parent === null ? element("span", { className: "chip pretrained" }, "pre-trained") : null,
   ].filter(Boolean);
-  return element("tr", { className: live ? "live" : "" },
-    element("th", { scope: "row" }, `${one.version} `, ...chips,
+  return { className: live ? "live" : "", cells: [
+    [`${one.version} `, ...chips,
       element("div", { className: "quiet" }, one.parent === null ? "the first" : `after ${one.parent}`),
-      details(one)),
-    element("td", {}, span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet date" }, one.created_at ? time(one.created_at) : "")),
-    element("td", {}, one.gate_passed ? element("span", { className: "chip good" }, "passed") : element("span", { className: "chip bad" }, "refused"),
+      details(one)],
+    one.created_at ? [span(Date.now() / 1000 - one.created_at), " ago", element("div", { className: "quiet date" }, time(one.created_at))] : "–",
+    [one.gate_passed ? element("span", { className: "chip good" }, "passed") : element("span", { className: "chip bad" }, "refused"),
       one.gate_share < 1 ? element("div", { className: "quiet" }, `share of ${percent(one.gate_share)} at first`) : null,
-      one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.map((reason) => REASONS[reason] ?? reason).join("; ")) : null),
-    element("td", {}, gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (${number(gate.off_policy_low)} to ${number(gate.off_policy_high)})`,
-      gate.ess === undefined ? null : element("div", { className: "quiet" }, `logged ${number(gate.logged_value)}, effective sample ${number(gate.ess)}`)),
-    element("td", {}, number(gate.entropy)),
-    element("td", {}, finding ? `${number(finding.difference)} (${number(finding.low)} to ${number(finding.high)})` : "–"),
-    element("td", {}, element("button", { type: "button", disabled: live && received.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one) }, "Activate")));
+      one.gate_reasons.length ? element("div", { className: "error" }, one.gate_reasons.map((reason) => REASONS[reason] ?? reason).join("; ")) : null],
+    [gate.off_policy_value === undefined ? "–" : `${number(gate.off_policy_value)} (${number(gate.off_policy_low)} to ${number(gate.off_policy_high)})`,
+      gate.ess === undefined ? null : element("div", { className: "quiet" }, `logged ${number(gate.logged_value)}, effective sample ${number(gate.ess)}`)],
+    number(gate.entropy),
+    finding ? `${number(finding.difference)} (${number(finding.low)} to ${number(finding.high)})` : "–",
+    one.gate_passed
+      ? element("button", { type: "button", disabled: live && received.mode === "auto", "aria-label": `Activate version ${one.version}`, onclick: () => activate(one) }, "Activate")
+      : element("span", { className: "quiet" }, live ? "It serves all the same." : "Not offered, since it was refused."),
+  ] };
 }
 
 function details(one) {
@@ -107,7 +107,8 @@ function details(one) {
   return element("details", {}, element("summary", { "aria-label": `All of version ${one.version}` }, "All of it"),
     element("dl", { className: "facts" }, ...Object.entries(facts).flatMap(([name, value]) => [
       element("dt", {}, name), element("dd", {}, typeof value === "number" ? number(value, 4) : typeof value === "string" ? value : JSON.stringify(value)),
-    ])));
+    ])),
+    one.gate_passed ? null : element("button", { type: "button", className: "danger", "aria-label": `Activate the refused version ${one.version}`, onclick: () => activate(one) }, "Activate it although it was refused"));
 }
 
 const prefixed = (prefix, of) => Object.fromEntries(Object.entries(of).map(([name, value]) => [`${prefix}.${name}`, value]));

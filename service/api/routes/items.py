@@ -13,7 +13,7 @@ from service.api import items
 from service.api.errors import Problem, invalid
 from service.api.guard import needs
 from service.api.openapi import problems
-from service.api.search import matching
+from service.api.search import closest, matching
 from service.api.state import Shared, State
 from service.contract.base import Id
 from service.contract.items import (
@@ -60,20 +60,22 @@ async def list_items(
         str | None,
         Query(
             max_length=200,
-            description="Items whose texts have all of these words; if there are none, those closest in meaning.",
+            description="Items whose texts have all of these words; if there are none, those that have some of them or "
+            "are close in meaning.",
         ),
     ] = None,
+    hidden: Annotated[bool, Query(description="With `search`: hidden items, too. Without it they always are.")] = False,
     after: Annotated[
         Id | None, Query(description="Only later items; the last page's `next`. Not with `search`.")
     ] = None,
     count: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ItemsResponse:
-    """Items in the catalogue's order, or best match first; hidden ones too, but not with `search`.
+    """Items in the catalogue's order, or best match first.
 
     A large catalogue is searched for words among the 2,000 items that are closest in meaning.
     """
     if search is not None:
-        return await _found(search, count, state)
+        return await _found(search, count, hidden, state)
     catalogue = state.watch.catalogue
     start = catalogue.index.get(after, len(catalogue)) + 1 if after is not None else 0
     ids = catalogue.ids[start : min(len(catalogue), start + count)]
@@ -84,15 +86,17 @@ async def list_items(
     )
 
 
-async def _found(text: str, count: int, state: State) -> ItemsResponse:
+async def _found(text: str, count: int, hidden: bool, state: State) -> ItemsResponse:
     live, catalogue = state.watch.current, state.watch.catalogue
     if live is None:
         return ItemsResponse(items=[], next=None)
     encoded = await state.encoder.encode(live.snapshot.manifest.text_encoder, [text])
-    ids = [catalogue.ids[row] for row in await asyncio.to_thread(catalogue.nearest, encoded[0], max(count, _SEARCHED))]
+    rows = await asyncio.to_thread(catalogue.nearest, encoded[0], max(count, _SEARCHED), hidden)
+    ids = [catalogue.ids[row] for row in rows]
     records = await state.watch.store.get_many(ids)
-    by_words = matching(text, [record.text for record in records])
-    places = by_words or range(len(ids))
+    texts = [record.text for record in records]
+    by_words = matching(text, texts)
+    places = by_words or closest(text, texts)
     found = [items.response(ids[n], records[n]) for n in places if not records[n].deleted]
     return ItemsResponse(items=found[:count], next=None, found_by="words" if by_words else "meaning")
 
