@@ -714,7 +714,12 @@ export interface paths {
          * @description Show what is stored of a user.
          */
         get: operations["get_user_users__user_id__get"];
-        put?: never;
+        /**
+         * Put User
+         * @description Store facts about a user, instead of those stored before: every request for them has these in its `context`, as
+         *     `user.name`, until they are erased.
+         */
+        put: operations["put_user_users__user_id__put"];
         post?: never;
         /**
          * Erase User
@@ -724,7 +729,11 @@ export interface paths {
         delete: operations["erase_user_users__user_id__delete"];
         options?: never;
         head?: never;
-        patch?: never;
+        /**
+         * Change User
+         * @description Change some of a user's facts.
+         */
+        patch: operations["change_user_users__user_id__patch"];
         trace?: never;
     };
 }
@@ -1580,6 +1589,13 @@ export interface components {
          */
         PageRequest: {
             /**
+             * Context
+             * @description As for /recommend, of all slates.
+             */
+            context?: {
+                [key: string]: string | boolean | number | string[] | null;
+            } | null;
+            /**
              * Exclude Item Ids
              * @description Shown in none of them.
              * @default []
@@ -1829,6 +1845,13 @@ export interface components {
              */
             candidate_item_ids?: string[] | null;
             /**
+             * Context
+             * @description Facts about the request, as for /recommend.
+             */
+            context?: {
+                [key: string]: string | boolean | number | string[] | null;
+            } | null;
+            /**
              * Exclude Feedback Types
              * @description Never those items to which the user has responded with feedback of one of these types, such as `purchase`; not even where `repeat` is `freely`. Those of a placement are excluded, too. The latest `IALP_SEEN_LIMIT` items of each type are remembered.
              * @default []
@@ -2076,7 +2099,7 @@ export interface components {
             actions: components["schemas"]["RankableAction"][];
             /**
              * Contextfeatures
-             * @description The user: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole number at the top level of any object. Without one the event is a visitor of its own. All else is accepted and not yet used by any policy.
+             * @description The user: a `userId` (or `user_id`), else a `sessionId` (or `session_id`), a text or a whole number at the top level of any object. Without one the event is a visitor of its own. All else are facts about the request, as `context` of /recommend; the first that come to 64 features count.
              */
             contextFeatures?: {
                 [key: string]: unknown;
@@ -2165,10 +2188,10 @@ export interface components {
             candidate_item_ids?: string[] | null;
             /**
              * Context
-             * @description Free facts about the request; accepted and not yet used by any policy.
+             * @description Facts about the request, such as the device or the time of day: the learned policy takes them into account, and they are logged. A name `user.…` stands for a user's feature, instead of a stored one.
              */
             context?: {
-                [key: string]: string | number | boolean | null;
+                [key: string]: string | boolean | number | string[] | null;
             } | null;
             /**
              * Exclude Feedback Types
@@ -2452,6 +2475,59 @@ export interface components {
             reward: number;
         };
         /**
+         * UserBody
+         * @description Features of a user; those that were stored before go.
+         * @example {
+         *       "features": {
+         *         "age": 34,
+         *         "country": "at",
+         *         "interests": [
+         *           "sci-fi",
+         *           "opera"
+         *         ]
+         *       }
+         *     }
+         */
+        UserBody: {
+            /**
+             * Features
+             * @description Texts, numbers, true or false, and lists of texts; null is as if not there.
+             */
+            features: {
+                [key: string]: string | boolean | number | string[] | null;
+            };
+        };
+        /**
+         * UserFeatures
+         * @description Facts about a user as stored.
+         */
+        UserFeatures: {
+            /** Features */
+            features: {
+                [key: string]: unknown;
+            };
+            /** User Id */
+            user_id: string;
+        };
+        /**
+         * UserPatch
+         * @description Changes of a user's features; those that are not named stay.
+         * @example {
+         *       "features": {
+         *         "country": "ch"
+         *       }
+         *     }
+         */
+        UserPatch: {
+            /**
+             * Features
+             * @description These change; null takes one away.
+             */
+            features: {
+                [key: string]: string | boolean | number | string[] | null;
+            };
+        };
+        /**
          * UserResponse
          * @description Stored data of a user.
          */
@@ -2461,6 +2537,14 @@ export interface components {
              * @enum {string}
              */
             arm: "control" | "adaptive";
+            /**
+             * Features
+             * @description Facts that were stored.
+             * @default {}
+             */
+            features?: {
+                [key: string]: unknown;
+            };
             /** History */
             history: components["schemas"]["StoredInteraction"][];
             /**
@@ -7082,6 +7166,123 @@ export interface operations {
             };
         };
     };
+    put_user_users__user_id__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Opaque, any Unicode, at most 256 bytes. */
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UserBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserFeatures"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     erase_user_users__user_id__delete: {
         parameters: {
             query?: never;
@@ -7101,6 +7302,123 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ErasedResponse"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    change_user_users__user_id__patch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Opaque, any Unicode, at most 256 bytes. */
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UserPatch"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserFeatures"];
                 };
             };
             /** @description Bad Request */

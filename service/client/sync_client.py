@@ -62,7 +62,15 @@ from service.contract.operator import (
     PoliciesResponse,
 )
 from service.contract.preview import PreviewResponse
-from service.contract.schemas import FeedbackEvent, FeedbackResponse, Health, PageRequest, PageResponse, UserResponse
+from service.contract.schemas import (
+    FeedbackEvent,
+    FeedbackResponse,
+    Health,
+    PageRequest,
+    PageResponse,
+    UserFeatures,
+    UserResponse,
+)
 
 
 class Client:
