@@ -176,7 +176,7 @@ class ContextFilter:
             precision = torch.linalg.inv(covariance)
             pulled = (precision @ mean.unsqueeze(2)).squeeze(2)
             precision.diagonal(dim1=1, dim2=2)[:, :n] += 1 / after - 1 / before
-            covariance = torch.linalg.inv(precision)
+            covariance = torch.linalg.inv(precision).contiguous()  # as it comes back from a checkpoint
             table[rows] = (covariance @ pulled.unsqueeze(2)).squeeze(2).to(table.dtype)
             self._variance[name] = after
             self._of.update(zip(rows, covariance.unbind(), strict=True))
