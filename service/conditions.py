@@ -75,9 +75,17 @@ def read_condition(data: object) -> Condition:
         ValueError: it is none; the message says where and why.
     """
     condition = _object(data, "", 0)
-    if sum(1 for _ in comparisons(condition)) > MAX_PARTS:
+    if _n_parts(condition) > MAX_PARTS:
         raise ValueError(f"has more than {MAX_PARTS} comparisons")
     return condition
+
+
+def _n_parts(condition: Condition) -> int:
+    """Return how many comparisons there are, and objects that hold nothing."""
+    if isinstance(condition, Compare):
+        return 1
+    parts = (condition.part,) if isinstance(condition, Not) else condition.parts
+    return max(1, sum(map(_n_parts, parts)))
 
 
 def comparisons(condition: Condition) -> list[Compare]:
@@ -96,7 +104,18 @@ def value_problem(value: object) -> str | None:
         return None if abs(value) <= _LARGEST else "must be a finite number"
     if not isinstance(value, str):
         return "must be a text, a number, true or false"
+    if not is_unicode(value):
+        return "must be a text of whole Unicode characters"
     return None if len(value) <= MAX_VALUE else f"must have at most {MAX_VALUE} characters"
+
+
+def is_unicode(text: str) -> bool:
+    """Check that a text has no half of a surrogate pair, which no answer could quote."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _object(data: object, path: str, depth: int) -> Condition:
@@ -108,7 +127,7 @@ def _object(data: object, path: str, depth: int) -> Condition:
         raise ValueError(f"{path}must have at most {MAX_PARTS} fields")
     parts: list[Condition] = []
     for name, content in cast("dict[str, Any]", data).items():
-        inside = f"{path}{name[:64]}: "
+        inside = f"{path}{name[:64] if is_unicode(name) else ascii(name[:64])}: "
         if name == "not":
             parts.append(Not(_object(content, inside, depth + 1)))
         elif name in RESERVED:

@@ -182,9 +182,17 @@ def decoded(body: bytes) -> FastRequest | None:
         ids = [request.user_id, request.session_id, *(request.candidate_item_ids or ()), *request.exclude_item_ids]
         ids += [past.item_id for past in request.history or ()]
         ids += [pin.item_id for pin in request.rules.pins] if request.rules is not None else []
-        if not all(_is_short(name) for name in ids):
+        if not all(_is_short(name) for name in ids) or not _is_unicode(request.context):
             return None
     return request
+
+
+def _is_unicode(context: object) -> bool:
+    try:
+        msgspec.json.encode(context)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _is_short(name: str | None) -> bool:

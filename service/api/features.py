@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.errors import invalid
+from service.conditions import is_unicode
 from service.contract.base import MAX_TEXT, Id
 from service.contract.context import MAX_NAME, MOST_FACTS, FactValue, n_facts
 from service.store import sessions
@@ -53,7 +54,7 @@ def facts_in(features: Features) -> dict[str, ContextValue]:
             waiting.extend((f"{name}.{inner}", one) for inner, one in value.items())
         elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
             waiting.extend((f"{name}.{inner}", one) for facts in value for inner, one in facts.items())
-        elif (fact := _fact(value)) is not None and 0 < len(name) <= MAX_NAME:
+        elif (fact := _fact(value)) is not None and 0 < len(name) <= MAX_NAME and is_unicode(name):
             left -= n_facts({name: fact})
             found |= {name: fact} if left >= 0 else {}
     return found

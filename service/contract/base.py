@@ -82,7 +82,8 @@ def _unix_seconds(value: object) -> object:
             moment = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError("is neither unix seconds or milliseconds nor an ISO 8601 time") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return min(seconds, _MOST_SECONDS)  # for ever; above it a number would be read as milliseconds
     if isinstance(value, int | float) and not isinstance(value, bool) and _MOST_SECONDS < value <= 1000 * _MOST_SECONDS:
         return value / 1000
     return value
@@ -92,7 +93,7 @@ _MOST_SECONDS = 1e11  # beyond the year 5000: milliseconds
 UnixSeconds = Annotated[
     float,
     BeforeValidator(_unix_seconds),
-    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=3 * _MOST_SECONDS),  # ISO times reach the year 9999
+    Field(allow_inf_nan=False, ge=-_MOST_SECONDS, le=_MOST_SECONDS),
     WithJsonSchema(
         {
             "anyOf": [
