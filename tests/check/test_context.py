@@ -15,7 +15,8 @@ TASTES = {
     "it": {"Horror", "Thriller"},
     "es": {"Sci-Fi", "War"},
 }
-VISITS, SLATES, K = 1_500, 2, 5
+VISITS, SLATES, K = 1_200, 2, 5
+SEEDS = (1,)
 
 
 def earned(seed: int, tells: bool, n_idle: int = 0, alike: bool = False) -> list[float]:
@@ -43,12 +44,12 @@ def earned(seed: int, tells: bool, n_idle: int = 0, alike: bool = False) -> list
 
 def test_a_taste_that_depends_on_the_country_is_learned_and_idle_facts_cost_little() -> None:
     worlds = {
-        "country": [earned(seed, True) for seed in (0, 1)],
-        "country, four idle facts": [earned(seed, True, 4) for seed in (0, 1)],
-        "not told": [earned(seed, False) for seed in (0, 1)],
-        "not told, four idle facts": [earned(seed, False, 4) for seed in (0, 1)],
-        "alike": [earned(seed, False, alike=True) for seed in (0, 1)],
-        "alike, four idle facts": [earned(seed, False, 4, alike=True) for seed in (0, 1)],
+        "country": [earned(seed, True) for seed in SEEDS],
+        "country, four idle facts": [earned(seed, True, 4) for seed in SEEDS],
+        "not told": [earned(seed, False) for seed in SEEDS],
+        "not told, four idle facts": [earned(seed, False, 4) for seed in SEEDS],
+        "alike": [earned(seed, False, alike=True) for seed in SEEDS],
+        "alike, four idle facts": [earned(seed, False, 4, alike=True) for seed in SEEDS],
     }
     means = {name: float(np.mean([np.mean(run) for run in runs])) for name, runs in worlds.items()}
     late = {name: float(np.mean([np.mean(run[len(run) // 2 :]) for run in runs])) for name, runs in worlds.items()}
