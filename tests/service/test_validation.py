@@ -49,6 +49,7 @@ def wrong(field: str, *values: object) -> list[tuple[str, object]]:
 WRONG_RECOMMEND = wrong("k", "5", 1.5, True, 0, -1, 101, [], 10**30, float("nan"), float("inf"))
 WRONG_RECOMMEND += wrong("user_id", "", LONG, 7, ["u"], {"a": 1}, "\ud800" + SECRET, "é" * 200, True)
 WRONG_RECOMMEND += [("unknown_field", SECRET), ("context", []), ("context", {"a": [{"b": SECRET}]})]
+WRONG_RECOMMEND += [("context", {"a": 1e999})]
 WRONG_RECOMMEND += [("context", {str(n): n for n in range(33)}), ("candidate_item_ids", SECRET)]
 WRONG_RECOMMEND += [("candidate_item_ids", ["a"] * 1001), ("exclude_item_ids", [""]), ("exclude_item_ids", None)]
 WRONG_RECOMMEND += [
