@@ -13,6 +13,7 @@ from service.contract.items import PropertyValue
 MAX_NAME = 64
 MOST_OF_LIST = 16
 MOST_FACTS = 64  # texts of lists count one each, numbers two
+TOO_MANY = f"come to more than {MOST_FACTS} features: a number counts as two, a list as many as it has texts"
 
 FactName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 FactValue = PropertyValue | Annotated[list[Annotated[str, Field(max_length=MAX_VALUE)]], Field(max_length=MOST_OF_LIST)]
@@ -34,9 +35,7 @@ def few_facts(facts: dict[str, Any]) -> dict[str, Any]:
     if len(facts) > MAX_FIELDS:
         raise ValueError(f"must have at most {MAX_FIELDS} fields")
     if n_facts(facts) > MOST_FACTS:
-        raise ValueError(
-            f"come to more than {MOST_FACTS} features: a number counts as two, a list as many as it has texts"
-        )
+        raise ValueError(TOO_MANY)
     return facts
 
 

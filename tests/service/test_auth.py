@@ -32,6 +32,7 @@ from tests.service.service_examples import Server, make_settings, problem_of, se
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/", "/dashboard/app.js"}
 SCOPE_OF = {"/recommend": {"serve"}, "/feedback": {"feedback"}, "/metrics": {"metrics", "admin"}}  # else: admin
 SCOPE_OF |= {"/similar/1": {"serve"}, "/similar/{item_id}": {"serve"}, "/popular": {"serve"}, "/new": {"serve"}}
+SCOPE_OF |= {"/bought-together/1": {"serve"}, "/bought-together/{item_id}": {"serve"}}
 SCOPE_OF |= {"/trending": {"serve"}, "/recommend:page": {"serve"}}
 SCOPE_OF |= {"/rank": {"serve"}, "/reward": {"feedback"}, "/activate": {"feedback"}}  # what ends so, of /personalizer
 ASK = {"user_id": "ann", "k": 1}
