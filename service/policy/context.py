@@ -91,7 +91,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def said(table: Tensor, context: WithContext) -> Tensor:
+def context_effect(table: Tensor, context: WithContext) -> Tensor:
     """[B, WIDTH] what the features of B requests say together, of the `table` [N_ROWS, WIDTH]."""
     return (table[context.rows] * context.strengths.unsqueeze(2)).sum(1)
 
@@ -131,8 +131,8 @@ class ContextFilter:
         for start in range(0, len(known), _AT_ONCE):
             rows = known[start : start + _AT_ONCE]
             x, here = vectors[rows].double(), context.at(rows)
-            moved = (x * (said(table, here) - said(before, here)).double()).sum(1)  # by the answers before
-            now = response[rows].double() + moved
+            by_earlier = context_effect(table, here) - context_effect(before, here)  # answers of this batch
+            now = response[rows].double() + (x * by_earlier.double()).sum(1)
             self._explain(table, x, here, now, targets[rows].double(), counts[rows].double())
         self._answers += len(known)
         if self._answers >= max(self._due, _FIRST):
@@ -214,8 +214,8 @@ def _mode(cover: Tensor, response: Tensor, targets: Tensor, counts: Tensor) -> t
         likely = torch.sigmoid(response + change)
         root = (counts * likely * (1 - likely)).clamp_min(1e-12).sqrt()
         inner = eye + root.unsqueeze(1) * cover * root
-        wanted = root.square() * change + counts * (targets - likely)
-        pull = wanted - root * torch.linalg.solve(inner, root * (cover @ wanted))
+        target = root.square() * change + counts * (targets - likely)
+        pull = target - root * torch.linalg.solve(inner, root * (cover @ target))
         step = cover @ pull - change
         change = change + step * min(1.0, 2.0 / max(step.abs().max().item(), 1e-12))
         if step.abs().max().item() < _CLOSE:

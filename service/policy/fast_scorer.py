@@ -189,9 +189,9 @@ class FastScorer:
         item[:, width] = 1.0
         level = (self._level[0] + np.log1p(counts[:, [0, 3]]) @ self._level[1:])[:, np.newaxis]
         if self._context is not None and sessions.features.size:
-            said = (sessions.strengths[:, np.newaxis] @ self._context[sessions.features])[:, 0]
-            item[:, : said.shape[1] - 1] += said[:, :-1]
-            level = level + said[:, -1:]
+            effect = (sessions.strengths[:, np.newaxis] @ self._context[sessions.features])[:, 0]
+            item[:, : effect.shape[1] - 1] += effect[:, :-1]
+            level = level + effect[:, -1:]
         return Hidden(item, level)
 
     def with_prior(self, own: Floats, prior: FastScorer, of_prior: Floats, level: Floats, rows: Places | None) -> None:

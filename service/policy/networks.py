@@ -37,7 +37,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.policy.context import LEADING, N_ROWS, said
+from service.policy.context import LEADING, N_ROWS, context_effect
 from service.policy.network_types import Closeness, Encoded, ItemTable, Prior, latest_items
 from service.policy.taste import TASTE_DIM, most_likely
 from service.policy.types import States
@@ -154,7 +154,7 @@ class ItemScorer(nn.Module):
         seen = torch.log1p(count[:, [0, 3], 0])
         level = self.level[0] + (seen * self.level[1:]).sum(1, keepdim=True)
         if context is not None and self.context is not None:
-            adds = said(self.context, context)
+            adds = context_effect(self.context, context)
             hidden = hidden + functional.pad(adds[:, :-1], (0, self.config.dim - self.leading))
             level = level + adds[:, -1:]
         latest, weight, was_liked = latest_items(items, liked, ignored)

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from service.policy import context as contexts
 from service.policy.adaptive import Query
 from service.policy.boltzmann import Boltzmann, BoltzmannConfig
-from service.policy.context import MOST_FEATURES, N_NAMES, N_ROWS, ContextFilter, features_of, neighbours, row_of, said
+from service.policy.context import (
+    MOST_FEATURES,
+    N_NAMES,
+    N_ROWS,
+    ContextFilter,
+    context_effect,
+    features_of,
+    neighbours,
+    row_of,
+)
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
@@ -102,7 +111,7 @@ def test_it_finds_what_contexts_say_and_that_others_say_nothing() -> None:
         table, learned = torch.zeros(N_ROWS, 4, dtype=torch.float64), ContextFilter()
         for _ in range(40):
             x, context, answered = answers(rng, truth if speaks else 0 * truth, 50)
-            f = (x * said(table, context)).sum(1)
+            f = (x * context_effect(table, context)).sum(1)
             learned.update(table, x, context, f, answered, torch.ones(50))
         error = (table[[5, 69]] - (truth if speaks else 0 * truth)).abs().max().item()
         assert error < (0.3 if speaks else 0.2)
@@ -114,11 +123,11 @@ def test_its_state_comes_back_and_goes_on_alike() -> None:
     table, learned = torch.zeros(N_ROWS, 3, dtype=torch.float64), ContextFilter()
     assert learned.state_dict() == {}
     x, context, answered = answers(rng, truth, 300)
-    learned.update(table, x, context, (x * said(table, context)).sum(1), answered, torch.ones(300))
+    learned.update(table, x, context, (x * context_effect(table, context)).sum(1), answered, torch.ones(300))
     resumed, copy = ContextFilter(), table.clone()
     resumed.load_state_dict(learned.state_dict())
     for one, of in ((learned, table), (resumed, copy)):
-        one.update(of, x, context, (x * said(of, context)).sum(1), answered, torch.ones(300))
+        one.update(of, x, context, (x * context_effect(of, context)).sum(1), answered, torch.ones(300))
     assert torch.equal(table, copy)
     resumed.load_state_dict({})
     assert resumed.state_dict() == {}
