@@ -138,6 +138,9 @@ def _check_tensors(tensors: dict[str, Tensor], manifest: Manifest, path: Path) -
     shapes: dict[str, tuple[int, ...]] = {"text.mean": (TEXT_DIM,), "text.components": (TEXT_DIM, sizes.text_dim)}
     critic = ["critic"] if under("critic", tensors) else []
     for name in ("pretrained", "learned", *critic):
+        network.context = None
+        if f"{name}.context" in tensors:
+            network.begin_context()
         shapes |= {key: tuple(tensor.shape) for key, tensor in prefixed(name, network.state_dict()).items()}
     if under("evidence", tensors):
         n, width = manifest.n_items, sum(map(len, network.linear_weights()))

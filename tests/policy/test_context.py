@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ from service.policy.context import (
 from service.policy.exact_policy import ExactPolicy
 from service.policy.networks import ItemScorer
 from service.policy.replay import Replay
+from service.policy.snapshot import Snapshot, SnapshotError
+from service.policy.snapshot_files import load_snapshot, save_snapshot
+from service.policy.text import TEXT_DIM, TextProjection
 from service.policy.types import Interaction, Transition, WithContext, pack_states, unpack_contexts
 from service.policy.variants import Arm, ServingConfig, Variant
 from tests.policy.policy_examples import CONFIG, WIDE, orthogonal_text, random_scorer, random_text
@@ -194,6 +198,41 @@ def test_the_learner_learns_a_taste_that_depends_on_the_context_and_comes_back_f
     for name, tensor in learner.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert learner.actor.with_text(torch.cat([text, text[:2]])).context is not None
+
+
+def test_a_snapshot_keeps_what_contexts_say(tmp_path: Path) -> None:
+    """And what is served from it is what the networks say; a table of another shape is refused."""
+    rng = np.random.default_rng(10)
+    embeddings = rng.normal(size=(40, TEXT_DIM)).astype(np.float32)
+    projection = TextProjection.fit(torch.from_numpy(embeddings), CONFIG.text_dim)
+    text = projection(torch.from_numpy(embeddings))
+    pretrained, learned = random_scorer(rng, text), knowing(rng, text)
+    snapshot = Snapshot.of(
+        version=2,
+        parent=1,
+        created_at=0.0,
+        item_ids=tuple(map(str, range(40))),
+        text_encoder="hashing",
+        projection=projection,
+        serving=ServingConfig(variant=Variant.FT),
+        pretrained=pretrained,
+        learned=learned,
+        critic=learned,
+        learner={},
+        lineage={},
+        metrics={},
+    )
+    save_snapshot(snapshot, tmp_path / "2")
+    loaded = load_snapshot(tmp_path / "2")
+    facts, mask = features_of({"country": "at"}), np.ones(40, np.bool_)
+    policy = ExactPolicy(pretrained, learned, learned, snapshot.manifest.serving).serving
+    expected = policy.distribution((), mask, Arm.ADAPTIVE, facts).probs
+    for served in (loaded.serving_policy(embeddings), loaded.exact_policy(text).serving):
+        np.testing.assert_allclose(served.distribution((), mask, Arm.ADAPTIVE, facts).probs, expected, atol=1e-5)
+    snapshot.tensors["learned.context"] = torch.zeros(3, 7)
+    save_snapshot(snapshot, tmp_path / "3")
+    with pytest.raises(SnapshotError, match=r"learned\.context"):
+        load_snapshot(tmp_path / "3")
 
 
 def test_a_replay_keeps_contexts_and_forgets_those_of_who_is_forgotten() -> None:
