@@ -7,6 +7,7 @@ from typing import Any
 import schemathesis
 from schemathesis import Case, CheckContext, GenerationMode, HookContext, Response
 
+from service.conditions import MAX_PARTS
 from service.contract.context import TOO_MANY
 
 # Why a request may be refused although the schema allows it: what no JSON Schema can say.
@@ -14,6 +15,7 @@ BEYOND_THE_SCHEMA = {
     ("value_error", "Value error, must be at most 256 bytes of UTF-8"),  # a schema counts characters
     ("value_error", "Value error, must not be only white space"),  # of which Python knows more kinds
     ("value_error", "Value error, pins: two are for the same slot"),
+    ("value_error", f"Value error, has more than {MAX_PARTS} comparisons"),  # of all conditions in one another
     ("value_error", f"Value error, {TOO_MANY}"),  # facts, of which some count twice
     ("too_many", None),  # with what is stored already
     ("invalid_condition", None),  # JSON within a text
