@@ -28,11 +28,11 @@ from service.contract.base import DEFAULT_K, MAX_FIELDS, MAX_ID_BYTES, MAX_IDS, 
 from service.contract.context import MAX_NAME, MOST_OF_LIST, few_facts
 from service.contract.filters import PLACEMENT
 from service.contract.schemas import RecommendRequest
+from service.policy.context import ContextValue
 from service.serving import slates
 from service.serving.recommender import SlateRequest
 from service.serving.slates import Repeat, SlateWarning
 from service.store import api_keys, sessions
-from service.store.events import ContextValue
 
 _PATHS = ("/recommend", "/v1/recommend")
 SCOPES: tuple[api_keys.Scope, ...] = ("serve",)

@@ -11,8 +11,8 @@ from service.api.errors import invalid
 from service.conditions import is_unicode
 from service.contract.base import MAX_TEXT, Id
 from service.contract.context import MAX_NAME, MOST_FACTS, FactValue, n_facts
+from service.policy.context import ContextValue
 from service.store import sessions
-from service.store.events import ContextValue
 from service.tables.features import text_of as features_text
 
 Features = Sequence[dict[str, Any]] | None  # any JSON within

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from service.policy.context import ContextValue
+
 FIELD = b"e"
 _ABOUT_ONE = 1.0 + 1e-6  # a sum of probabilities may round upwards
 
@@ -18,7 +20,6 @@ _ABOUT_ONE = 1.0 + 1e-6  # a sum of probabilities may round upwards
 Mask = npt.NDArray[np.bool_]
 
 
-ContextValue = bool | int | float | str | list[str]
 Context = Mapping[str, ContextValue]
 
 

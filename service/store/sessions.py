@@ -26,10 +26,10 @@ import numpy as np
 import redis.asyncio as aioredis
 from redis.exceptions import WatchError
 
-from service.policy.context import read_context
+from service.policy.context import ContextValue, read_context
 from service.settings import Settings
 from service.store import events
-from service.store.events import ContextValue, VisitorJoined
+from service.store.events import VisitorJoined
 from service.store.keys import Keys
 from service.store.scripts import script
 
